@@ -1,0 +1,159 @@
+"""
+The five values of the one flow. Each is frozen and is made by exactly one layer:
+
+    Evidence    anybody                 presented, trusted by nobody
+    Finding     introducers             who this is, for which names, how proven, what is used up by it
+    Grant       policy                  the entire content of the credential, and why
+    Intent      ledger                  the grant with its serial, durable before anything is signed
+    Credential  authority               what was issued
+
+``tests/architecture`` holds the second column: no other layer constructs the type.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from cryptography import x509
+
+from handfast.core.names import IPAddress, IPNetwork, Names
+from handfast.core.roles import Role
+
+
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """
+    What the transport itself proved, filled in by the server from its TLS engine and nothing else.
+
+    ``server_spki`` is the SHA-256 of the SubjectPublicKeyInfo that we presented in this very
+    connection: a signature over it cannot be relayed through a man in the middle. ``client`` is the
+    certificate the peer proved possession of, chained by TLS to our root; *not* checked: whether it
+    was revoked since, or which role it has.
+    """
+
+    server_spki: bytes
+    client: x509.Certificate | None = None
+    source: IPAddress | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What a peer presents: a method's name, its message as received, and the channel it came by."""
+
+    method: str
+    payload: bytes
+    channel: Channel
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """
+    What the newcomer asks for, covered by its proof.
+
+    ``role`` None and empty ``names`` mean "whatever the evidence entitles me to".
+    """
+
+    role: Role | None = None
+    names: Names = Names()
+    lifetime: timedelta | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Entitlement:
+    """
+    What the evidence entitles its holder to at most: policy narrows it, and never widens.
+
+    ``sources`` are the networks the newcomer may call from; None means that the method does not
+    bind the network.
+    """
+
+    machine: str
+    roles: frozenset[Role]
+    names: Names
+    sources: tuple[IPNetwork, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Once:
+    """
+    A one-time marker: ``uses`` different keys may spend it, each as often as it likes.
+
+    It burns against a key, not a request, so that a lost answer can be asked for again.
+    """
+
+    marker: str
+    uses: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """
+    What an introducer concluded.
+
+    ``public_key`` is the SubjectPublicKeyInfo (DER) whose possession was proved. ``transcript`` is the
+    hash both sides signed or will sign: the answer is bound to it. ``proof`` is one sentence for the
+    log and for ``explain``. ``reintroduction_key`` is the raw Ed25519 public key with which the
+    machine may come back after its credential expired. ``expired_at`` is set where the evidence is a
+    credential whose time is over: policy has the limit.
+    """
+
+    method: str
+    public_key: bytes
+    entitlement: Entitlement
+    wish: Wish
+    once: Once
+    proof: str
+    transcript: bytes
+    reintroduction_key: bytes | None = None
+    expired_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """The entire content of a credential. The authority adds its issuer, its serial and nothing else."""
+
+    machine: str
+    role: Role
+    spiffe_id: str
+    names: Names
+    public_key: bytes
+    not_before: datetime
+    not_after: datetime
+    method: str
+    why: tuple[str, ...]
+    reintroduction_key: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """
+    A grant which the ledger has written down under a serial, before anything was signed.
+
+    ``certificate`` (DER) is present when the same key asked again after the credential was issued:
+    the caller answers with it and signs nothing new.
+    """
+
+    serial: int
+    grant: Grant
+    certificate: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """What the authority issued: one X.509 leaf (DER) for one grant."""
+
+    serial: int
+    grant: Grant
+    certificate: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What goes back to the newcomer: the leaf, its chain and roots (all DER), and our signed time."""
+
+    credential: Credential
+    chain: tuple[bytes, ...]
+    trust: tuple[bytes, ...]
+    time: datetime
+    signature: bytes

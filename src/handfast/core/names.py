@@ -1,0 +1,98 @@
+"""
+The names a certificate may carry: DNS names and IP addresses, parsed once and compared exactly.
+
+Machine names follow the DNS preferred syntax (RFC 1123 §2.1) or a single label; they become the
+last segment of a SPIFFE ID. Names are ASCII: an internationalised name is given in its A-label
+form (``xn--…``), so that two names that look alike never compare equal.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass
+
+from handfast.errors import Malformed
+
+IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+MAX_NAMES = 64  # names in one certificate; more is somebody filling our disk
+_LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
+_DNS = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
+_MACHINE = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,251}[a-z0-9])?")
+
+
+def dns_name(text: str) -> str:
+    """
+    Return ``text`` as a lower-case DNS name without a trailing dot.
+
+    :raises Malformed: wildcards, underscores, empty labels, over 253 characters, not ASCII.
+    """
+    name = text.lower().removesuffix(".")
+    if len(name) > 253 or not _DNS.fullmatch(name):
+        raise Malformed(f"not a DNS name: {text[:80]!r}", hint="use letters, digits, hyphens and dots; no wildcard")
+    if name.rsplit(".", 1)[-1].isdigit():
+        # RFC 1123 §2.1: an all-numeric last label could be read as an IPv4 address.
+        raise Malformed(f"not a DNS name: {text[:80]!r} ends in a number", hint="give an IP address in full")
+    return name
+
+
+def machine_name(text: str) -> str:
+    """
+    Return ``text`` as a machine's name: 1 to 253 of ``a-z 0-9 . _ -``, starting and ending alphanumeric.
+
+    :raises Malformed: anything else; upper case is folded.
+    """
+    name = text.lower()
+    if not _MACHINE.fullmatch(name) or ".." in name:
+        raise Malformed(
+            f"not a machine name: {text[:80]!r}", hint="use 1 to 253 of a-z, 0-9, dot, underscore and hyphen"
+        )
+    return name
+
+
+def network(text: str) -> IPNetwork:
+    """Return a CIDR network; host bits must be zero, so that a typo is not widened silently."""
+    try:
+        return ipaddress.ip_network(text, strict=True)
+    except ValueError as error:
+        raise Malformed(f"not a network: {text[:80]!r} ({error})", hint="write it as 10.0.0.0/24 or fd00::/64") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """A set of DNS names and IP addresses, sorted, without duplicates. Build one with ``parse``."""
+
+    dns: tuple[str, ...] = ()
+    ips: tuple[IPAddress, ...] = ()
+
+    @classmethod
+    def parse(cls, texts: list[str] | tuple[str, ...]) -> Names:
+        """
+        Read names as a person writes them: an IP address if it parses as one, else a DNS name.
+
+        :raises Malformed: a name that is neither.
+        :raises Malformed: more than ``MAX_NAMES`` names.
+        """
+        if len(texts) > MAX_NAMES:
+            raise Malformed(f"{len(texts)} names, at most {MAX_NAMES} are allowed", hint="use several machines")
+        dns: set[str] = set()
+        ips: set[IPAddress] = set()
+        for text in texts:
+            try:
+                ips.add(ipaddress.ip_address(text))
+            except ValueError:
+                dns.add(dns_name(text))
+        return cls(tuple(sorted(dns)), tuple(sorted(ips, key=lambda ip: (ip.version, int(ip)))))
+
+    def beyond(self, allowed: Names) -> tuple[str, ...]:
+        """Return what is here and not in ``allowed``; empty when this is a subset."""
+        return tuple(n for n in self.texts() if n not in set(allowed.texts()))
+
+    def texts(self) -> tuple[str, ...]:
+        """All names as text, DNS first."""
+        return (*self.dns, *(str(ip) for ip in self.ips))
+
+    def __bool__(self) -> bool:
+        return bool(self.dns or self.ips)

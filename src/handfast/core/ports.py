@@ -1,0 +1,124 @@
+"""
+What inner code asks of the world. Defined by those who need it, given to them by ``wiring``.
+
+The ledger's reads return at once; its writes return a ``Future`` that is done when the change is
+durable. Asynchronous callers await it with ``asyncio.wrap_future``, others call ``result()``.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from datetime import datetime
+from typing import Protocol
+
+from cryptography import x509
+
+from handfast.core.flow import Credential, Evidence, Finding, Grant, Intent, Once
+from handfast.core.records import CredentialRecord, Event, Invitation, Machine, Revocation
+from handfast.core.roles import Role
+
+
+class Clock(Protocol):
+    """Where time comes from: aware, UTC."""
+
+    def now(self) -> datetime: ...
+
+
+class Context(Protocol):
+    """All that an introducer may ask. It has no way to write, to sign or to reach the network."""
+
+    @property
+    def pin(self) -> bytes:
+        """SHA-256 of our root's SubjectPublicKeyInfo."""
+
+    def now(self) -> datetime: ...
+
+    def nonce_is_ours(self, nonce: bytes) -> bool:
+        """Whether this registrar made ``nonce`` less than five minutes ago."""
+
+    def invitation(self, key_id: str) -> Invitation | None: ...
+
+    def credential(self, serial: int) -> CredentialRecord | None: ...
+
+
+class Introducer(Protocol):
+    """The registrar's half of one method of introduction."""
+
+    @property
+    def name(self) -> str: ...
+
+    def verify(self, evidence: Evidence, context: Context) -> Finding:
+        """
+        Return who this is and what was proved.
+
+        :raises NotMine: evidence of another method.
+        :raises Refused: anything that does not prove what it claims.
+        """
+
+
+class Ledger(Protocol):
+    """The store and its log. Every write is one durable transaction which includes its log entry."""
+
+    def invitation(self, key_id: str) -> Invitation | None: ...
+
+    def invitations(self) -> list[Invitation]: ...
+
+    def machine(self, name: str) -> Machine | None: ...
+
+    def machines(self) -> list[Machine]: ...
+
+    def credential(self, serial: int) -> CredentialRecord | None: ...
+
+    def credentials(self, machine: str | None = None) -> list[CredentialRecord]: ...
+
+    def revocations(self) -> list[Revocation]: ...
+
+    def events(self, *, kind_prefix: str = "", subject: str | None = None) -> list[Event]: ...
+
+    def invite(self, invitation: Invitation) -> Future[None]: ...
+
+    def cancel(self, key_id: str, *, reason: str, at: datetime) -> Future[None]: ...
+
+    def intend(self, grant: Grant, once: Once, *, at: datetime) -> Future[Intent]:
+        """
+        Spend ``once`` against the grant's key, reserve a serial and log it, in one transaction.
+
+        The same key gets the same intent again. :raises AlreadySpent: no use is left for another
+        key (the refusal is logged as an alarm). :raises Refused: the marker was closed meanwhile.
+        """
+
+    def issued(self, credential: Credential, *, at: datetime) -> Future[bytes]:
+        """
+        Keep the certificate, and return the one to deliver: the first that was kept for its serial.
+
+        :raises Revoked: the credential was taken back in the meantime: deliver nothing.
+        """
+
+    def revoke(self, serial: int, *, reason: str, at: datetime) -> Future[None]: ...
+
+    def note(self, event: Event) -> Future[None]: ...
+
+
+class Authority(Protocol):
+    """The keys that sign. Reads no evidence and adds no name."""
+
+    @property
+    def root(self) -> x509.Certificate: ...
+
+    @property
+    def issuing(self) -> x509.Certificate: ...
+
+    @property
+    def pin(self) -> bytes: ...
+
+    @property
+    def trust_domain(self) -> str: ...
+
+    def issue(self, intent: Intent) -> Credential:
+        """Sign exactly the intent's grant under its serial."""
+
+    def crl(self, revocations: list[Revocation], *, number: int, now: datetime) -> bytes:
+        """Return a DER CRL (RFC 5280 §5) signed by the issuing CA."""
+
+
+__all__ = ["Authority", "Clock", "Context", "Introducer", "Ledger", "Role"]

@@ -1,0 +1,114 @@
+"""What the ledger keeps, as values. Statuses are derived from facts and a time, never stored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from handfast.core.names import IPNetwork, Names
+from handfast.core.roles import Role
+
+
+@dataclass(frozen=True, slots=True)
+class Invitation:
+    """
+    An invitation as the registrar keeps it: the public half only (rule 4 of the design).
+
+    ``public_key`` is the raw Ed25519 key of the invitation's seed; ``key_id`` its first eight hash
+    bytes in hex. ``spent`` counts the keys that have used it.
+    """
+
+    key_id: str
+    public_key: bytes
+    machine: str
+    role: Role
+    names: Names
+    uses: int
+    created_at: datetime
+    expires_at: datetime
+    sources: tuple[IPNetwork, ...] | None = None
+    spent: int = 0
+    cancelled: str | None = None
+
+    @property
+    def marker(self) -> str:
+        """The one-time marker this invitation is spent under."""
+        return f"invitation:{self.key_id}"
+
+    def status(self, now: datetime) -> str:
+        """Return ``cancelled``, ``used``, ``expired`` or ``open``."""
+        if self.cancelled is not None:
+            return "cancelled"
+        if self.spent >= self.uses:
+            return "used"
+        return "expired" if now >= self.expires_at else "open"
+
+
+@dataclass(frozen=True, slots=True)
+class CredentialRecord:
+    """
+    A credential, from the moment it was intended. ``certificate`` is None until it was issued.
+
+    ``reintroduction_key`` (raw Ed25519) is with what its holder may come back after it expired.
+    """
+
+    serial: int
+    machine: str
+    role: Role
+    method: str
+    marker: str
+    not_before: datetime
+    not_after: datetime
+    names: Names
+    intended_at: datetime
+    why: tuple[str, ...]
+    certificate: bytes | None = None
+    issued_at: datetime | None = None
+    revoked_at: datetime | None = None
+    revoked_reason: str | None = None
+    reintroduction_key: bytes | None = None
+
+    @property
+    def successor_marker(self) -> str:
+        """The one-time marker under which this credential introduces its own successor, once."""
+        return f"successor:{self.serial:032x}"
+
+    def status(self, now: datetime) -> str:
+        """Return ``revoked``, ``intended``, ``expired`` or ``valid``."""
+        if self.revoked_at is not None:
+            return "revoked"
+        if self.certificate is None:
+            return "intended"
+        return "expired" if now >= self.not_after else "valid"
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """A machine that was introduced; ``role`` is that of its newest credential."""
+
+    name: str
+    role: Role
+    introduced_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """
+    One line of the log. ``kind`` is ``subject.action``; ``alarm.*`` kinds are shown to the operator.
+
+    ``fields`` holds text only, and never a secret: what is logged cannot be taken back.
+    """
+
+    kind: str
+    at: datetime
+    subject: str
+    fields: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Revocation:
+    """A credential taken back. ``reason`` is an RFC 5280 §5.3.1 name such as ``keyCompromise``."""
+
+    serial: int
+    at: datetime
+    reason: str

@@ -1,0 +1,194 @@
+"""
+What an operator is shown, as JSON: the remote API and ``--json`` print the same.
+
+Views are derived from records and a time, and stored nowhere. Times are RFC 3339 in UTC, serials 32 hex digits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from handfast.core.names import MAX_NAMES
+from handfast.core.records import CredentialRecord, Event, Invitation, Machine
+from handfast.core.roles import Role
+from handfast.core.wire import NameText
+
+
+class InvitationView(msgspec.Struct, frozen=True):
+    """An invitation; the line itself is a secret that the registrar does not have."""
+
+    key_id: str
+    machine: str
+    role: Role
+    names: list[str]
+    status: str
+    uses: int
+    spent: int
+    created_at: str
+    expires_at: str
+    sources: list[str] | None
+    cancelled: str | None
+
+
+class CredentialView(msgspec.Struct, frozen=True):
+    """A credential and how it came to be."""
+
+    serial: str
+    role: Role
+    method: str
+    status: str
+    names: list[str]
+    not_before: str
+    not_after: str
+    issued_at: str | None
+    revoked_at: str | None
+    revoked_reason: str | None
+    why: list[str]
+
+
+class EventView(msgspec.Struct, frozen=True):
+    """One line of the log."""
+
+    kind: str
+    at: str
+    subject: str
+    fields: dict[str, str]
+
+
+class MachineView(msgspec.Struct, frozen=True):
+    """
+    A machine. ``status`` is that of its newest credential, else that of its newest invitation (``invited``
+    for an open one). ``history`` is filled by ``show`` only.
+    """
+
+    name: str
+    role: Role | None
+    status: str
+    introduced_at: str | None
+    not_after: str | None
+    alarms: list[EventView]
+    credentials: list[CredentialView]
+    invitations: list[InvitationView]
+    history: list[EventView] = []
+
+
+class InviteRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """POST /v1/invitations. Without ``names`` the machine's name is its DNS name."""
+
+    machine: NameText
+    role: Role
+    seconds: Annotated[int, Meta(ge=1)]
+    names: Annotated[list[NameText], Meta(max_length=MAX_NAMES)] = []
+    uses: Annotated[int, Meta(ge=1)] = 1
+    sources: Annotated[list[NameText], Meta(max_length=MAX_NAMES)] | None = None
+
+
+class InviteAnswer(msgspec.Struct, frozen=True):
+    """``line`` is the secret, shown this once."""
+
+    line: str
+    invitation: InvitationView
+
+
+class RevokeRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """POST /v1/revocations. ``what`` is a machine's name or a serial."""
+
+    what: NameText
+    reason: Annotated[str, Meta(max_length=40)]
+
+
+class RevokeAnswer(msgspec.Struct, frozen=True):
+    """The serials revoked; invitations of the machine were cancelled too."""
+
+    serials: list[str]
+
+
+def invitation_view(invitation: Invitation, now: datetime) -> InvitationView:
+    """Return an invitation as it is seen at ``now``."""
+    return InvitationView(
+        key_id=invitation.key_id,
+        machine=invitation.machine,
+        role=invitation.role,
+        names=list(invitation.names.texts()),
+        status=invitation.status(now),
+        uses=invitation.uses,
+        spent=invitation.spent,
+        created_at=time_text(invitation.created_at),
+        expires_at=time_text(invitation.expires_at),
+        sources=None if invitation.sources is None else [str(net) for net in invitation.sources],
+        cancelled=invitation.cancelled,
+    )
+
+
+def credential_view(record: CredentialRecord, now: datetime) -> CredentialView:
+    """Return a credential as it is seen at ``now``."""
+    return CredentialView(
+        serial=serial_text(record.serial),
+        role=record.role,
+        method=record.method,
+        status=record.status(now),
+        names=list(record.names.texts()),
+        not_before=time_text(record.not_before),
+        not_after=time_text(record.not_after),
+        issued_at=_maybe(record.issued_at),
+        revoked_at=_maybe(record.revoked_at),
+        revoked_reason=record.revoked_reason,
+        why=list(record.why),
+    )
+
+
+def event_view(event: Event) -> EventView:
+    """Return a line of the log."""
+    return EventView(event.kind, time_text(event.at), event.subject, event.fields)
+
+
+def machine_view(
+    name: str,
+    *,
+    machine: Machine | None,
+    credentials: Sequence[CredentialRecord],
+    invitations: Sequence[Invitation],
+    alarms: Sequence[Event],
+    history: Sequence[Event] = (),
+    now: datetime,
+) -> MachineView:
+    """Return a machine as it is seen at ``now``; leave ``history`` out for a list."""
+    newest = max(credentials, key=lambda record: record.not_after, default=None)
+    invited = max(invitations, key=lambda invitation: invitation.created_at, default=None)
+    if newest is not None:
+        status = newest.status(now)
+    elif invited is not None:
+        status = "invited" if invited.status(now) == "open" else f"invitation {invited.status(now)}"
+    else:
+        status = "unknown"
+    known = machine or newest or invited
+    return MachineView(
+        name=name,
+        role=known.role if known is not None else None,
+        status=status,
+        introduced_at=_maybe(machine.introduced_at if machine is not None else None),
+        not_after=_maybe(newest.not_after if newest is not None else None),
+        alarms=[event_view(event) for event in alarms],
+        credentials=[credential_view(record, now) for record in credentials],
+        invitations=[invitation_view(invitation, now) for invitation in invitations],
+        history=[event_view(event) for event in history],
+    )
+
+
+def time_text(time: datetime) -> str:
+    """Return RFC 3339 in UTC with seconds: ``2026-11-22T04:59:00Z``."""
+    return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def serial_text(serial: int) -> str:
+    """Return a serial as 32 hex digits."""
+    return f"{serial:032x}"
+
+
+def _maybe(time: datetime | None) -> str | None:
+    return None if time is None else time_text(time)

@@ -1,0 +1,140 @@
+"""
+Renewal: a credential of ours introduces its own successor.
+
+Proof     newcomer -> registrar  the old key signs the transcript, and mutual TLS where the role may be a TLS client
+Answer    registrar -> newcomer  ECDSA by the TLS key, chained to the pin, over request, leaf, roots and time
+Trusts    whoever holds the old private key while its credential is valid and not revoked
+Replay    one successor per credential; the same new key gets the same answer, another one an alarm
+Spec      docs/protocols/renewal.md
+
+A certificate for servers only cannot be a TLS client certificate: every TLS library refuses its usage,
+rightly. So the old key signs in the message, bound to this connection and to a fresh nonce, which proves as much;
+roles that dial present the certificate in the handshake as well.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from typing import ClassVar
+
+import msgspec
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from handfast.core import csr, keys, wire
+from handfast.core.flow import Entitlement, Evidence, Finding, Once, Wish
+from handfast.core.ports import Context
+from handfast.core.records import CredentialRecord
+from handfast.core.transcript import RENEWAL_REQUEST, digest
+from handfast.errors import EvidenceRejected, NotMine, PolicyRefused, Revoked
+
+NAME = "renewal"
+
+
+def transcript(request: wire.RenewalRequest, *, pin: bytes, server_spki: bytes) -> bytes:
+    """Return the digest that the old key signs, and to which the answer is bound."""
+    return digest(
+        RENEWAL_REQUEST,
+        bytes.fromhex(request.serial),
+        pin,
+        server_spki,
+        request.newcomer_nonce,
+        request.nonce,
+        request.csr,
+        request.reintroduction_key,
+    )
+
+
+def present(
+    key: ec.EllipticCurvePrivateKey,
+    *,
+    serial: int,
+    pin: bytes,
+    csr_der: bytes,
+    next_key: bytes,
+    nonce: bytes,
+    server_spki: bytes,
+) -> tuple[bytes, bytes]:
+    """
+    Return the newcomer's message (JSON) and the digest that the registrar's answer must sign.
+
+    ``key`` is that of credential ``serial``; ``next_key`` is the raw reintroduction key of its successor.
+    """
+    request = wire.RenewalRequest(
+        serial=f"{serial:032x}",
+        nonce=nonce,
+        newcomer_nonce=secrets.token_bytes(32),
+        csr=csr_der,
+        reintroduction_key=next_key,
+        signature=b"",
+    )
+    signed = transcript(request, pin=pin, server_spki=server_spki)
+    signature = key.sign(signed, ec.ECDSA(hashes.SHA256()))
+    return msgspec.json.encode(msgspec.structs.replace(request, signature=signature)), signed
+
+
+@dataclass(frozen=True, slots=True)
+class RenewalIntroducer:
+    """The registrar's half."""
+
+    name: ClassVar[str] = NAME
+
+    def verify(self, evidence: Evidence, context: Context) -> Finding:
+        """
+        Return the finding for a credential whose key signed this request.
+
+        The names and the role are the old credential's as the ledger has them: nothing is copied from a
+        certificate that was presented.
+
+        :raises EvidenceRejected: unknown serial, wrong signature, or no client certificate where the role dials.
+        :raises Revoked: the credential was taken back.
+        :raises PolicyRefused: it has expired; ``reintroduction`` is the way back.
+        """
+        if evidence.method != self.name:
+            raise NotMine(f"evidence of method {evidence.method!r}")
+        request = wire.decode(evidence.payload, wire.RenewalRequest)
+        if not context.nonce_is_ours(request.nonce):
+            raise EvidenceRejected("the nonce is not ours or older than five minutes", hint="try again")
+        signed = transcript(request, pin=context.pin, server_spki=evidence.channel.server_spki)
+        record = self._authenticate(request, signed, evidence, context)
+        if record.revoked_at is not None:
+            raise Revoked(
+                f"the credential of {record.machine!r} was revoked ({record.revoked_reason})",
+                hint="ask the operator for a new invitation",
+            )
+        if context.now() >= record.not_after:
+            raise PolicyRefused((f"credential {request.serial} has expired",), hint="come back by reintroduction")
+        return Finding(
+            method=self.name,
+            public_key=keys.spki(csr.read(request.csr)),
+            entitlement=Entitlement(record.machine, frozenset({record.role}), record.names),
+            wish=Wish(),
+            once=Once(record.successor_marker),
+            proof=f"it holds the key of its credential {record.serial:032x}",
+            transcript=signed,
+            reintroduction_key=request.reintroduction_key,
+        )
+
+    def _authenticate(
+        self, request: wire.RenewalRequest, signed: bytes, evidence: Evidence, context: Context
+    ) -> CredentialRecord:
+        record = context.credential(int(request.serial, 16))
+        if record is None or record.certificate is None:
+            raise EvidenceRejected(f"serial {request.serial} is not in the ledger")
+        presented = evidence.channel.client
+        if record.role.dials and (presented is None or presented.serial_number != record.serial):
+            raise EvidenceRejected(f"serial {request.serial} was not presented as client certificate")
+        key = x509.load_der_x509_certificate(record.certificate).public_key()
+        if not isinstance(key, ec.EllipticCurvePublicKey):
+            raise EvidenceRejected(f"serial {request.serial} has a {keys.describe(key)} key; renewal needs a P-256 key")
+        try:
+            key.verify(request.signature, signed, ec.ECDSA(hashes.SHA256()))
+        except InvalidSignature:
+            raise EvidenceRejected(f"the signature for serial {request.serial} does not fit") from None
+        return record
+
+
+REGISTRAR_HALF = RenewalIntroducer()

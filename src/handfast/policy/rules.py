@@ -1,0 +1,37 @@
+"""The operator's rules, as values. What no rule allows is refused."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from handfast.core.roles import GRANTABLE, Role
+
+BACKDATE = timedelta(hours=1)  # the clocks of new machines are wrong (docker swarm's figure)
+SHORTEST = timedelta(minutes=1)  # less than this is over before the answer is installed
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """
+    What this registrar grants.
+
+    ``methods`` maps an introducer's name to the roles it may lead to; a method that is not in it is not
+    enabled. ``lifetimes`` are per role, ``lifetime`` for the others. ``return_within`` is how long after
+    its end a credential may still be succeeded by reintroduction.
+    """
+
+    methods: dict[str, frozenset[Role]] = field(
+        default_factory=lambda: {
+            "invitation": GRANTABLE,
+            "renewal": GRANTABLE,
+            "reintroduction": GRANTABLE,
+        }
+    )
+    lifetime: timedelta = timedelta(hours=24)
+    lifetimes: dict[Role, timedelta] = field(default_factory=dict)
+    return_within: timedelta = timedelta(days=30)
+
+    def lifetime_of(self, role: Role) -> timedelta:
+        """Return how long a credential of ``role`` lives."""
+        return self.lifetimes.get(role, self.lifetime)

@@ -1,0 +1,1 @@
+"""The registrar's flows: introduce, administer, maintain. They reach the world only through ports."""

@@ -1,0 +1,173 @@
+"""What an operator does with the registrar: invite, list, show, revoke. The same code serves the CLI and HTTP."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from concurrent.futures import Future
+from dataclasses import dataclass
+from datetime import timedelta
+
+from handfast.core.invitation import Address, InvitationLine
+from handfast.core.names import IPNetwork, Names, dns_name, machine_name
+from handfast.core.ports import Clock, Ledger
+from handfast.core.records import CredentialRecord, Event, Invitation, Machine
+from handfast.core.roles import GRANTABLE, Role
+from handfast.core.secret import Secret
+from handfast.errors import Malformed, NotFound, Refused, UsageError
+
+LONGEST_INVITATION = timedelta(days=30)
+MOST_USES = 1000
+
+# RFC 5280 §5.3.1, without those that make no sense for a leaf of ours (removeFromCRL, certificateHold).
+REASONS = ("unspecified", "keyCompromise", "affiliationChanged", "superseded", "cessationOfOperation", "privilegeWithdrawn")
+
+
+@dataclass(frozen=True, slots=True)
+class MachineView:
+    """A machine as an operator sees it: what it was invited as, what it holds, and what is alarming."""
+
+    name: str
+    machine: Machine | None
+    credentials: tuple[CredentialRecord, ...]
+    invitations: tuple[Invitation, ...]
+    alarms: tuple[Event, ...]
+    history: tuple[Event, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Administration:
+    """Acts on the ledger directly: whoever may open the data directory may do all of this."""
+
+    ledger: Ledger
+    clock: Clock
+    pin: bytes
+    addresses: tuple[Address, ...]
+
+    def invite(
+        self,
+        name: str,
+        *,
+        role: Role,
+        sans: tuple[str, ...] = (),
+        lasting: timedelta,
+        uses: int = 1,
+        sources: tuple[IPNetwork, ...] | None = None,
+    ) -> tuple[InvitationLine, Invitation]:
+        """
+        Make an invitation; the line is the secret, and only its public half is kept.
+
+        Without ``sans`` the machine's name is its DNS name, if it can be one.
+
+        :raises UsageError: a bound that is zero, negative or longer than allowed; a role nobody may get.
+        :raises Malformed: a name that is none.
+        """
+        machine = machine_name(name)
+        if role not in GRANTABLE:
+            raise UsageError(f"role {role!s} is never granted", hint=f"one of {', '.join(sorted(GRANTABLE))}")
+        if not timedelta(seconds=1) <= lasting <= LONGEST_INVITATION:
+            raise UsageError(f"an invitation cannot last {lasting}", hint=f"from 1s to {LONGEST_INVITATION.days}d")
+        if not 1 <= uses <= MOST_USES:
+            raise UsageError(f"an invitation cannot have {uses} uses", hint=f"from 1 to {MOST_USES}")
+        if not self.addresses:
+            raise UsageError("the registrar's address is not known yet", hint="start `handfast up`, or give --address")
+        now = self.clock.now().replace(microsecond=0)
+        line = InvitationLine(Secret(secrets.token_bytes(32)), self.pin, now, now + lasting, self.addresses)
+        invitation = Invitation(
+            key_id=line.key_id,
+            public_key=line.public_key(),
+            machine=machine,
+            role=role,
+            names=_names(machine, sans),
+            uses=uses,
+            created_at=now,
+            expires_at=now + lasting,
+            sources=sources,
+        )
+        self.ledger.invite(invitation).result()
+        return line, invitation
+
+    def cancel(self, key_id: str, *, reason: str) -> None:
+        """
+        Take an invitation back; a join in flight finds its marker closed.
+
+        :raises NotFound: no such invitation.
+        """
+        self.ledger.cancel(key_id, reason=reason, at=self.clock.now()).result()
+
+    def names(self) -> list[str]:
+        """Return every machine that was introduced or invited; the registrar itself is none of them."""
+        known = {machine.name for machine in self.ledger.machines() if machine.role is not Role.REGISTRAR}
+        return sorted(known | {invitation.machine for invitation in self.ledger.invitations()})
+
+    def show(self, name: str) -> MachineView:
+        """
+        Return all there is about one machine.
+
+        :raises NotFound: neither introduced nor invited.
+        """
+        machine = machine_name(name)
+        history = tuple(self.ledger.events(subject=machine))
+        view = MachineView(
+            name=machine,
+            machine=self.ledger.machine(machine),
+            credentials=tuple(self.ledger.credentials(machine)),
+            invitations=tuple(i for i in self.ledger.invitations() if i.machine == machine),
+            alarms=tuple(event for event in history if event.kind.startswith("alarm.")),
+            history=history,
+        )
+        if view.machine is None and not view.invitations and not view.credentials:
+            raise NotFound(f"no machine {name!r}", hint="`handfast list` shows those that are known")
+        return view
+
+    def list(self) -> list[MachineView]:
+        """Return all machines, each as ``show`` does."""
+        return [self.show(name) for name in self.names()]
+
+    def revoke(self, what: str, *, reason: str) -> list[int]:
+        """
+        Revoke a serial (hex) or everything a machine holds; its open invitations are cancelled too.
+
+        Returns the serials revoked. Renewal is refused from the moment this returns.
+
+        :raises UsageError: a reason that RFC 5280 does not have.
+        :raises NotFound: no such machine or serial.
+        :raises Refused: nothing left to revoke.
+        """
+        if reason not in REASONS:
+            raise UsageError(f"unknown reason {reason!r}", hint=f"one of {', '.join(REASONS)}")
+        now = self.clock.now()
+        serial = _serial(what)
+        if serial is not None and self.ledger.credential(serial) is not None:
+            self.ledger.revoke(serial, reason=reason, at=now).result()
+            return [serial]
+        view = self.show(what)
+        # The newest one counts even when it has expired: it could still be succeeded by reintroduction.
+        newest = max(view.credentials, key=lambda c: c.not_after, default=None)
+        serials = [
+            c.serial
+            for c in view.credentials
+            if c.revoked_at is None and (c is newest or c.status(now) in {"valid", "intended"})
+        ]
+        invitations = [i.key_id for i in view.invitations if i.status(now) == "open"]
+        if not serials and not invitations:
+            raise Refused(f"{what!r} holds nothing that could be revoked", hint="`handfast show` has its history")
+        pending: list[Future[None]] = [self.ledger.cancel(key, reason=reason, at=now) for key in invitations]
+        pending += [self.ledger.revoke(number, reason=reason, at=now) for number in serials]
+        for future in pending:
+            future.result()
+        return serials
+
+
+def _names(machine: str, sans: tuple[str, ...]) -> Names:
+    if sans:
+        return Names.parse(sans)
+    try:
+        return Names((dns_name(machine),))
+    except Malformed:
+        return Names()
+
+
+def _serial(text: str) -> int | None:
+    plain = text.lower().replace(":", "")
+    return int(plain, 16) if re.fullmatch(r"[0-9a-f]{16,40}", plain) else None

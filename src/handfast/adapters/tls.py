@@ -1,0 +1,139 @@
+"""
+The one door through which every TLS context of Handfast is made, so that the engine is chosen in one place.
+
+All contexts are TLS 1.3 unless a listener asks for 1.2. There is no resumption: a resumed session
+repeats neither the check of a certificate's dates nor the proof of our own key, to which introductions
+are bound. (TLS 1.3 has no compression and no renegotiation; for 1.2 both are switched off.)
+
+Known limit of the standard library's engine: a server accepts client certificates with the usage
+clientAuth only, and has no way to be told otherwise.
+"""
+
+from __future__ import annotations
+
+import os
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+from handfast.core.keys import spki_sha256
+from handfast.errors import Malformed, Unsafe
+
+_ALPN = ["http/1.1"]
+# OpenSSL's X509_V_FLAG_NO_CHECK_TIME (x509_vfy.h), which the ssl module has no name for.
+_NO_CHECK_TIME = 0x200000
+
+
+def server_context(
+    chain: list[x509.Certificate],
+    key: CertificateIssuerPrivateKeyTypes,
+    roots: list[x509.Certificate],
+    *,
+    oldest: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3,
+) -> ssl.SSLContext:
+    """
+    Return a server's context: ``chain`` is the leaf and what is sent along, ``roots`` verify clients.
+
+    A client certificate is optional; one that does not verify (another CA, expired, no clientAuth) ends
+    the handshake. *Not* checked: revocation and role. ``oldest`` is TLS 1.2 only for a foreign peer that
+    needs it.
+    """
+    if not roots:
+        raise ValueError("no roots: then no client certificate could verify, and that would go unnoticed")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = max(oldest, ssl.TLSVersion.TLSv1_2)
+    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_TICKET
+    context.num_tickets = 0
+    context.set_alpn_protocols(_ALPN)
+    context.load_verify_locations(cadata=_pem(roots).decode())
+    context.verify_mode = ssl.CERT_OPTIONAL
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    with _in_memory(pem + _pem(chain)) as path:
+        context.load_cert_chain(path)
+    return context
+
+
+def newcomer_context() -> ssl.SSLContext:
+    """
+    Return the context of a first contact, which verifies NOTHING: only an unauthenticated channel.
+
+    The root is not known yet, only its pin. The caller must verify the peer's chain to that pin with
+    ``core.chain.verify_chain`` before it sends anything that a stranger may not have.
+    """
+    context = _client_context()
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def pinned_client_context(roots: str, identity: tuple[Path, Path] | None = None) -> ssl.SSLContext:
+    """
+    Return a client's context that accepts only what chains to ``roots`` (PEM), and nothing else.
+
+    ``identity`` is a file with our certificate and its chain, and one with the key (both PEM).
+
+    *Not* checked here, and left to ``core.chain.verify_chain``: dates, because the caller chooses the time
+    (the clocks of new machines are wrong), and who the peer is (its role, not its host name).
+
+    :raises Malformed: no certificate in ``roots``.
+    :raises Unsafe: the files of ``identity`` do not fit together, or are encrypted.
+    """
+    context = _client_context()
+    try:
+        context.load_verify_locations(cadata=roots)
+    except (ssl.SSLError, ValueError) as error:
+        raise Malformed(f"no root certificate to verify a peer with: {error}") from None
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.verify_flags = ssl.VerifyFlags(context.verify_flags | _NO_CHECK_TIME)
+    if identity is not None:
+        certificate, key = identity
+        try:
+            context.load_cert_chain(certificate, key, password=_no_prompt)
+        except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+            raise Unsafe(f"{str(certificate)!r} and {str(key)!r} are no pair: {error}") from None
+    return context
+
+
+def leaf_spki_sha256(der: bytes) -> bytes:
+    """
+    Return the SHA-256 of a certificate's SubjectPublicKeyInfo: what introductions are bound to.
+
+    :raises Malformed: not a certificate.
+    """
+    try:
+        return spki_sha256(x509.load_der_x509_certificate(der).public_key())
+    except ValueError as error:
+        raise Malformed(f"not a certificate: {str(error)[:120]!r}") from None
+
+
+def _client_context() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False  # see the callers: identity is a role under a pinned root
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.options |= ssl.OP_NO_TICKET
+    context.set_alpn_protocols(_ALPN)
+    return context
+
+
+def _pem(certificates: list[x509.Certificate]) -> bytes:
+    return b"".join(certificate.public_bytes(Encoding.PEM) for certificate in certificates)
+
+
+def _no_prompt() -> str:
+    # Without it OpenSSL would ask on the terminal, which a service does not have.
+    raise ValueError("the key is encrypted")
+
+
+@contextmanager
+def _in_memory(data: bytes) -> Iterator[str]:
+    """Give ``data`` a path without a disk: the ssl module reads keys from files only."""
+    fd = os.memfd_create("handfast", os.MFD_CLOEXEC)
+    try:
+        os.write(fd, data)  # a memfd takes all of it
+        yield f"/proc/self/fd/{fd}"
+    finally:
+        os.close(fd)

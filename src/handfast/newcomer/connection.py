@@ -1,0 +1,237 @@
+"""
+A connection to a registrar, and the moment from which it is trusted.
+
+``verified`` is the only door: it connects, reads the registrar's public hello, and returns only if the
+TLS key that the peer proved chains to the pinned root in the role ``registrar``. Until then nothing was
+sent but a GET that anybody could send (P5), whatever the peer answers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TypeVar
+
+from cryptography import x509
+
+from handfast import errors
+from handfast.adapters.tls import leaf_spki_sha256
+from handfast.core import wire
+from handfast.core.chain import Identity, load_certificate, verify_chain
+from handfast.core.invitation import Address
+from handfast.core.roles import Role
+from handfast.errors import HandfastError, Malformed, Refused, Unreachable, UntrustedPeer
+
+CONNECT_TIMEOUT = 10.0  # seconds for one address
+DEADLINE = 30.0  # seconds for everything on one connection: a peer that drips bytes does not hold us
+_HELLO = "/v1/hello"
+T = TypeVar("T")
+
+
+class Connection:
+    """One TLS connection, several requests. Not yet trusted: see ``verified``."""
+
+    def __init__(self, address: Address, context: ssl.SSLContext, *, deadline: float) -> None:
+        self.address = address
+        self._late = False
+        try:
+            raw = socket.create_connection((address.host, address.port), timeout=CONNECT_TIMEOUT)
+        except OSError as error:
+            raise Unreachable(
+                f"cannot reach {address}: {error.strerror or error}",
+                hint="is the registrar running, and the port open?",
+            ) from None
+        self._watchdog = threading.Timer(deadline, self._expire, (raw,))
+        self._watchdog.daemon = True
+        self._watchdog.start()
+        try:
+            self._socket = self._handshake(raw, context)
+        except BaseException:
+            self._watchdog.cancel()
+            raw.close()
+            raise
+        self._http = http.client.HTTPConnection(address.host, address.port)
+        self._http.sock = self._socket
+        # When the peer closes, http.client would connect again by itself: without TLS, to anybody.
+        self._http.auto_open = 0
+
+    def _handshake(self, raw: socket.socket, context: ssl.SSLContext) -> ssl.SSLSocket:
+        try:
+            return context.wrap_socket(raw)
+        except ssl.SSLCertVerificationError as error:
+            raise UntrustedPeer(
+                f"{self.address} presents a certificate that is not from our root: {error.verify_message}",
+                hint="somebody may be in the middle; `handfast explain` shows whom this machine trusts",
+            ) from None
+        except (ssl.SSLError, OSError) as error:
+            raise Unreachable(
+                f"no TLS 1.3 with {self.address}: {self._reason(error)}", hint="is this the registrar's port?"
+            ) from None
+
+    @property
+    def leaf(self) -> bytes:
+        """The certificate (DER) whose key the peer proved in the handshake."""
+        der = self._socket.getpeercert(binary_form=True)
+        if der is None:
+            raise UntrustedPeer(f"{self.address} presented no certificate")
+        return der
+
+    def request(self, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
+        """
+        Send one request and return status and body.
+
+        :raises Unreachable: no whole answer in time.
+        :raises Malformed: an answer longer than ``wire.MAX_ANSWER`` bytes.
+        """
+        headers = {"Accept": "application/json"} | ({"Content-Type": "application/json"} if body else {})
+        try:
+            self._http.request(method, path, body=body, headers=headers)
+            response = self._http.getresponse()
+            answer = response.read(wire.MAX_ANSWER + 1)
+        except (OSError, http.client.HTTPException) as error:
+            raise Unreachable(
+                f"{self.address} did not answer {method} {path}: {self._reason(error)}",
+                hint="run the same command again: nothing is lost, and the same key gets the same answer",
+            ) from None
+        if len(answer) > wire.MAX_ANSWER:
+            raise Malformed(f"{self.address} sent over {wire.MAX_ANSWER} bytes")
+        return response.status, answer
+
+    def call(self, method: str, path: str, kind: type[T], body: bytes | None = None) -> T:
+        """
+        Send one request and return its answer as ``kind``.
+
+        :raises HandfastError: the class that the registrar's problem names.
+        """
+        status, answer = self.request(method, path, body)
+        if status >= 400:
+            raise problem(answer, status, self.address)
+        return wire.decode(answer, kind)
+
+    def _reason(self, error: BaseException) -> str:
+        if self._late or isinstance(error, TimeoutError):
+            return "it took too long"
+        text = getattr(error, "reason", None) or getattr(error, "strerror", None) or str(error)
+        return str(text or type(error).__name__)
+
+    def _expire(self, raw: socket.socket) -> None:
+        self._late = True
+        with contextlib.suppress(OSError):
+            raw.shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(OSError, AttributeError):
+            # wrap_socket detaches ``raw``; the descriptor lives on in the TLS socket.
+            socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Close without ceremony; every message was whole."""
+        self._watchdog.cancel()
+        self._http.close()
+        self._socket.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """A connection whose registrar is authentic, with what a request needs to be bound to it."""
+
+    connection: Connection
+    identity: Identity
+    nonce: bytes
+    server_spki: bytes
+    time: datetime
+    leaf: x509.Certificate
+
+
+# Returns the time at which the registrar's certificate is checked, given the time that it claims.
+TimeJudge = Callable[[datetime], datetime]
+
+
+@contextlib.contextmanager
+def verified(
+    addresses: Sequence[Address], context: ssl.SSLContext, *, pin: bytes, judge: TimeJudge
+) -> Iterator[Verified]:
+    """
+    Connect to the first address that answers and prove that it is the registrar under ``pin``.
+
+    :raises Unreachable: none answers.
+    :raises UntrustedPeer: it is somebody else, or right root and wrong role.
+    """
+    connection = _first(addresses, context)
+    try:
+        yield _verify(connection, pin=pin, judge=judge)
+    finally:
+        connection.close()
+
+
+def _first(addresses: Sequence[Address], context: ssl.SSLContext) -> Connection:
+    failures: list[Unreachable] = []
+    for address in addresses:
+        try:
+            return Connection(address, context, deadline=DEADLINE)
+        except Unreachable as error:
+            failures.append(error)
+    raise Unreachable("; ".join(error.message for error in failures), hint=failures[0].hint if failures else "")
+
+
+def _verify(connection: Connection, *, pin: bytes, judge: TimeJudge) -> Verified:
+    status, answer = connection.request("GET", _HELLO)
+    try:
+        if status != http.client.OK:  # what an unknown peer says is wrong is no error of ours, nor its words
+            raise Malformed(f"status {status}")
+        hello = wire.decode(answer, wire.Hello)
+        claimed = parse_time(hello.time)
+        roots = [load_certificate(der) for der in hello.trust]
+        chain = [load_certificate(der) for der in hello.chain]
+        leaf = load_certificate(connection.leaf)
+    except Refused as error:
+        raise UntrustedPeer(
+            f"{connection.address} does not answer like a registrar: {error.message}",
+            hint="is the address right? nothing was sent to it",
+        ) from None
+    identity = verify_chain(leaf, chain, roots, pin=pin, role=Role.REGISTRAR, at=judge(claimed))
+    return Verified(connection, identity, hello.nonce, leaf_spki_sha256(connection.leaf), claimed, leaf)
+
+
+def parse_time(text: str) -> datetime:
+    """
+    Read an RFC 3339 time with an offset.
+
+    :raises Malformed: anything else.
+    """
+    try:
+        time = datetime.fromisoformat(text)
+        if time.tzinfo is None:
+            raise Malformed(f"a time without an offset: {text[:40]!r}")
+        return time.astimezone(UTC)
+    except (ValueError, OverflowError):  # the latter for the first and the last day that there are
+        raise Malformed(f"not a time: {text[:40]!r}") from None
+
+
+def problem(answer: bytes, status: int, address: Address) -> HandfastError:
+    """Return the error that an RFC 9457 problem names, so that both sides end with the same code."""
+    try:
+        content = wire.decode(answer, wire.Problem)
+    except Malformed:
+        return Unreachable(f"{address} answered with status {status} and no reason", hint="see the registrar's log")
+    message = "; ".join(content.reasons) or content.detail or content.title
+    kind = _by_code().get(content.code, Refused if status < 500 else Unreachable)
+    if issubclass(kind, errors.Fault):
+        return Unreachable(f"the registrar failed: {message}", hint="see its log, then run this again")
+    if kind is errors.PolicyRefused:
+        return errors.PolicyRefused(tuple(content.reasons) or (message,), hint=content.hint)
+    return kind(message, hint=content.hint)
+
+
+def _by_code() -> dict[str, type[HandfastError]]:
+    found: dict[str, type[HandfastError]] = {}
+    todo: list[type[HandfastError]] = [HandfastError]
+    while todo:
+        kind = todo.pop()
+        found[kind.code] = kind
+        todo += kind.__subclasses__()
+    return found

@@ -1,0 +1,142 @@
+"""
+The newcomer's flow with an invitation:
+
+    (1) make a key, and keep it before anything is sent: a retry must come with the same one
+    (2) connect, and go on only with the registrar that the pin names
+    (3) present evidence bound to that connection
+    (4) check everything in the answer
+    (5) adopt it, in one step on disk
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from cryptography.hazmat.primitives import serialization
+
+from handfast.adapters.tls import newcomer_context
+from handfast.core import csr, wire
+from handfast.core.flow import Wish
+from handfast.core.invitation import Address, InvitationLine
+from handfast.core.keys import format_pin
+from handfast.errors import InvitationExpired, UntrustedPeer
+from handfast.introducers import invitation
+from handfast.newcomer.check import Checked, check_answer
+from handfast.newcomer.connection import Verified, parse_time, verified
+from handfast.newcomer.keystore import Keystore
+from handfast.newcomer.layouts import Material
+
+SKEW = timedelta(minutes=5)  # a registrar's clock may lag a little behind the one that made the invitation
+NOTICEABLE = timedelta(seconds=60)
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """What was adopted, for the words that the command prints."""
+
+    checked: Checked
+    registrar: str
+    address: Address
+    clock_offset: timedelta
+
+
+def join(
+    line: InvitationLine,
+    keystore: Keystore,
+    *,
+    wish: Wish,
+    layouts: Sequence[str],
+    owner: str | None,
+    now: Callable[[], datetime],
+) -> Joined:
+    """
+    Join with an invitation and adopt the credential in the key store.
+
+    :raises Unreachable: no registrar answered in time.
+    :raises UntrustedPeer: it is not the registrar of the invitation, or its answer is not what was asked for.
+    :raises Refused: the registrar said no, or the key store's directory is unsafe.
+    """
+    with keystore.exclusive():
+        keystore.check(layouts=layouts, owner=owner)  # what would fail at (5) fails before anything is sent
+        keys = keystore.pending(f"invitation:{line.key_id}")  # (1)
+        reintroduction = keys.reintroduction_key.public_key().public_bytes(
+            serialization.Encoding.Raw, serialization.PublicFormat.Raw
+        )
+        with verified(  # (2)
+            line.addresses, newcomer_context(), pin=line.pin, judge=lambda claimed: claimed
+        ) as registrar:
+            _check_time(line, registrar.time)
+            body, signed = invitation.present(
+                line,
+                csr_der=csr.build(keys.private_key),
+                reintroduction_key=reintroduction,
+                wish=wish,
+                nonce=registrar.nonce,
+                server_spki=registrar.server_spki,
+            )
+            answer = registrar.connection.call(
+                "POST", f"/v1/introductions/{invitation.NAME}", wire.IntroductionAnswer, body
+            )  # (3)
+            checked = check_answer(  # (4)
+                answer,
+                signed_time=parse_time(answer.time),
+                request=signed,
+                registrar_leaf=registrar.leaf,
+                hello_time=registrar.time,
+                public_key=keys.private_key.public_key(),
+                pin=line.pin,
+                trust_domain=registrar.identity.trust_domain,
+                wish=wish,
+            )
+        offset = checked.time - now()
+        identity = describe(checked, registrar, line.addresses, pin=line.pin, offset=offset, method="invitation")
+        identity["invitation"] = line.key_id
+        material = Material(
+            checked.leaf, checked.chain, checked.trust, keys.private_key, keys.reintroduction_key, identity
+        )
+        keystore.adopt(material, layouts=layouts, owner=owner)  # (5)
+    return Joined(checked, registrar.identity.machine, registrar.connection.address, offset)
+
+
+def describe(
+    checked: Checked,
+    registrar: Verified,
+    addresses: Sequence[Address],
+    *,
+    pin: bytes,
+    offset: timedelta,
+    method: str,
+) -> dict[str, object]:
+    """Return what ``identity.json`` keeps: who this machine is, how it became so, whom to ask for a successor."""
+    who = checked.identity
+    return {
+        "name": who.machine,
+        "role": str(who.role),
+        "spiffe_id": f"spiffe://{who.trust_domain}/{who.role}/{who.machine}",
+        "names": list(who.names.texts()),
+        "serial": f"{checked.serial:032x}",
+        "not_before": who.not_before.isoformat(),
+        "not_after": who.not_after.isoformat(),
+        "issued_at": checked.time.isoformat(),
+        "method": method,
+        "pin": format_pin(pin),
+        "registrar": registrar.identity.machine,
+        "addresses": [str(address) for address in addresses],
+        "clock_offset_seconds": round(offset.total_seconds()),
+    }
+
+
+def _check_time(line: InvitationLine, claimed: datetime) -> None:
+    # The clock of a new machine may be years off, so the registrar's counts, once it has proved itself; but only
+    # inside the invitation's own times, so that nobody can make an old registrar certificate valid again.
+    if claimed >= line.not_after:
+        raise InvitationExpired(
+            f"the invitation expired at {line.not_after:%Y-%m-%d %H:%M:%S}Z", hint="ask for a new one"
+        )
+    if claimed < line.not_before - SKEW:
+        raise UntrustedPeer(
+            f"the registrar says it is {claimed:%Y-%m-%d %H:%M}Z, before the invitation was made",
+            hint="check the registrar's clock; it may also be somebody with an old certificate",
+        )

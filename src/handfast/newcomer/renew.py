@@ -1,0 +1,168 @@
+"""
+The successor of a credential: by possession over mutual TLS, or, after its end, by the reintroduction key.
+
+The new key is kept before it is sent, so that a lost answer costs nothing: the same key asks again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ssl
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import datetime
+
+from cryptography.hazmat.primitives import serialization
+
+from handfast.adapters.tls import pinned_client_context
+from handfast.core import csr, wire
+from handfast.core.chain import Identity, read_identity
+from handfast.core.flow import Wish
+from handfast.core.invitation import Address
+from handfast.core.keys import parse_pin
+from handfast.errors import Fault
+from handfast.introducers import reintroduction, renewal
+from handfast.newcomer.check import Checked, check_answer
+from handfast.newcomer.connection import Verified, parse_time, verified
+from handfast.newcomer.join import describe
+from handfast.newcomer.keystore import Keystore
+from handfast.newcomer.layouts import Material
+from handfast.newcomer.pending import Pending
+
+EARLIEST, LATEST = 0.50, 0.66  # of a credential's life; spread over the fleet so that it does not come at once
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What this machine holds, read from its key store."""
+
+    material: Material
+    identity: Identity
+    serial: int
+    pin: bytes
+    addresses: tuple[Address, ...]
+    issued_at: datetime
+
+    @property
+    def due_at(self) -> datetime:
+        """
+        When the successor is asked for: between half and two thirds of the life.
+
+        The point is drawn from the serial, so that it is the same each time a timer asks, and another
+        one for every machine and every credential.
+        """
+        draw = int.from_bytes(hashlib.sha256(self.serial.to_bytes(16, "big")).digest()[:4], "big") / 2**32
+        return self.issued_at + (self.identity.not_after - self.issued_at) * (EARLIEST + (LATEST - EARLIEST) * draw)
+
+
+def held(keystore: Keystore) -> Held:
+    """
+    Read the key store.
+
+    :raises NotFound: nothing was joined yet.
+    :raises Fault: ``identity.json`` lacks what a successor needs.
+    """
+    material = keystore.load()
+    try:
+        about = material.identity
+        addresses = about["addresses"]
+        if not isinstance(addresses, list):
+            raise TypeError(addresses)
+        return Held(
+            material,
+            read_identity(material.certificate),
+            material.certificate.serial_number,
+            parse_pin(str(about["pin"])),
+            tuple(Address.parse(str(address)) for address in addresses),
+            parse_time(str(about["issued_at"])),
+        )
+    except (KeyError, TypeError) as error:
+        raise Fault(f"identity.json lacks {error}", hint="join again with a new invitation") from None
+
+
+def renew(keystore: Keystore, *, now: Callable[[], datetime]) -> Held:
+    """
+    Get and adopt the successor of the credential in the key store; return what is held now.
+
+    The registrar's clock, not ours, says whether the credential has expired, since it also judges.
+
+    :raises Unreachable: no whole answer; the pending key makes a retry safe.
+    :raises UntrustedPeer: not our registrar, or its answer is not what was asked for.
+    :raises Refused: revoked, expired too long ago, or succeeded with another key. The old credential stays.
+    """
+    with keystore.exclusive():
+        old = held(keystore)
+        keys = keystore.pending(f"successor:{old.serial:032x}")
+        checked, registrar, method = _succeed(old, keys, keystore, now=now)
+        about = describe(checked, registrar, old.addresses, pin=old.pin, offset=checked.time - now(), method=method)
+        about["predecessor"] = f"{old.serial:032x}"
+        keystore.adopt(
+            Material(checked.leaf, checked.chain, checked.trust, keys.private_key, keys.reintroduction_key, about)
+        )
+        return held(keystore)
+
+
+def _succeed(
+    old: Held, keys: Pending, keystore: Keystore, *, now: Callable[[], datetime]
+) -> tuple[Checked, Verified, str]:
+    with _connect(old, now=now, proving=None) as registrar:
+        if registrar.time >= old.identity.not_after:
+            return _reintroduce(old, keys, registrar), registrar, reintroduction.NAME
+        if not old.identity.role.dials:  # its certificate cannot be a client's, see introducers.renewal
+            return _renew(old, keys, registrar), registrar, renewal.NAME
+    with _connect(old, now=now, proving=keystore) as registrar:
+        return _renew(old, keys, registrar), registrar, renewal.NAME
+
+
+def _connect(old: Held, *, now: Callable[[], datetime], proving: Keystore | None) -> AbstractContextManager[Verified]:
+    roots = "".join(ssl.DER_cert_to_PEM_cert(der) for der in old.material.trust)
+    files = None if proving is None else (proving.directory / "fullchain.pem", proving.directory / "privkey.pem")
+    context = pinned_client_context(roots, files)
+    # Time is never rolled back: a clock that was reset to the past cannot revive an old registrar certificate.
+    return verified(old.addresses, context, pin=old.pin, judge=lambda _claimed: max(now(), old.issued_at))
+
+
+def _renew(old: Held, keys: Pending, registrar: Verified) -> Checked:
+    body, signed = renewal.present(
+        old.material.private_key,
+        serial=old.serial,
+        pin=old.pin,
+        csr_der=csr.build(keys.private_key),
+        next_key=_public(keys),
+        nonce=registrar.nonce,
+        server_spki=registrar.server_spki,
+    )
+    return _exchange(old, keys, registrar, method=renewal.NAME, body=body, signed=signed)
+
+
+def _reintroduce(old: Held, keys: Pending, registrar: Verified) -> Checked:
+    body, signed = reintroduction.present(
+        old.material.reintroduction_key,
+        serial=old.serial,
+        pin=old.pin,
+        csr_der=csr.build(keys.private_key),
+        next_key=_public(keys),
+        nonce=registrar.nonce,
+        server_spki=registrar.server_spki,
+    )
+    return _exchange(old, keys, registrar, method=reintroduction.NAME, body=body, signed=signed)
+
+
+def _exchange(old: Held, keys: Pending, registrar: Verified, *, method: str, body: bytes, signed: bytes) -> Checked:
+    answer = registrar.connection.call("POST", f"/v1/introductions/{method}", wire.IntroductionAnswer, body)
+    return check_answer(
+        answer,
+        signed_time=parse_time(answer.time),
+        request=signed,
+        registrar_leaf=registrar.leaf,
+        hello_time=registrar.time,
+        public_key=keys.private_key.public_key(),
+        pin=old.pin,
+        trust_domain=old.identity.trust_domain,
+        wish=Wish(old.identity.role, old.identity.names),
+    )
+
+
+def _public(keys: Pending) -> bytes:
+    return keys.reintroduction_key.public_key().public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)

@@ -65,10 +65,10 @@ def test_every_other_key_is_refused_by_name(name: str) -> None:
         keys.load_spki(keys.spki(WEAK[name]))
 
 
-@pytest.mark.parametrize("exponent", [3, 17, 65539, (1 << 64) + 1])
+@pytest.mark.parametrize("exponent", [3, 17, 65539, (1 << 2000) + 1])
 def test_an_unusual_rsa_exponent_is_refused(exponent: int) -> None:
     """Small exponents are weak and long ones slow for every verifier, so only 65537 passes."""
-    with pytest.raises(Malformed, match=f"exponent {exponent:#x}"):
+    with pytest.raises(Malformed, match=f"exponent '{exponent:#x}"[:24]):
         keys.check_strength(_rsa(2048, exponent))
 
 

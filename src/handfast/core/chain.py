@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from cryptography.x509.verification import Criticality, ExtensionPolicy, PolicyBuilder, Store, VerificationError
 
-from handfast.core.keys import format_pin, spki_sha256
+from handfast.core.keys import UNREADABLE, format_pin, spki_sha256
 from handfast.core.names import Names, dns_name, machine_name
 from handfast.core.roles import Role
 from handfast.core.x509 import spiffe_domain, usages
@@ -60,9 +60,12 @@ def load_certificate(der: bytes) -> x509.Certificate:
     if len(der) > MAX_CERTIFICATE:
         raise Malformed(f"a certificate of {len(der)} bytes, at most {MAX_CERTIFICATE} are read")
     try:
-        return x509.load_der_x509_certificate(der)
-    except ValueError as error:
+        certificate = x509.load_der_x509_certificate(der)
+    except UNREADABLE as error:
         raise Malformed(f"not a certificate: {str(error)[:120]!r}") from None
+    if certificate.serial_number <= 0:
+        raise Malformed("not a certificate: its serial number is not positive")
+    return certificate
 
 
 def pinned_root(candidates: Sequence[x509.Certificate], pin: bytes) -> x509.Certificate:
@@ -115,7 +118,7 @@ def verify_chain(
     )
     try:
         verifier.verify(leaf, list(intermediates))
-    except (VerificationError, ValueError) as error:
+    except (VerificationError, *UNREADABLE) as error:
         raise UntrustedPeer(
             f"the certificate of {_subject(leaf)!r} does not chain to the pinned root at {at:%Y-%m-%d %H:%M} UTC:"
             f" {_brief(error)}{_outside(leaf, at)}",
@@ -140,7 +143,7 @@ def read_identity(certificate: x509.Certificate) -> Identity:
     """
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (ValueError, x509.ExtensionNotFound):
+    except UNREADABLE:
         raise _no_identity("no readable alternative name") from None
     uris = names.get_values_for_type(x509.UniformResourceIdentifier)
     if len(uris) != 1:
@@ -185,7 +188,7 @@ def _check_role(leaf: x509.Certificate, identity: Identity, role: Role) -> None:
 def _pin_of(certificate: x509.Certificate) -> bytes | None:
     try:
         return spki_sha256(certificate.public_key())
-    except (ValueError, UnsupportedAlgorithm):  # a key that cannot be read is not the pinned one
+    except UNREADABLE:  # a key that cannot be read is not the pinned one
         return None
 
 
@@ -193,7 +196,7 @@ def _self_signed(certificate: x509.Certificate) -> bool:
     # A certificate that somebody else signed over the root's public key is not the root's own word.
     try:
         certificate.verify_directly_issued_by(certificate)
-    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+    except (InvalidSignature, *UNREADABLE):
         return False
     return True
 

@@ -9,7 +9,6 @@ common name, which ``openssl req`` insists on, is the one thing that is read and
 from __future__ import annotations
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import AttributeOID, NameOID
@@ -46,7 +45,7 @@ def read(der: bytes) -> keys.LeafPublicKey:
         exact = csr.public_bytes(Encoding.DER) == der
         key = csr.public_key()
         foreign = _foreign(csr)
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+    except keys.UNREADABLE as error:
         raise Malformed(f"not a certification request: {str(error)[:120]!r}", hint=_HINT) from None
     if not exact:
         raise Malformed("the certification request is not DER", hint=_HINT)
@@ -72,7 +71,7 @@ def _verify(csr: x509.CertificateSigningRequest) -> None:
     try:
         algorithm = csr.signature_hash_algorithm
         valid = csr.is_signature_valid
-    except (ValueError, TypeError, UnsupportedAlgorithm):
+    except keys.UNREADABLE:
         algorithm, valid = None, False
     if not isinstance(algorithm, _HASHES):
         name = algorithm.name if algorithm else csr.signature_algorithm_oid.dotted_string

@@ -16,7 +16,6 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-import ipaddress
 import re
 import struct
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from datetime import UTC, datetime
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from handfast.core.names import dns_name
+from handfast.core.names import dns_name, ip_address
 from handfast.core.secret import Secret
 from handfast.errors import InvitationInvalid, Malformed
 
@@ -35,6 +34,7 @@ MAX_ADDRESSES = 4
 _VERSION = 1
 _BODY = struct.Struct(">BBII32s32s")
 _LINE = re.compile(r"handfast1_([A-Za-z0-9_-]{104})@([A-Za-z0-9.:,\[\]-]{3,1024})")
+_PORT = re.compile(r"[0-9]{1,5}")
 _HINT = "copy the whole line again, from handfast1_ to the port"
 
 
@@ -54,11 +54,11 @@ class Address:
         """
         host, colon, port = text.rpartition(":")
         bracketed = host.startswith("[") and host.endswith("]")
-        if not colon or not port.isdecimal() or not 0 < int(port) < 65536 or (":" in host and not bracketed):
+        if not colon or not _PORT.fullmatch(port) or not 0 < int(port) < 65536 or (":" in host and not bracketed):
             raise Malformed(f"not an address: {text[:80]!r}", hint="write it as name:port, 192.0.2.1:port or [v6]:port")
         host = host[1:-1] if bracketed else host
         try:
-            return cls(str(ipaddress.ip_address(host)), int(port))
+            return cls(str(ip_address(host)), int(port))
         except ValueError:
             return cls(dns_name(host), int(port))
 
@@ -103,12 +103,11 @@ class InvitationLine:
                 hint="install a newer handfast",
             )
         try:
-            addresses = tuple(Address.parse(part) for part in match[2].split(","))
+            # What is beyond the last one allowed stays together, and is no address.
+            addresses = tuple(Address.parse(part) for part in match[2].split(",", MAX_ADDRESSES - 1))
         except Malformed as error:
             raise InvitationInvalid(f"the invitation has a bad address ({error})", hint=_HINT) from None
-        return cls(
-            Secret(seed), pin, datetime.fromtimestamp(start, UTC), datetime.fromtimestamp(end, UTC), addresses
-        )
+        return cls(Secret(seed), pin, datetime.fromtimestamp(start, UTC), datetime.fromtimestamp(end, UTC), addresses)
 
     def reveal(self) -> str:
         """Return the line itself: a secret. Print it once and keep it out of logs and arguments."""
@@ -126,9 +125,7 @@ class InvitationLine:
 
     def public_key(self) -> bytes:
         """Return the raw public half: all that the registrar stores."""
-        return self.signing_key().public_key().public_bytes(
-            serialization.Encoding.Raw, serialization.PublicFormat.Raw
-        )
+        return self.signing_key().public_key().public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
 
     @property
     def key_id(self) -> str:

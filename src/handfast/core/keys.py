@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 
+from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
@@ -26,6 +27,16 @@ CURVES = frozenset({"secp256r1", "secp384r1"})
 RSA_BITS = range(2048, 8192 + 1)  # above, a stranger's one signature would cost us milliseconds
 RSA_EXPONENT = 65537  # what every tool makes; a small one is weak, a long one slow for every verifier
 MAX_SPKI = 2048  # an RSA 8192 key takes 1060 bytes
+# What cryptography raises for X.509 bytes that it cannot read; these have no common base below Exception.
+UNREADABLE = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+    x509.ExtensionNotFound,
+)
 _HINT = "make a P-256 key (or P-384, or RSA with 2048 to 8192 bits)"
 _PIN = re.compile(r"[0-9a-f]{64}")
 
@@ -54,13 +65,12 @@ def check_strength(public_key: PublicKeyTypes) -> LeafPublicKey:
         if public_key.curve.name in CURVES:
             return public_key
     elif isinstance(public_key, rsa.RSAPublicKey):
-        exponent = public_key.public_numbers().e
-        if public_key.key_size in RSA_BITS and exponent == RSA_EXPONENT:
-            return public_key
+        if public_key.public_numbers().e != RSA_EXPONENT:
+            # In hex: Python refuses to write very large numbers, such as a stranger's exponent, in decimal.
+            exponent = f"{public_key.public_numbers().e:#x}"[:20]
+            raise Malformed(f"RSA exponent {exponent!r} is not certified here, only {RSA_EXPONENT:#x}", hint=_HINT)
         if public_key.key_size in RSA_BITS:
-            raise Malformed(
-                f"RSA exponent {str(exponent)[:20]!r} is not certified here, only {RSA_EXPONENT}", hint=_HINT
-            )
+            return public_key
     raise Malformed(f"key type {describe(public_key)!r} is not certified here", hint=_HINT)
 
 
@@ -74,7 +84,7 @@ def load_spki(der: bytes) -> LeafPublicKey:
         raise Malformed(f"a public key of {len(der)} bytes, at most {MAX_SPKI} are read", hint=_HINT)
     try:
         key = load_der_public_key(der)
-    except (ValueError, UnsupportedAlgorithm) as error:
+    except UNREADABLE as error:
         raise Malformed(f"not a public key: {str(error)[:120]!r}", hint=_HINT) from None
     strong = check_strength(key)
     if spki(key) != der:

@@ -116,15 +116,15 @@ def consistency_proof(leaves: Sequence[bytes], old_size: int) -> tuple[bytes, ..
     if not 0 < old_size <= len(leaves):
         raise Malformed(f"no consistency proof from size {old_size!r} to {len(leaves)}")
 
-    def subproof(part: Sequence[bytes], size: int, complete: bool) -> tuple[bytes, ...]:
+    def subproof(part: Sequence[bytes], size: int, *, complete: bool) -> tuple[bytes, ...]:
         if size == len(part):
             return () if complete else (Frontier().extend(part).root(),)
         k = _split(len(part))
         if size <= k:
-            return (*subproof(part[:k], size, complete), Frontier().extend(part[k:]).root())
-        return (*subproof(part[k:], size - k, False), Frontier().extend(part[:k]).root())
+            return (*subproof(part[:k], size, complete=complete), Frontier().extend(part[k:]).root())
+        return (*subproof(part[k:], size - k, complete=False), Frontier().extend(part[:k]).root())
 
-    return subproof(leaves, old_size, True)
+    return subproof(leaves, old_size, complete=True)
 
 
 def verify_inclusion(proof: Sequence[bytes], *, leaf: bytes, index: int, size: int, root: bytes) -> None:

@@ -30,7 +30,7 @@ def dns_name(text: str) -> str:
     :raises Malformed: wildcards, underscores, empty labels, over 253 characters, not ASCII.
     """
     name = text.lower().removesuffix(".")
-    if len(name) > 253 or not _DNS.fullmatch(name):
+    if not text.isascii() or len(name) > 253 or not _DNS.fullmatch(name):  # lower() makes a k of the Kelvin sign
         raise Malformed(f"not a DNS name: {text[:80]!r}", hint="use letters, digits, hyphens and dots; no wildcard")
     if name.rsplit(".", 1)[-1].isdigit():
         # RFC 1123 §2.1: an all-numeric last label could be read as an IPv4 address.
@@ -45,11 +45,22 @@ def machine_name(text: str) -> str:
     :raises Malformed: anything else; upper case is folded.
     """
     name = text.lower()
-    if not _MACHINE.fullmatch(name) or ".." in name:
+    if not text.isascii() or not _MACHINE.fullmatch(name) or ".." in name:
         raise Malformed(
             f"not a machine name: {text[:80]!r}", hint="use 1 to 253 of a-z, 0-9, dot, underscore and hyphen"
         )
     return name
+
+
+def ip_address(text: str) -> IPAddress:
+    """
+    Return an IP address.
+
+    :raises ValueError: none, or one with a zone (``fe80::1%eth0``), which means something on one machine only.
+    """
+    if "%" in text:
+        raise ValueError(text)
+    return ipaddress.ip_address(text)
 
 
 def network(text: str) -> IPNetwork:
@@ -57,7 +68,9 @@ def network(text: str) -> IPNetwork:
     try:
         return ipaddress.ip_network(text, strict=True)
     except ValueError as error:
-        raise Malformed(f"not a network: {text[:80]!r} ({error})", hint="write it as 10.0.0.0/24 or fd00::/64") from None
+        raise Malformed(
+            f"not a network: {text[:80]!r} ({error})", hint="write it as 10.0.0.0/24 or fd00::/64"
+        ) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +94,7 @@ class Names:
         ips: set[IPAddress] = set()
         for text in texts:
             try:
-                ips.add(ipaddress.ip_address(text))
+                ips.add(ip_address(text))
             except ValueError:
                 dns.add(dns_name(text))
         return cls(tuple(sorted(dns)), tuple(sorted(ips, key=lambda ip: (ip.version, int(ip)))))

@@ -14,6 +14,7 @@ from typing import Protocol
 from cryptography import x509
 
 from handfast.core.flow import Credential, Evidence, Finding, Grant, Intent, Once
+from handfast.core.names import Names
 from handfast.core.records import CredentialRecord, Event, Invitation, Machine, Revocation
 from handfast.core.roles import Role
 
@@ -113,6 +114,9 @@ class Authority(Protocol):
 
     @property
     def trust_domain(self) -> str: ...
+
+    def excluded(self, names: Names) -> tuple[str, ...]:
+        """Return those of ``names`` that the issuing CA's name constraints leave out."""
 
     def issue(self, intent: Intent) -> Credential:
         """Sign exactly the intent's grant under its serial."""

@@ -273,7 +273,7 @@ def spiffe_domain(certificate: x509.Certificate) -> str:
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         ids = names.get_values_for_type(x509.UniformResourceIdentifier)
-    except (ValueError, x509.ExtensionNotFound):
+    except keys.UNREADABLE:
         ids = []
     domain = ids[0].removeprefix("spiffe://") if len(ids) == 1 and ids[0].startswith("spiffe://") else ""
     if not domain or "/" in domain:

@@ -111,9 +111,7 @@ class ReintroductionIntroducer:
             expired_at=record.not_after,
         )
 
-    def _authenticate(
-        self, request: wire.ReintroductionRequest, signed: bytes, context: Context
-    ) -> CredentialRecord:
+    def _authenticate(self, request: wire.ReintroductionRequest, signed: bytes, context: Context) -> CredentialRecord:
         record = context.credential(int(request.serial, 16))
         if record is None or record.certificate is None or record.reintroduction_key is None:
             raise EvidenceRejected(f"serial {request.serial} is not in the ledger, or no key is kept for it")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
 
 from handfast.core.flow import Finding, Grant
@@ -12,12 +13,19 @@ from handfast.policy.rules import BACKDATE, SHORTEST, Rules
 
 
 def decide(
-    finding: Finding, rules: Rules, *, trust_domain: str, source: IPAddress | None, now: datetime
+    finding: Finding,
+    rules: Rules,
+    *,
+    trust_domain: str,
+    excluded: Callable[[Names], tuple[str, ...]],
+    source: IPAddress | None,
+    now: datetime,
 ) -> Grant:
     """
     Return the grant for what was found, narrowed by what was wished and what the rules allow.
 
-    ``source`` is the address the newcomer called from, None where the transport has none.
+    ``source`` is the address the newcomer called from, None where the transport has none. ``excluded`` tells
+    which names the issuing CA's name constraints leave out: asked before anything is spent.
 
     :raises PolicyRefused: with every reason at once.
     """
@@ -36,6 +44,9 @@ def decide(
     beyond = wish.names.beyond(entitled.names)
     if beyond:
         reasons.append(f"not entitled to the names {', '.join(beyond)} (only {', '.join(entitled.names.texts())})")
+    names = wish.names or entitled.names
+    if outside := excluded(names):
+        reasons.append(f"the authority's name constraints exclude {', '.join(outside)}")
     if entitled.sources is not None and not any(source is not None and source in net for net in entitled.sources):
         reasons.append(f"the call comes from {source}, not from {', '.join(map(str, entitled.sources))}")
     if finding.expired_at is not None and now > finding.expired_at + rules.return_within:
@@ -51,7 +62,7 @@ def decide(
         machine=entitled.machine,
         role=role,
         spiffe_id=spiffe_id(trust_domain, role, entitled.machine),
-        names=wish.names or entitled.names,
+        names=names,
         public_key=finding.public_key,
         not_before=now - BACKDATE,
         not_after=now + lifetime,
@@ -61,9 +72,7 @@ def decide(
     )
 
 
-def serving(
-    *, machine: str, names: Names, trust_domain: str, public_key: bytes, rules: Rules, now: datetime
-) -> Grant:
+def serving(*, machine: str, names: Names, trust_domain: str, public_key: bytes, rules: Rules, now: datetime) -> Grant:
     """
     Return the grant for the registrar's own TLS certificate: the only way to the role ``registrar``.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import timedelta
@@ -20,7 +21,14 @@ LONGEST_INVITATION = timedelta(days=30)
 MOST_USES = 1000
 
 # RFC 5280 §5.3.1, without those that make no sense for a leaf of ours (removeFromCRL, certificateHold).
-REASONS = ("unspecified", "keyCompromise", "affiliationChanged", "superseded", "cessationOfOperation", "privilegeWithdrawn")
+REASONS = (
+    "unspecified",
+    "keyCompromise",
+    "affiliationChanged",
+    "superseded",
+    "cessationOfOperation",
+    "privilegeWithdrawn",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +51,7 @@ class Administration:
     clock: Clock
     pin: bytes
     addresses: tuple[Address, ...]
+    excluded: Callable[[Names], tuple[str, ...]]
 
     def invite(
         self,
@@ -71,6 +80,11 @@ class Administration:
             raise UsageError(f"an invitation cannot have {uses} uses", hint=f"from 1 to {MOST_USES}")
         if not self.addresses:
             raise UsageError("the registrar's address is not known yet", hint="start `handfast up`, or give --address")
+        names = _names(machine, sans)
+        if outside := self.excluded(names):
+            raise UsageError(
+                f"the authority's name constraints exclude {', '.join(outside)}", hint="see `handfast ca show`"
+            )
         now = self.clock.now().replace(microsecond=0)
         line = InvitationLine(Secret(secrets.token_bytes(32)), self.pin, now, now + lasting, self.addresses)
         invitation = Invitation(
@@ -78,7 +92,7 @@ class Administration:
             public_key=line.public_key(),
             machine=machine,
             role=role,
-            names=_names(machine, sans),
+            names=names,
             uses=uses,
             created_at=now,
             expires_at=now + lasting,
@@ -124,7 +138,7 @@ class Administration:
         """Return all machines, each as ``show`` does."""
         return [self.show(name) for name in self.names()]
 
-    def revoke(self, what: str, *, reason: str) -> list[int]:
+    def revoke(self, what: str, *, reason: str) -> tuple[int, ...]:
         """
         Revoke a serial (hex) or everything a machine holds; its open invitations are cancelled too.
 
@@ -140,7 +154,7 @@ class Administration:
         serial = _serial(what)
         if serial is not None and self.ledger.credential(serial) is not None:
             self.ledger.revoke(serial, reason=reason, at=now).result()
-            return [serial]
+            return (serial,)
         view = self.show(what)
         # The newest one counts even when it has expired: it could still be succeeded by reintroduction.
         newest = max(view.credentials, key=lambda c: c.not_after, default=None)
@@ -156,7 +170,7 @@ class Administration:
         pending += [self.ledger.revoke(number, reason=reason, at=now) for number in serials]
         for future in pending:
             future.result()
-        return serials
+        return tuple(serials)
 
 
 def _names(machine: str, sans: tuple[str, ...]) -> Names:

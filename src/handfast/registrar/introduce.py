@@ -117,6 +117,7 @@ class Registrar:
             finding,
             self.rules,
             trust_domain=self.authority.trust_domain,
+            excluded=self.authority.excluded,
             source=evidence.channel.source,
             now=self.context.now(),
         )

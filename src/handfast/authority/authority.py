@@ -1,0 +1,222 @@
+"""
+The authority at work: one function that issues, one that lists what was revoked.
+
+It implements ``core.ports.Authority`` from a directory which ``ceremony.create`` made. The root's private key is
+never opened here.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from cryptography import x509 as pyca
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
+from cryptography.hazmat.primitives.serialization import Encoding, load_pem_public_key, load_ssh_public_key
+
+from handfast.authority import layout
+from handfast.authority.signers import Signer, file
+from handfast.core import keys, x509
+from handfast.core.flow import Credential, Intent
+from handfast.core.names import Names
+from handfast.core.records import Revocation
+from handfast.core.roles import spiffe_id
+from handfast.core.secret import Secret
+from handfast.errors import Fault, NotFound, PolicyRefused
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublicAuthority:
+    """
+    The public half: all that inviting, showing and verifying needs. Opening it takes no passphrase.
+
+    ``pin`` is the SHA-256 of the root's SubjectPublicKeyInfo; ``chain`` (DER) goes along with every leaf and
+    ``trust`` (DER) to whoever has to verify one. ``ssh_host_ca`` and ``ssh_user_ca`` are lines in OpenSSH's public
+    key form.
+    """
+
+    name: str
+    root: pyca.Certificate
+    issuing: pyca.Certificate
+    pin: bytes
+    trust_domain: str
+    chain: tuple[bytes, ...]
+    trust: tuple[bytes, ...]
+    log_key: Ed25519PublicKey
+    ssh_host_ca: str
+    ssh_user_ca: str
+    crl_url: str | None = None
+
+    @classmethod
+    def read(cls, directory: Path) -> PublicAuthority:
+        """
+        Read the certificates of an authority and check that they belong together.
+
+        :raises NotFound: no authority there.
+        :raises Unsafe: others may read or write the directory.
+        :raises Fault: damaged.
+        """
+        _check_directory(directory)
+        state = layout.read_state(directory)
+        try:
+            root = pyca.load_pem_x509_certificate((directory / layout.ROOT).read_bytes())
+            issuing = pyca.load_pem_x509_certificate((directory / layout.issuing(state.issuing, "crt")).read_bytes())
+            issuing.verify_directly_issued_by(root)
+            log_key = load_pem_public_key((directory / layout.LOG_PUBLIC).read_bytes())
+            ssh = [(directory / f"{ca}.pub").read_text("ascii") for ca in (layout.SSH_HOST_CA, layout.SSH_USER_CA)]
+        except (OSError, InvalidSignature, *keys.UNREADABLE) as error:
+            raise _damaged(directory, str(error) or type(error).__name__) from error
+        if not isinstance(log_key, Ed25519PublicKey):
+            raise _damaged(directory, "the log's key is not Ed25519")
+        return cls(
+            name=state.name,
+            root=root,
+            issuing=issuing,
+            pin=keys.spki_sha256(root.public_key()),
+            trust_domain=x509.spiffe_domain(root),
+            chain=(issuing.public_bytes(Encoding.DER),),
+            trust=(root.public_bytes(Encoding.DER),),
+            log_key=log_key,
+            ssh_host_ca=ssh[0].strip(),
+            ssh_user_ca=ssh[1].strip(),
+            crl_url=state.crl_url,
+        )
+
+    def excluded(self, names: Names) -> tuple[str, ...]:
+        """Return those of ``names`` which the issuing CA may not certify: a leaf with one verifies nowhere."""
+        return x509.excluded(self.issuing, names)
+
+
+class FileAuthority:
+    """
+    An authority that signs, with its keys in files. Make one with ``open``.
+
+    ``public`` is its public half; the port's properties are taken from it.
+    """
+
+    def __init__(self, public: PublicAuthority, signers: Signers) -> None:
+        self.public = public
+        self.root, self.issuing, self.pin = public.root, public.issuing, public.pin
+        self.trust_domain, self.chain, self.trust = public.trust_domain, public.chain, public.trust
+        self._signers = signers
+        self._profile = x509.LeafProfile(public.issuing, public.crl_url)
+        self._hash = keys.signature_hash(signers.issuing)
+
+    @classmethod
+    def open(cls, directory: Path, *, passphrase: Secret | None = None) -> FileAuthority:
+        """
+        Open an authority for signing. The root's private key may be away.
+
+        :raises NotFound: no authority there.
+        :raises Unsafe: the directory or a key is accessible to others.
+        :raises Refused: the keys are encrypted and the passphrase is missing or wrong.
+        :raises Fault: damaged, or a key that does not belong to its certificate.
+        """
+        public = PublicAuthority.read(directory)
+        return cls(public, Signers.load(directory, public, passphrase))
+
+    def excluded(self, names: Names) -> tuple[str, ...]:
+        """Return those of ``names`` which the issuing CA may not certify."""
+        return self.public.excluded(names)
+
+    def issue(self, intent: Intent) -> Credential:
+        """
+        Sign exactly the intent's grant under its serial.
+
+        An intent that already has its certificate gets that one: no serial is signed twice.
+
+        :raises PolicyRefused: names which the issuing CA's name constraints exclude.
+        :raises Malformed: a key that is not certified.
+        :raises Refused: the issuing CA has expired.
+        :raises Fault: the grant is of another trust domain.
+        """
+        grant = intent.grant
+        if intent.certificate is not None:
+            return Credential(serial=intent.serial, grant=grant, certificate=intent.certificate)
+        if grant.spiffe_id != spiffe_id(self.trust_domain, grant.role, grant.machine):
+            raise Fault(f"the grant is for {grant.spiffe_id!r}, this authority is {self.trust_domain!r}")
+        if excluded := self.public.excluded(grant.names):
+            raise PolicyRefused(
+                tuple(f"the name constraints of this authority exclude {name!r}" for name in excluded),
+                hint="ask for other names: the constraints were set when the authority was made",
+            )
+        certificate = self._profile.builder(grant, intent.serial).sign(self._signers.issuing, self._hash)
+        return Credential(serial=intent.serial, grant=grant, certificate=certificate.public_bytes(Encoding.DER))
+
+    def crl(self, revocations: list[Revocation], *, number: int, now: datetime) -> bytes:
+        """
+        Return a DER revocation list (RFC 5280 §5) signed by the issuing CA; ``number`` must grow from list to list.
+
+        :raises Malformed: a reason that RFC 5280 §5.3.1 does not have.
+        """
+        signed = x509.crl(self._signers.issuing, self.issuing, revocations, number=number, now=now)
+        return signed.public_bytes(Encoding.DER)
+
+    def log_signer(self) -> Ed25519PrivateKey:
+        """Return the key that signs the log's checkpoints."""
+        return self._signers.log
+
+    def ssh_host_ca(self) -> Ed25519PrivateKey:
+        """Return the key that signs SSH host certificates."""
+        return self._signers.ssh_host
+
+    def ssh_user_ca(self) -> Ed25519PrivateKey:
+        """Return the key that signs SSH user certificates."""
+        return self._signers.ssh_user
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signers:
+    """The private keys of an authority, without its root's."""
+
+    issuing: EllipticCurvePrivateKey
+    log: Ed25519PrivateKey
+    ssh_host: Ed25519PrivateKey
+    ssh_user: Ed25519PrivateKey
+
+    @classmethod
+    def load(cls, directory: Path, public: PublicAuthority, passphrase: Secret | None) -> Signers:
+        """Load each key and compare it with its public half; see ``FileAuthority.open`` for the errors."""
+        state = layout.read_state(directory)
+
+        def load(name: str, expected: PublicKeyTypes) -> Signer:
+            key = file.load(directory / name, passphrase)
+            if keys.spki(key.public_key()) != keys.spki(expected):
+                raise _damaged(directory, f"{name!r} does not belong to its public half")
+            return key
+
+        issuing = load(layout.issuing(state.issuing, "key"), public.issuing.public_key())
+        log = load(layout.LOG_KEY, public.log_key)
+        host, user = (
+            load(name, load_ssh_public_key(line.encode()))
+            for name, line in ((layout.SSH_HOST_CA, public.ssh_host_ca), (layout.SSH_USER_CA, public.ssh_user_ca))
+        )
+        if not isinstance(issuing, EllipticCurvePrivateKey):
+            raise _damaged(directory, "the issuing CA's key is not for X.509")
+        if not (
+            isinstance(log, Ed25519PrivateKey)
+            and isinstance(host, Ed25519PrivateKey)
+            and isinstance(user, Ed25519PrivateKey)
+        ):
+            raise _damaged(directory, "a key for the log or for SSH is not Ed25519")
+        return cls(issuing=issuing, log=log, ssh_host=host, ssh_user=user)
+
+
+def _check_directory(directory: Path) -> None:
+    try:
+        facts = os.stat(directory)
+    except FileNotFoundError:
+        raise NotFound(f"no authority in {str(directory)!r}", hint="`handfast up` makes one") from None
+    except OSError as error:
+        raise Fault(f"cannot read {str(directory)!r}: {error.strerror}") from error
+    # Whoever can write here could exchange the root that every invitation pins.
+    file.check_private(facts, directory)
+
+
+def _damaged(directory: Path, what: str) -> Fault:
+    return Fault(f"the authority in {str(directory)!r} is damaged: {what}", hint="restore it from its backup")

@@ -1,0 +1,80 @@
+"""
+The authority's directory: what is called how, and how a file gets there for good.
+
+    authority.json       name, which issuing CA signs, where its revocation list is fetched
+    root.crt             root.key too, unless it is kept elsewhere: nothing here needs it
+    issuing/1.crt .key   one pair per generation; earlier ones stay readable
+    ssh_host_ca          and .pub, ssh_user_ca and .pub (keys PKCS#8, public halves in OpenSSH's form)
+    log.key              and .pub: signs the checkpoints of the log
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+
+from handfast.errors import Fault
+
+STATE = "authority.json"
+ROOT, ROOT_KEY = "root.crt", "root.key"
+SSH_HOST_CA, SSH_USER_CA = "ssh_host_ca", "ssh_user_ca"
+LOG_KEY, LOG_PUBLIC = "log.key", "log.pub"
+
+
+class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``authority.json``. ``issuing`` is the generation which signs now."""
+
+    version: int = 1
+    name: str
+    issuing: int = 1
+    crl_url: str | None = None
+
+
+def issuing(generation: int, suffix: str) -> str:
+    """Return the name of an issuing CA's file; ``suffix`` is ``crt`` or ``key``."""
+    return f"issuing/{generation}.{suffix}"
+
+
+def read_state(directory: Path) -> State:
+    """
+    Return what ``authority.json`` says.
+
+    :raises Fault: it is missing, damaged, or written by a later version.
+    """
+    path = directory / STATE
+    try:
+        state = msgspec.json.decode(path.read_bytes(), type=State)
+    except (OSError, msgspec.DecodeError) as error:
+        raise Fault(f"cannot read {str(path)!r}: {error}", hint="restore the directory from its backup") from error
+    if state.version != 1:
+        raise Fault(f"{str(path)!r} is of version {state.version}, this is version 1", hint="use a newer Handfast")
+    return state
+
+
+def write_new(path: Path, content: bytes, *, mode: int = 0o600) -> None:
+    """
+    Write a file which must not exist yet, durably (its name is not yet: see ``sync_directory``), or not at all.
+
+    :raises FileExistsError: it exists.
+    """
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+    try:
+        with open(descriptor, "wb") as file:
+            os.fchmod(file.fileno(), mode)  # the umask may have taken bits from public files
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

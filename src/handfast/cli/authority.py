@@ -1,0 +1,129 @@
+"""ca: make, show and export the authority."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from handfast import config
+from handfast.adapters.clock import SystemClock
+from handfast.authority import ceremony
+from handfast.authority.authority import FileAuthority, PublicAuthority
+from handfast.cli import ui
+from handfast.cli.newcomer import FILE, JSON
+from handfast.cli.registrar import DATA
+from handfast.core.checkpoint import vkey
+from handfast.core.keys import describe, format_pin
+from handfast.core.names import dns_name, network
+from handfast.wiring import AUTHORITY, LEDGER, log_origin, require_data
+
+PASSPHRASE = click.option(
+    "--passphrase-file",
+    type=FILE,
+    help="The passphrase of the keys; else HANDFAST_PASSPHRASE_FILE or a systemd credential.",
+)
+
+
+@click.group("ca")
+def ca_command() -> None:
+    """The authority: its root, issuing CA, SSH CAs and log key."""
+
+
+@ca_command.command("init")
+@DATA
+@PASSPHRASE
+@click.option("--name", default="registrar", show_default=True, help="Appears in the root's subject.")
+@click.option("--root-key", type=FILE, help="Keep the root's key there, offline.")
+@click.option("--permit-dns", multiple=True, help="Constrain the issuing CA to this DNS suffix (repeatable).")
+@click.option("--permit-net", multiple=True, help="Constrain the issuing CA to this network (repeatable).")
+@click.option("--crl-url", help="Where relying parties fetch the CRL; written into every certificate.")
+def init_command(
+    data: Path,
+    passphrase_file: Path | None,
+    name: str,
+    root_key: Path | None,
+    permit_dns: tuple[str, ...],
+    permit_net: tuple[str, ...],
+    crl_url: str | None,
+) -> None:
+    """Make the authority before the first `up`, with choices that `up` does not ask for."""
+    from handfast.adapters.files import private_directory
+
+    private_directory(data)
+    ceremony.create(
+        data / AUTHORITY,
+        name=name,
+        now=SystemClock().now(),
+        passphrase=config.secret_from("passphrase", file=passphrase_file),
+        root_key=root_key,
+        permitted_dns=tuple(dns_name(suffix) for suffix in permit_dns),
+        permitted_ips=tuple(network(net) for net in permit_net),
+        crl_url=crl_url,
+    )
+    pin = PublicAuthority.read(data / AUTHORITY).pin
+    ui.say(f"made the authority in {data / AUTHORITY}, root {format_pin(pin)}")
+    if root_key is not None:
+        ui.say(f"the root's key is in {root_key}: take it offline; only a new issuing CA needs it")
+
+
+@ca_command.command("show")
+@DATA
+@JSON
+def show_command(data: Path, as_json: bool) -> None:
+    """Names, pins and dates of everything that signs. No key is read."""
+    require_data(data)
+    authority = PublicAuthority.read(data / AUTHORITY)
+    about = {
+        "name": authority.name,
+        "trust_domain": authority.trust_domain,
+        "pin": format_pin(authority.pin),
+        "root": _certificate(authority.root),
+        "issuing": _certificate(authority.issuing),
+        "crl_url": authority.crl_url,
+        "ssh_host_ca": authority.ssh_host_ca,
+        "ssh_user_ca": authority.ssh_user_ca,
+        "log_key": vkey(log_origin(authority), authority.log_key),
+    }
+    if as_json:
+        ui.emit_json(about)
+        return
+    for key, value in about.items():
+        if isinstance(value, dict):
+            ui.emit(f"{key:12} {value['subject']}, {value['key']}, until {value['not_after']}")
+        else:
+            ui.emit(f"{key:12} {value if value is not None else 'none'}")
+
+
+@ca_command.command("bundle")
+@DATA
+def bundle_command(data: Path) -> None:
+    """The root in PEM, for whoever must verify our certificates. Check its pin on the other side."""
+    require_data(data)
+    ui.emit(PublicAuthority.read(data / AUTHORITY).root.public_bytes(Encoding.PEM).decode().rstrip())
+
+
+@ca_command.command("crl")
+@DATA
+@PASSPHRASE
+def crl_command(data: Path, passphrase_file: Path | None) -> None:
+    """The certificate revocation list in PEM, signed now."""
+    from handfast import ledger
+
+    require_data(data)
+    authority = FileAuthority.open(data / AUTHORITY, passphrase=config.secret_from("passphrase", file=passphrase_file))
+    with ledger.open_sqlite(data / LEDGER) as store:
+        der = authority.crl(store.revocations(), number=store.crl_number(), now=SystemClock().now())
+    ui.emit(x509.load_der_x509_crl(der).public_bytes(Encoding.PEM).decode().rstrip())
+
+
+def _certificate(certificate: x509.Certificate) -> dict[str, str]:
+    return {
+        "subject": certificate.subject.rfc4514_string(),
+        "key": describe(certificate.public_key()),
+        "serial": f"{certificate.serial_number:032x}",
+        "not_before": certificate.not_valid_before_utc.isoformat(),
+        "not_after": certificate.not_valid_after_utc.isoformat(),
+    }

@@ -1,0 +1,107 @@
+"""
+The command table and the last error handler.
+
+Commands are imported when they are called: ``--help`` loads click and this file, nothing else.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import Any, NoReturn
+
+import click
+
+from handfast import __version__
+from handfast.cli import ui
+from handfast.cli.exit_codes import INTERRUPTED, exit_code
+from handfast.errors import Fault, HandfastError
+
+# name -> (module, one line of help); the order is the order of a first day
+COMMANDS = {
+    "up": ("registrar", "run a registrar on this machine; the first run makes the authority"),
+    "invite": ("registrar", "print an invitation: one line for one newcomer"),
+    "join": ("newcomer", "on the newcomer: paste the invitation, get certificate, key and trust"),
+    "status": ("newcomer", "what this machine holds, and when it is renewed"),
+    "renew": ("newcomer", "get the successor of this machine's credential"),
+    "explain": ("newcomer", "why this machine trusts and is trusted, in sentences"),
+    "list": ("registrar", "the machines this registrar knows"),
+    "show": ("registrar", "one machine: credentials, invitations, alarms, history"),
+    "revoke": ("registrar", "take back a machine's credentials, or one serial"),
+    "ca": ("authority", "show the authority; print its bundle or its CRL"),
+    "log": ("log", "show the log, or prove that nothing in it was changed"),
+    "demo": ("demo", "see it work: an honest join, and attacks that are refused"),
+}
+
+
+class Commands(click.Group):
+    """A group whose commands are loaded from ``COMMANDS`` when needed."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names in the table's order."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the command's module and return it."""
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"handfast.cli.{COMMANDS[cmd_name][0]}")
+        command: click.Command = getattr(module, f"{cmd_name}_command")
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the table without importing any command."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+EPILOG = """\b
+Example:
+  registrar$ handfast up
+  registrar$ handfast invite web1.lan
+  web1$      handfast join
+  web1$      ls /etc/handfast/identity
+"""
+
+
+@click.command(cls=Commands, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="handfast", message="%(prog)s %(version)s")
+def handfast() -> None:
+    """Introduce machines to each other: authentic, encrypted, mutually authenticated, from the first packet."""
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Run the command line and exit with the documented code."""
+    sys.exit(run(arguments))
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run the command line and return its exit code; every deliberate error becomes words and a code."""
+    try:
+        result: Any = handfast.main(args=arguments, prog_name="handfast", standalone_mode=False)
+        sys.stdout.flush()
+    except HandfastError as error:
+        ui.complain(error)
+        return exit_code(error)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code if isinstance(error, click.UsageError) else 1
+    except (click.Abort, KeyboardInterrupt):
+        ui.say("interrupted")
+        return INTERRUPTED
+    except BrokenPipeError:
+        # `handfast list | head` is no fault; keep Python from complaining again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        # Words and a code for the person; the traceback, which shows no values, for whoever mends it.
+        ui.complain(
+            Fault(f"unexpected {type(error).__name__}: {error}", hint="this is a bug: HANDFAST_DEBUG=1 shows where")
+        )
+        from handfast.config import wants_traceback  # here, because --help must not load it
+
+        if wants_traceback():
+            raise
+        return 1
+    return result if isinstance(result, int) else 0

@@ -1,0 +1,207 @@
+"""join, status, renew, explain: what a newcomer types."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+import click
+
+from handfast import config
+from handfast.adapters.clock import SystemClock
+from handfast.cli import ui
+from handfast.core.flow import Wish
+from handfast.core.invitation import PREFIX, InvitationLine
+from handfast.core.keys import format_pin
+from handfast.core.names import Names
+from handfast.core.roles import GRANTABLE
+from handfast.errors import Fault, InvitationInvalid, UsageError
+from handfast.newcomer.keystore import Keystore
+from handfast.newcomer.layouts import LAYOUTS, layout_names
+
+FILE = click.Path(dir_okay=False, path_type=Path)
+FOLDER = click.Path(file_okay=False, path_type=Path)
+ROLE = click.Choice([str(role) for role in sorted(GRANTABLE)])
+OUT = click.option(
+    "--out",
+    type=FOLDER,
+    default=config.identity_directory,
+    show_default="/etc/handfast/identity for root, else under XDG_STATE_HOME",
+    help="Directory of this machine's certificate and key.",
+)
+JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+
+
+class JoinCommand(click.Command):
+    """Refuses an invitation on the command line, where every user of the machine could read it."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Look for an invitation before click does, so that no error message repeats it."""
+        if any(PREFIX in argument for argument in args):
+            raise UsageError(
+                "an invitation is a secret and must not be an argument: `ps` shows it to every user",
+                hint="paste it at the prompt, or use --invitation-file, stdin or HANDFAST_INVITATION; "
+                "cancel this one if others use this machine",
+            )
+        return super().parse_args(ctx, args)
+
+
+@click.command("join", cls=JoinCommand)
+@OUT
+@click.option("--invitation-file", type=FILE, help="Read the invitation from FILE.")
+@click.option("--role", type=ROLE, help="Insist on this role.")
+@click.option("--san", "sans", multiple=True, help="Insist on exactly these names (repeatable).")
+@click.option(
+    "--layout",
+    "layouts",
+    multiple=True,
+    help=f"Also write the files that a program expects: {', '.join(LAYOUTS)} (repeatable).",
+)
+@click.option("--owner", help="User who may read the key (as root): the service that uses it.")
+@JSON
+def join_command(
+    out: Path,
+    invitation_file: Path | None,
+    role: str | None,
+    sans: tuple[str, ...],
+    layouts: tuple[str, ...],
+    owner: str | None,
+    as_json: bool,
+) -> None:
+    """
+    Join with an invitation: from --invitation-file, HANDFAST_INVITATION, a systemd credential, stdin, or a prompt.
+
+    Writes cert.pem chain.pem fullchain.pem privkey.pem trust.pem identity.json, and what --layout asks for.
+    """
+    from handfast.newcomer.join import join
+
+    chosen = layout_names(("pem", *layouts))
+    wish = Wish(config.parse_role(role) if role else None, Names.parse(sans))
+    line = InvitationLine.parse(_read_invitation(invitation_file))
+    joined = join(line, Keystore(out), wish=wish, layouts=chosen, owner=owner, now=SystemClock().now)
+    who = joined.checked.identity
+    ui.say(f"joined as {who.machine} ({who.role}), until {who.not_after:%Y-%m-%d %H:%M}Z, in {out}")
+    ui.say(
+        f"the registrar {joined.registrar!r} at {joined.address} is trusted because it proved a key under the root"
+        f" whose hash came inside the invitation: {format_pin(line.pin)[:16]}…  (`handfast explain` has it all)"
+    )
+    if abs(joined.clock_offset) > timedelta(seconds=60):
+        ui.warn(f"this machine's clock is {_off(joined.clock_offset)}: until it is set, it will misjudge its peers")
+    if as_json:
+        ui.emit_json(dict(Keystore(out).load().identity))
+
+
+@click.command("status")
+@OUT
+@JSON
+def status_command(out: Path, as_json: bool) -> int:
+    """What this machine holds. Exit code 0 while it is valid, 3 when it has expired or nothing was joined."""
+    from handfast.newcomer.renew import held
+
+    holding = held(Keystore(out))
+    now = SystemClock().now()
+    who = holding.identity
+    valid = who.not_before <= now < who.not_after
+    state = "valid" if valid else ("expired" if now >= who.not_after else "not yet valid: is the clock right?")
+    if as_json:
+        about = dict(holding.material.identity)
+        ui.emit_json(about | {"status": state.partition(":")[0], "due_at": holding.due_at.isoformat(), "out": str(out)})
+    else:
+        ui.emit(f"name      {who.machine}")
+        ui.emit(f"role      {who.role}")
+        ui.emit(f"names     {', '.join(who.names.texts()) or 'none'}")
+        ui.emit(f"status    {state}")
+        ui.emit(f"ends      {who.not_after:%Y-%m-%d %H:%M}Z ({_in(who.not_after - now)})")
+        ui.emit(f"renewal   due {holding.due_at:%Y-%m-%d %H:%M}Z ({_in(holding.due_at - now)})")
+        ui.emit(f"serial    {holding.serial:032x}")
+        ui.emit(f"registrar {holding.material.identity.get('registrar')} at {', '.join(map(str, holding.addresses))}")
+    return 0 if valid else 3
+
+
+@click.command("renew")
+@OUT
+@click.option("--if-due", is_flag=True, help="Do nothing until the time for it has come (for timers).")
+@click.option("--exec", "command", help="Run CMD in a shell after a change: reload what uses the certificate.")
+@click.option("--install", is_flag=True, help="Write a systemd service and timer that do this, and start them.")
+@click.option("--unit-dir", type=FOLDER, help="Where --install writes; nothing is started then.")
+@JSON
+def renew_command(
+    out: Path, if_due: bool, command: str | None, install: bool, unit_dir: Path | None, as_json: bool
+) -> None:
+    """Get the successor of this machine's credential, with a new key."""
+    from handfast.newcomer.renew import held, renew
+
+    keystore = Keystore(out)
+    if install or unit_dir:
+        from handfast.newcomer.timer import install_timer
+
+        held(keystore)  # a timer for nothing would fail for ever
+        for line in install_timer(out, command=command, unit_dir=unit_dir):
+            ui.say(line)
+        return
+    clock = SystemClock()
+    current = held(keystore)
+    if if_due and clock.now() < current.due_at:
+        ui.say(f"not due before {current.due_at:%Y-%m-%d %H:%M}Z")
+    else:
+        current = renew(keystore, now=clock.now)
+        ui.say(f"renewed {current.identity.machine}, until {current.identity.not_after:%Y-%m-%d %H:%M}Z")
+        if command:
+            _run_hook(command, out, current.identity.machine)
+    if as_json:
+        ui.emit_json(dict(current.material.identity))
+
+
+@click.command("explain")
+@OUT
+def explain_command(out: Path) -> None:
+    """Why this machine trusts and is trusted, in sentences."""
+    from handfast.newcomer.explain import explain
+    from handfast.newcomer.renew import held
+
+    for sentence in explain(held(Keystore(out)), now=SystemClock().now()):
+        ui.emit(sentence)
+
+
+def _read_invitation(file: Path | None) -> str:
+    secret = config.secret_from("invitation", file=file)
+    if secret is not None:
+        return secret.reveal().decode("ascii", "replace")
+    if sys.stdin.isatty():
+        return str(click.prompt("invitation", hide_input=True, err=True, prompt_suffix=": "))
+    text = sys.stdin.read(4096)
+    if not text.strip():
+        raise InvitationInvalid(
+            "no invitation was given", hint="use --invitation-file, HANDFAST_INVITATION, stdin, or run it on a terminal"
+        )
+    return text
+
+
+def _run_hook(command: str, out: Path, machine: str) -> None:
+    # The operator's own command line, as in certbot's --deploy-hook; a shell is what they expect.
+    environment = config.hook_environment(HANDFAST_OUT=str(out.absolute()), HANDFAST_NAME=machine)
+    done = subprocess.run(["/bin/sh", "-c", command], env=environment, check=False, stdout=sys.stderr)
+    if done.returncode:
+        raise Fault(
+            f"the new certificate is in place, but {shlex.quote(command)} ended with {done.returncode}",
+            hint="run it by hand; the next renewal is not affected",
+        )
+
+
+def _off(offset: timedelta) -> str:
+    return f"{_span(abs(offset))} {'behind' if offset > timedelta(0) else 'ahead'}"
+
+
+def _in(span: timedelta) -> str:
+    return f"in {_span(span)}" if span > timedelta(0) else f"{_span(-span)} ago"
+
+
+def _span(span: timedelta) -> str:
+    seconds = int(span.total_seconds())
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds // size} {unit}"
+    return f"{seconds} s"

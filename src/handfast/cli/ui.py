@@ -1,0 +1,59 @@
+"""
+stdout is data, stderr is talk, the terminal is for people.
+
+``--json`` prints one JSON value on stdout. Errors are lower case, name the value and end with a hint.
+Nothing here writes a colour or a table when its stream is not a terminal, or when NO_COLOR is set.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from handfast.errors import HandfastError
+
+
+def say(text: str) -> None:
+    """Tell the person something, on stderr."""
+    print(text, file=sys.stderr)
+
+
+def warn(text: str) -> None:
+    """Tell the person about a danger, on stderr."""
+    say(f"handfast: warning: {text}")
+
+
+def complain(error: HandfastError) -> None:
+    """Print what failed and what to do about it."""
+    say(f"handfast: error: {error.message}")
+    if error.hint:
+        say(f"handfast: hint: {error.hint}")
+
+
+def emit(text: str) -> None:
+    """Print data, on stdout, at once: a pipe may be waiting for this line."""
+    print(text, flush=True)
+
+
+def emit_json(value: Any) -> None:
+    """Print one JSON value on one line of stdout."""
+    import msgspec
+
+    emit(msgspec.json.encode(value).decode())
+
+
+def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print rows as a table on a terminal, and as tab-separated values elsewhere."""
+    if not sys.stdout.isatty():
+        for row in rows:
+            emit("\t".join(row))
+        return
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    grid = Table(*headings, box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
+    for row in rows:
+        grid.add_row(*row)
+    Console().print(grid)

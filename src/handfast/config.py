@@ -1,0 +1,237 @@
+"""
+TOML files and the environment become frozen values here, and nowhere else.
+
+Precedence: flag, environment, configuration file, default. Every mistake in a file is reported at once.
+Passphrases and invitations come from files, systemd credentials, the environment or a prompt; never
+from arguments, which every user of the machine can read.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from handfast.core.invitation import Address
+from handfast.core.names import IPNetwork, dns_name, machine_name, network
+from handfast.core.roles import GRANTABLE, Role
+from handfast.core.secret import Secret
+from handfast.errors import ConfigError, HandfastError, Malformed, UsageError
+from handfast.policy.rules import Rules
+
+DEFAULT_PORT = 7443
+DEFAULT_CRL_PORT = 7480
+ANYWHERE = Address("0.0.0.0", DEFAULT_PORT)  # noqa: S104  a registrar is there to be reached
+LONGEST = timedelta(days=100 * 365)
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+_DURATION = re.compile(r"(\d{1,9})([smhdw])")
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """What an operator may set in ``config.toml``; the defaults serve a single registrar."""
+
+    name: str = "registrar"
+    listen: Address = ANYWHERE
+    crl_listen: Address | None = None
+    addresses: tuple[Address, ...] = ()
+    rules: Rules = field(default_factory=Rules)
+    permitted_dns: tuple[str, ...] = ()
+    permitted_ips: tuple[IPNetwork, ...] = ()
+
+
+def load(path: Path) -> Config:
+    """
+    Read ``config.toml``; a missing file means the defaults.
+
+    :raises ConfigError: not TOML, an unknown key, a value that means nothing: all of them at once.
+    """
+    try:
+        tree = tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return Config()
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"cannot read {str(path)!r}: {error}", hint="see docs/operations.md for an example") from None
+    reader = _Reader(tree)
+    config = Config(
+        name=reader.take("registrar.name", machine_name, "registrar"),
+        listen=reader.take("registrar.listen", parse_listen, Config().listen),
+        crl_listen=reader.take("registrar.crl_listen", parse_listen, None),
+        addresses=reader.take("registrar.addresses", _each(Address.parse), ()),
+        permitted_dns=reader.take("constraints.dns", _each(dns_name), ()),
+        permitted_ips=reader.take("constraints.networks", _each(network), ()),
+        rules=_rules(reader),
+    )
+    reader.finish(path)
+    return config
+
+
+def _rules(reader: _Reader) -> Rules:
+    default = Rules()
+    lifetimes = {role: reader.take(f"lifetime.{role}", duration, None) for role in Role}
+    methods = {
+        method: reader.take(f"methods.{method.replace('-', '_')}", _roles, roles)
+        for method, roles in default.methods.items()
+    }
+    return Rules(
+        methods={method: roles for method, roles in methods.items() if roles},
+        lifetime=reader.take("lifetime.default", duration, default.lifetime),
+        lifetimes={role: value for role, value in lifetimes.items() if value is not None},
+        return_within=reader.take("renewal.return_within", duration, default.return_within),
+    )
+
+
+class _Reader:
+    """Takes dotted keys out of a TOML tree and remembers every mistake."""
+
+    def __init__(self, tree: dict[str, Any]) -> None:
+        self._left = {f"{table}.{key}": v for table, body in _tables(tree) for key, v in body.items()}
+        self._mistakes = [f"{key}: belongs in a table" for key, v in tree.items() if not isinstance(v, dict)]
+
+    def take(self, key: str, parse: Any, default: Any) -> Any:
+        if key not in self._left:
+            return default
+        value = self._left.pop(key)
+        try:
+            return parse(value)
+        except HandfastError as error:
+            self._mistakes.append(f"{key}: {error.message}")
+        except (TypeError, ValueError, AttributeError):
+            self._mistakes.append(f"{key}: {value!r} is not of the right kind")
+        return default
+
+    def finish(self, path: Path) -> None:
+        mistakes = [*self._mistakes, *(f"{key}: unknown" for key in sorted(self._left))]
+        if mistakes:
+            raise ConfigError(f"{str(path)!r} has mistakes: " + "; ".join(mistakes), hint="see docs/operations.md")
+
+
+def _tables(tree: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    return [(name, body) for name, body in tree.items() if isinstance(body, dict)]
+
+
+def _each(parse: Any) -> Any:
+    def parse_list(values: Any) -> tuple[Any, ...]:
+        if not isinstance(values, list):
+            raise TypeError(values)
+        if not all(isinstance(value, str) for value in values):
+            raise TypeError(values)  # ipaddress would read the number 5 as 0.0.0.5
+        return tuple(parse(value) for value in values)
+
+    return parse_list
+
+
+def _roles(values: Any) -> frozenset[Role]:
+    roles = frozenset(parse_role(value) for value in values)
+    return roles & GRANTABLE
+
+
+def parse_role(text: str) -> Role:
+    """
+    Read a role that may be granted.
+
+    :raises UsageError: unknown, or ``registrar``, which nobody is granted.
+    """
+    known = ", ".join(sorted(GRANTABLE))
+    try:
+        role = Role(text)
+    except ValueError:
+        raise UsageError(f"unknown role {text[:40]!r}", hint=f"one of {known}") from None
+    if role not in GRANTABLE:
+        raise UsageError(f"role {text!r} is never granted", hint=f"one of {known}")
+    return role
+
+
+def duration(text: str) -> timedelta:
+    """
+    Read ``90s``, ``15m``, ``1h``, ``7d`` or ``2w``; a bare number is refused, for its unit is a guess.
+
+    :raises UsageError: anything else, or nothing at all (``0h``).
+    """
+    match = _DURATION.fullmatch(text.strip())
+    if match is None or not int(match[1]):
+        raise UsageError(f"not a duration: {text[:40]!r}", hint="write it as 90s, 15m, 1h, 7d or 2w")
+    seconds = int(match[1]) * _UNITS[match[2]]
+    if seconds > LONGEST.total_seconds():  # the calendar ends in the year 9999
+        raise UsageError(f"too long a duration: {text[:40]!r}", hint=f"at most {LONGEST.days}d")
+    return timedelta(seconds=seconds)
+
+
+def parse_listen(text: str) -> Address:
+    """
+    Read an address to listen on; port 0 asks the system for a free one.
+
+    :raises UsageError: not ``host:port``.
+    """
+    host, colon, port = text.rpartition(":")
+    if colon and port == "0":
+        return Address(Address.parse(f"{host}:1").host, 0)
+    try:
+        return Address.parse(text)
+    except Malformed as error:
+        raise UsageError(error.message, hint="write it as 127.0.0.1:7443, [::1]:7443 or name:7443") from None
+
+
+def data_directory(environ: Mapping[str, str] = os.environ) -> Path:
+    """Return where a registrar keeps its state: ``HANDFAST_DATA``, /var/lib/handfast for root, else XDG state."""
+    if environ.get("HANDFAST_DATA"):
+        return Path(environ["HANDFAST_DATA"])
+    return Path("/var/lib/handfast") if os.geteuid() == 0 else _xdg_state(environ) / "registrar"
+
+
+def identity_directory(environ: Mapping[str, str] = os.environ) -> Path:
+    """Return where a newcomer keeps its identity: ``HANDFAST_OUT``, /etc/handfast/identity for root, else XDG state."""
+    if environ.get("HANDFAST_OUT"):
+        return Path(environ["HANDFAST_OUT"])
+    return Path("/etc/handfast/identity") if os.geteuid() == 0 else _xdg_state(environ) / "identity"
+
+
+def _xdg_state(environ: Mapping[str, str]) -> Path:
+    return Path(environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "handfast"
+
+
+def secret_from(name: str, *, file: Path | None = None, environ: Mapping[str, str] = os.environ) -> Secret | None:
+    """
+    Return a secret such as ``invitation`` or ``passphrase``, or None where no source has it.
+
+    Sources, first wins: ``file``; the variable ``HANDFAST_<NAME>_FILE``; ``HANDFAST_<NAME>``; the systemd
+    credential ``handfast.<name>`` in ``$CREDENTIALS_DIRECTORY``. A trailing newline is dropped. The
+    variable is removed from our environment, so that no child inherits it.
+
+    :raises UsageError: a file that cannot be read.
+    """
+    variable = f"HANDFAST_{name.upper()}"
+    path = file or (Path(environ[f"{variable}_FILE"]) if environ.get(f"{variable}_FILE") else None)
+    value = os.environ.pop(variable, None) if environ is os.environ else environ.get(variable)
+    if path is None and value is not None:
+        return Secret(value.strip().encode())
+    if path is None and environ.get("CREDENTIALS_DIRECTORY"):
+        credential = Path(environ["CREDENTIALS_DIRECTORY"]) / f"handfast.{name}"
+        path = credential if credential.exists() else None
+    if path is None:
+        return None
+    try:
+        return Secret(path.read_bytes().strip())
+    except OSError as error:
+        raise UsageError(f"cannot read {str(path)!r}: {error.strerror}", hint=f"it should hold the {name}") from None
+
+
+def hook_environment(**added: str) -> dict[str, str]:
+    """Return the environment of a child: ours without any secret that was handed to us in it, and ``added``."""
+    secret = {f"HANDFAST_{name}" for name in ("INVITATION", "PASSPHRASE")}
+    return {key: value for key, value in os.environ.items() if key not in secret} | added
+
+
+def wants_color(environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether a terminal may be given colors (no-color.org)."""
+    return not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"
+
+
+def wants_traceback(environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether an unexpected error should show where it came from."""
+    return bool(environ.get("HANDFAST_DEBUG"))

@@ -1,0 +1,221 @@
+"""
+The changes of the ledger, each as a function over the writer's transaction.
+
+Each decides first, on what it reads inside the transaction, and writes after: see ``writer``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from datetime import datetime
+
+from cryptography import x509
+
+from handfast.core import checkpoint as checkpoints
+from handfast.core.flow import Credential, Grant, Intent, Once
+from handfast.core.records import CredentialRecord, Event, Invitation
+from handfast.errors import AlreadySpent, InvitationCancelled, Malformed, NotFound, Refused, Revoked
+from handfast.ledger import entries, rows, statements
+from handfast.ledger.entries import micros, serial_text
+from handfast.ledger.writer import Transaction
+
+SERIAL_BITS = 127  # positive and at most 16 bytes in DER; RFC 5280 §4.1.2.2 allows 20
+MAX_ALARMS = 10  # for one marker, one for each key: the log is not a disk for strangers to fill
+# RFC 5280 §5.3.1, without the two that mean "not for good": a ledger takes nothing back twice.
+REASONS = frozenset(flag.value for flag in x509.ReasonFlags) - {"certificateHold", "removeFromCRL"}
+_ABANDONED_REASON = "cessationOfOperation"
+_INVITATION = "invitation:"
+
+
+def invite(tx: Transaction, invitation: Invitation) -> None:
+    """Add an invitation. :raises Refused: its key id exists."""
+    if tx.one(statements.INVITATION, {"p_key_id": invitation.key_id}) is not None:
+        raise Refused(f"the invitation {invitation.key_id!r} exists already", hint="make another one")
+    tx.run(statements.ADD_INVITATION, rows.invitation_to_row(invitation))
+    tx.log(entries.invited(invitation))
+
+
+def cancel(tx: Transaction, key_id: str, *, reason: str, at: datetime) -> None:
+    """Close an invitation's marker. :raises NotFound: :raises InvitationCancelled: it was closed before."""
+    row = tx.one(statements.INVITATION, {"p_key_id": key_id})
+    if row is None:
+        raise NotFound(f"no invitation {key_id!r}", hint="see the list of invitations")
+    invitation = rows.invitation_from_row(row)
+    if invitation.cancelled is not None:
+        raise InvitationCancelled(f"the invitation {key_id!r} was cancelled before", hint="nothing is left to do")
+    _close(tx, invitation.marker, reason=reason, at=at)
+    tx.log(entries.cancelled(key_id, machine=invitation.machine, reason=reason, at=at))
+
+
+def intend(tx: Transaction, grant: Grant, grant_json: str, once: Once, *, at: datetime) -> Intent:
+    """
+    Spend the marker against the grant's key and reserve a serial; the same key gets the same again.
+
+    :raises AlreadySpent: no use is left for another key.
+    :raises InvitationCancelled: :raises Revoked: the marker was closed, or this key's credential revoked.
+    """
+    key_sha256 = hashlib.sha256(grant.public_key).digest()
+    row = tx.head(statements.SPENDING, {"p_marker": once.marker, "p_key": key_sha256})
+    used, closed, known, known_json, certificate, revoked = row
+    if revoked is not None:
+        raise Revoked(f"the credential {known} of this key was revoked ({revoked})", hint="introduce the machine again")
+    if certificate is not None:
+        # Delivered before, or lost on its way: closing the marker afterwards does not take it back, revoking does.
+        return Intent(int(known, 16), rows.grant_from_json(known_json), certificate)
+    if closed is not None:
+        raise _closed(once.marker, closed)
+    if known is not None:
+        return Intent(int(known, 16), rows.grant_from_json(known_json))
+    if used >= once.uses:
+        _alarm(
+            tx,
+            entries.second_key(
+                marker=once.marker, key_sha256=key_sha256, method=grant.method, machine=grant.machine, at=at
+            ),
+        )
+        raise AlreadySpent(
+            f"{once.marker!r} has no use left for another key",
+            hint="if the machine lost its key, introduce it anew; if not, somebody else holds its secret",
+        )
+    serial = new_serial()
+    tx.run(
+        statements.ADD_INTENT,
+        {
+            "serial": serial_text(serial),
+            "marker": once.marker,
+            "key_sha256": key_sha256,
+            "machine": grant.machine,
+            "grant_json": grant_json,
+            "intended_at": micros(at),
+        },
+    )
+    tx.log(
+        entries.intended(
+            serial_text(serial),
+            marker=once.marker,
+            key_sha256=key_sha256,
+            machine=grant.machine,
+            grant_json=grant_json,
+            method=grant.method,
+            at=at,
+        )
+    )
+    return Intent(serial, grant)
+
+
+def new_serial() -> int:
+    """Return a random serial, which is never zero."""
+    return secrets.randbits(SERIAL_BITS) or new_serial()
+
+
+def _closed(marker: str, reason: str) -> Refused:
+    if marker.startswith(_INVITATION):
+        return InvitationCancelled(f"the invitation was cancelled: {reason}", hint="ask for another invitation")
+    return Revoked(f"{marker!r} was closed: {reason}", hint="introduce the machine again")
+
+
+def _alarm(tx: Transaction, alarm: Event) -> None:
+    """Log an alarm once for each key, and at most ``MAX_ALARMS`` for a marker."""
+    logged = [entries.decode(entry) for (entry,) in tx.all(statements.ALARMS_OF_SUBJECT, {"p_subject": alarm.subject})]
+    same = [event.fields for event in (*logged, *tx.pending) if event.kind == alarm.kind]
+    same = [fields for fields in same if fields["marker"] == alarm.fields["marker"]]
+    if len(same) < MAX_ALARMS and all(fields["key"] != alarm.fields["key"] for fields in same):
+        tx.log(alarm)
+
+
+def issued(tx: Transaction, credential: Credential, *, at: datetime) -> bytes:
+    """
+    Keep the certificate unless the serial has one already, and return the one that is kept.
+
+    Two callers may have signed for the same intent: only what is returned may be delivered.
+
+    :raises NotFound: the serial was never intended.
+    :raises Revoked: it was revoked or abandoned in the meantime.
+    """
+    serial, grant = serial_text(credential.serial), credential.grant
+    changed = tx.one(
+        statements.SET_CERTIFICATE,
+        {"p_serial": serial, "certificate": credential.certificate, "issued_at": micros(at)},
+    )
+    if changed is None:
+        return _issued_before(tx, serial)
+    _introduced(tx, grant, at=at)
+    tx.log(entries.issued(serial, certificate=credential.certificate, grant=grant, at=at))
+    return credential.certificate
+
+
+def _issued_before(tx: Transaction, serial: str) -> bytes:
+    record = _credential(tx, serial)
+    if record.revoked_at is not None or record.certificate is None:
+        reason = f"the credential {serial} was revoked ({record.revoked_reason})"
+        raise Revoked(reason, hint="introduce the machine again")
+    return record.certificate
+
+
+def _introduced(tx: Transaction, grant: Grant, *, at: datetime) -> None:
+    known = tx.one(statements.MACHINE, {"p_name": grant.machine})
+    if known is None:
+        row = {"name": grant.machine, "role": grant.role.value, "introduced_at": micros(at)}
+        tx.run(statements.ADD_MACHINE, row)
+    elif known[1] != grant.role.value:
+        tx.run(statements.SET_ROLE, {"p_name": grant.machine, "role": grant.role.value})
+
+
+def revoke(tx: Transaction, serial: int, *, reason: str, at: datetime) -> None:
+    """
+    Take a credential back and close its succession.
+
+    :raises Malformed: not a reason of RFC 5280. :raises NotFound: :raises Revoked: it was revoked before.
+    """
+    if reason not in REASONS:
+        raise Malformed(f"not a reason to revoke: {reason[:40]!r}", hint="use one of " + ", ".join(sorted(REASONS)))
+    record = _credential(tx, serial_text(serial))
+    if record.revoked_at is not None:
+        raise Revoked(
+            f"the credential {serial_text(serial)} was revoked before, on {record.revoked_at:%Y-%m-%d %H:%M} UTC",
+            hint="nothing is left to do",
+        )
+    _take_back(tx, record, kind=entries.REVOKED, reason=reason, at=at)
+
+
+def abandon(tx: Transaction, *, before: datetime, at: datetime) -> int:
+    """Revoke the intents from before a time that were never issued; return how many."""
+    stale = tx.all(statements.STALE_INTENTS, {"p_before": micros(before)})
+    for row in stale:
+        record = rows.credential_from_row(row)
+        _take_back(tx, record, kind=entries.ABANDONED, reason=_ABANDONED_REASON, at=at)
+    return len(stale)
+
+
+def _take_back(tx: Transaction, record: CredentialRecord, *, kind: str, reason: str, at: datetime) -> None:
+    serial = serial_text(record.serial)
+    row = {"serial": serial, "revoked_at": micros(at), "reason": reason, "kind": kind}
+    tx.run(statements.ADD_REVOCATION, row)
+    _close(tx, record.successor_marker, reason=reason, at=at)
+    tx.log(entries.taken_back(kind, serial, machine=record.machine, reason=reason, at=at))
+
+
+def _close(tx: Transaction, marker: str, *, reason: str, at: datetime) -> None:
+    tx.run(statements.CLOSE_MARKER, {"marker": marker, "closed_at": micros(at), "reason": reason})
+
+
+def _credential(tx: Transaction, serial: str) -> CredentialRecord:
+    row = tx.one(statements.CREDENTIAL, {"p_serial": serial})
+    if row is None:
+        raise NotFound(f"no credential {serial}", hint="see the list of credentials")
+    return rows.credential_from_row(row)
+
+
+def note(tx: Transaction, event: Event) -> None:
+    """Append an event that speaks of no row. :raises Malformed: its kind is the ledger's own."""
+    if event.kind in entries.OF_TABLES:
+        raise Malformed(f"events of kind {event.kind!r} are written with their row", hint="use another kind")
+    tx.log(event)
+
+
+def save_checkpoint(tx: Transaction, text: str) -> None:
+    """Keep a checkpoint; the first one of a size stays. *Not* checked here: its signature (see ``audit``)."""
+    size = checkpoints.parse(text).size
+    if tx.one(statements.CHECKPOINT, {"p_size": size}) is None:
+        tx.run(statements.ADD_CHECKPOINT, {"size": size, "note": text})

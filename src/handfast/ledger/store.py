@@ -1,0 +1,244 @@
+"""The ledger: what ``core.ports.Ledger`` asks for, over a database of either dialect."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from datetime import datetime
+from types import TracebackType
+from typing import Self, TypeVar
+
+from handfast.core.flow import Credential, Grant, Intent, Once
+from handfast.core.merkle import Frontier
+from handfast.core.records import CredentialRecord, Event, Invitation, Machine, Revocation
+from handfast.errors import Fault
+from handfast.ledger import entries, operations, rows, statements
+from handfast.ledger.database import Database, Params, Row, Session, Statement
+from handfast.ledger.writer import Writer
+
+T = TypeVar("T")
+_PAGE = 1000  # entries in one read: a long reading must not hold back SQLite's checkpoints
+
+
+class SqlLedger:
+    """
+    The ledger of one process; other processes may have the same database open at the same time.
+
+    Reads run on a connection of the calling thread, writes in the writer's thread. Not to be carried
+    over a fork: a child opens its own.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._writer = Writer(database)
+        self._local = threading.local()
+        self._sessions: list[Session] = []
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def name(self) -> str:
+        """The path or the URL (without a password) of the database, for messages."""
+        return self._database.name
+
+    def close(self) -> None:
+        """Finish the writes that were submitted and close every connection. May be called twice."""
+        self._writer.close()
+        with self._lock:
+            self._closed = True
+            sessions, self._sessions = self._sessions, []
+        for session in sessions:
+            session.close()
+        self._database.engine.dispose()
+
+    # --- reads ---
+
+    def invitation(self, key_id: str) -> Invitation | None:
+        """Return the invitation with this key id."""
+        row = self._one(statements.INVITATION, {"p_key_id": key_id})
+        return None if row is None else rows.invitation_from_row(row)
+
+    def invitations(self) -> list[Invitation]:
+        """Return all invitations, the oldest first."""
+        return [rows.invitation_from_row(row) for row in self._all(statements.ALL_INVITATIONS)]
+
+    def machine(self, name: str) -> Machine | None:
+        """Return the machine with this name."""
+        row = self._one(statements.MACHINE, {"p_name": name})
+        return None if row is None else rows.machine_from_row(row)
+
+    def machines(self) -> list[Machine]:
+        """Return all machines by name."""
+        return [rows.machine_from_row(row) for row in self._all(statements.ALL_MACHINES)]
+
+    def credential(self, serial: int) -> CredentialRecord | None:
+        """Return the credential or intent with this serial."""
+        row = self._one(statements.CREDENTIAL, {"p_serial": entries.serial_text(serial)})
+        return None if row is None else rows.credential_from_row(row)
+
+    def credentials(self, machine: str | None = None) -> list[CredentialRecord]:
+        """Return all credentials and intents (of one machine), the oldest first."""
+        if machine is None:
+            found = self._all(statements.ALL_CREDENTIALS)
+        else:
+            found = self._all(statements.CREDENTIALS_OF, {"p_machine": machine})
+        return [rows.credential_from_row(row) for row in found]
+
+    def revocations(self) -> list[Revocation]:
+        """Return everything taken back, the oldest first; abandoned intents are among them."""
+        return [rows.revocation_from_row(row) for row in self._all(statements.ALL_REVOCATIONS)]
+
+    def events(self, *, kind_prefix: str = "", subject: str | None = None) -> list[Event]:
+        """Return the events of the log in order; ``kind_prefix="alarm."`` is answered from an index."""
+        alarms = kind_prefix.startswith("alarm.")
+        if subject is None:
+            found = self._all(statements.ALARMS if alarms else statements.EVENTS)
+        else:
+            statement = statements.ALARMS_OF_SUBJECT if alarms else statements.EVENTS_OF_SUBJECT
+            found = self._all(statement, {"p_subject": subject})
+        parsed = (entries.decode(entry) for (entry,) in found)
+        return [event for event in parsed if event.kind.startswith(kind_prefix)]
+
+    def head(self) -> Frontier:
+        """Return the size of the log and the hashes that make its root."""
+        return Frontier.decode(*self._read(lambda session: session.head(statements.HEAD)))
+
+    def crl_number(self) -> int:
+        """
+        Return a number for the next CRL: the size of the log, which only grows (RFC 5280 §5.2.3).
+
+        It changes with every event, so a publisher that notes an event for each CRL never uses a number twice.
+        """
+        return self.head().size
+
+    def entries(self, start: int = 0, end: int | None = None) -> Iterator[bytes]:
+        """Give the entries from ``start`` up to and without ``end`` (default: all there are now)."""
+        stop = self.head().size if end is None else end
+        for low in range(start, stop, _PAGE):
+            page = self._all(statements.ENTRIES, {"p_start": low, "p_end": min(low + _PAGE, stop)})
+            yield from (row[3] for row in page)
+
+    def last_checkpoint(self) -> str | None:
+        """Return the checkpoint of the largest size."""
+        row = self._one(statements.LAST_CHECKPOINT)
+        return None if row is None else str(row[0])
+
+    # --- writes: each Future is done when the change is durable ---
+
+    def invite(self, invitation: Invitation) -> Future[None]:
+        """Add an invitation. :raises Refused: its key id exists."""
+        return self._writer.submit(lambda tx: operations.invite(tx, invitation))
+
+    def cancel(self, key_id: str, *, reason: str, at: datetime) -> Future[None]:
+        """Close an invitation. :raises NotFound: :raises InvitationCancelled: it was closed before."""
+        return self._writer.submit(lambda tx: operations.cancel(tx, key_id, reason=reason, at=at))
+
+    def intend(self, grant: Grant, once: Once, *, at: datetime) -> Future[Intent]:
+        """
+        Spend ``once`` against the grant's key and reserve a serial.
+
+        The same key gets the same intent again, with the grant that was decided first and with the
+        certificate if it was issued.
+
+        :raises AlreadySpent: no use is left for another key; an ``alarm.second-key`` event is logged.
+        :raises InvitationCancelled: the invitation was closed before its credential was issued.
+        :raises Revoked: this key's credential, or the one it would succeed, was revoked.
+        """
+        grant_json = rows.grant_to_json(grant)
+        return self._writer.submit(lambda tx: operations.intend(tx, grant, grant_json, once, at=at))
+
+    def issued(self, credential: Credential, *, at: datetime) -> Future[bytes]:
+        """
+        Keep the certificate, and return the one to deliver: the first that was kept for this serial.
+
+        :raises NotFound: the serial was never intended.
+        :raises Revoked: it was revoked or abandoned in the meantime: deliver nothing.
+        """
+        return self._writer.submit(lambda tx: operations.issued(tx, credential, at=at))
+
+    def revoke(self, serial: int, *, reason: str, at: datetime) -> Future[None]:
+        """
+        Take a credential back, and close its succession.
+
+        :raises Malformed: ``reason`` is not a name of RFC 5280 §5.3.1.
+        :raises NotFound: no such serial. :raises Revoked: it was revoked before.
+        """
+        return self._writer.submit(lambda tx: operations.revoke(tx, serial, reason=reason, at=at))
+
+    def abandon_intents(self, before: datetime, *, at: datetime) -> Future[int]:
+        """
+        Revoke the intents from before a time that were never issued; the result is how many.
+
+        They go on the CRL as a precaution: a crash may have come after the signature.
+        """
+        return self._writer.submit(lambda tx: operations.abandon(tx, before=before, at=at))
+
+    def note(self, event: Event) -> Future[None]:
+        """Append an event of its own to the log. :raises Malformed: its kind belongs to the ledger."""
+        return self._writer.submit(lambda tx: operations.note(tx, event))
+
+    def save_checkpoint(self, text: str) -> Future[None]:
+        """Keep a signed checkpoint beside the log. :raises Malformed: it is none."""
+        return self._writer.submit(lambda tx: operations.save_checkpoint(tx, text))
+
+    # --- connections ---
+
+    def _one(self, statement: Statement, params: Params | None = None) -> Row | None:
+        return self._read(lambda session: session.one(statement, params or {}))
+
+    def _all(self, statement: Statement, params: Params | None = None) -> list[Row]:
+        return self._read(lambda session: session.all(statement, params or {}))
+
+    def _read(self, read: Callable[[Session], T]) -> T:
+        session: Session | None = getattr(self._local, "session", None)
+        if session is not None and not self._closed:
+            try:
+                return read(session)
+            except self._database.driver_errors as error:
+                lost = session.lost
+                self._drop(session)
+                if not lost:
+                    raise self._database.fault(error) from error
+        session = self._open()
+        try:
+            return read(session)
+        except self._database.driver_errors as error:
+            self._drop(session)
+            raise self._database.fault(error) from error
+
+    def _open(self) -> Session:
+        if self._closed:
+            raise Fault(f"the ledger {self.name!r} is closed")
+        session = self._local.session = Session(self._database)
+        with self._lock:
+            self._sessions.append(session)
+        return session
+
+    def _drop(self, session: Session) -> None:
+        self._local.session = None
+        with self._lock:
+            if session in self._sessions:
+                self._sessions.remove(session)
+        session.close()
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Session]:
+        """Give a session of its own in which every read sees one state, for the audit."""
+        session = Session(self._database)
+        try:
+            with session.snapshot():
+                yield session
+        except self._database.driver_errors as error:
+            raise self._database.fault(error) from error
+        finally:
+            session.close()

@@ -1,0 +1,137 @@
+"""
+The tables, once for both dialects.
+
+A fact is stored once: whether an invitation is used up or cancelled, and whether a credential is
+valid or revoked, is derived when it is read. Times are integer microseconds of the Unix epoch (UTC):
+exact, ordered, and the same in both dialects. The grant is kept as the JSON text that was decided on,
+so that a repeat after a crash signs the identical grant.
+
+The migrations make these tables; a test holds the two in agreement.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "pk": "pk_%(table_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+    }
+)
+
+# SQLite: exactly INTEGER PRIMARY KEY is the row id itself and needs no second B-tree.
+Big = BigInteger().with_variant(Integer(), "sqlite")
+Serial = String(32)  # hexadecimal, zero-padded: 127 bits fit no integer column
+
+invitations = Table(
+    "invitations",
+    metadata,
+    Column("key_id", String(16), primary_key=True),
+    Column("public_key", LargeBinary(), nullable=False),
+    Column("machine", Text(), nullable=False),
+    Column("role", Text(), nullable=False),
+    Column("names", Text(), nullable=False),
+    Column("uses", Integer(), nullable=False),
+    Column("created_at", Big, nullable=False),
+    Column("expires_at", Big, nullable=False),
+    Column("sources", Text()),
+)
+
+# A row is an intent until its certificate is set; the certificate is set once and never changed.
+credentials = Table(
+    "credentials",
+    metadata,
+    Column("serial", Serial, primary_key=True),
+    Column("marker", Text(), nullable=False),
+    Column("key_sha256", LargeBinary(), nullable=False),
+    Column("machine", Text(), nullable=False),
+    Column("grant_json", Text(), nullable=False),
+    Column("intended_at", Big, nullable=False),
+    Column("issued_at", Big),
+    Column("certificate", LargeBinary()),
+    UniqueConstraint("marker", "key_sha256"),
+    Index("ix_credentials_machine", "machine"),
+    Index(
+        "ix_credentials_pending",
+        "intended_at",
+        sqlite_where=text("certificate IS NULL"),
+        postgresql_where=text("certificate IS NULL"),
+    ),
+)
+
+revocations = Table(
+    "revocations",
+    metadata,
+    Column("serial", Serial, ForeignKey("credentials.serial"), primary_key=True),
+    Column("revoked_at", Big, nullable=False),
+    Column("reason", Text(), nullable=False),
+    Column("kind", Text(), nullable=False),  # of the event that took it back
+)
+
+# A closed marker is never spent again: a cancelled invitation, the succession of a revoked credential.
+closed_markers = Table(
+    "closed_markers",
+    metadata,
+    Column("marker", Text(), primary_key=True),
+    Column("closed_at", Big, nullable=False),
+    Column("reason", Text(), nullable=False),
+)
+
+machines = Table(
+    "machines",
+    metadata,
+    Column("name", Text(), primary_key=True),
+    Column("role", Text(), nullable=False),
+    Column("introduced_at", Big, nullable=False),
+)
+
+# ``kind`` and ``subject`` repeat what the entry says, for searching; the audit compares them.
+events = Table(
+    "events",
+    metadata,
+    Column("leaf_index", Big, primary_key=True, autoincrement=False),
+    Column("kind", Text(), nullable=False),
+    Column("subject", Text(), nullable=False),
+    Column("entry", LargeBinary(), nullable=False),
+    Column("leaf_hash", LargeBinary(), nullable=False),
+    Index("ix_events_subject", "subject"),
+    # Only alarms are searched by kind: a partial index costs the ordinary entry nothing.
+    Index(
+        "ix_events_alarms",
+        "leaf_index",
+        sqlite_where=text("kind LIKE 'alarm.%'"),
+        postgresql_where=text("kind LIKE 'alarm.%'"),
+    ),
+)
+
+log_head = Table(
+    "log_head",
+    metadata,
+    Column("id", Integer(), CheckConstraint("id = 1", name="single"), primary_key=True, autoincrement=False),
+    Column("size", Big, nullable=False),
+    Column("frontier", LargeBinary(), nullable=False),
+)
+
+checkpoints = Table(
+    "checkpoints",
+    metadata,
+    Column("size", Big, primary_key=True, autoincrement=False),
+    Column("note", Text(), nullable=False),
+)

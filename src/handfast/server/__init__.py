@@ -1,0 +1,1 @@
+"""The registrar over HTTPS: the one place with HTTP statuses, sockets and signals."""

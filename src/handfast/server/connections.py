@@ -1,0 +1,185 @@
+"""
+Accepting connections: limits first, then the handshake, then HTTP.
+
+The loop accepts by itself, instead of leaving it to ``create_server``, for three reasons: a connection counts
+from its first packet and not from the end of its handshake; each handshake uses the serving certificate of its
+moment, and its connection remembers which; and a new certificate drops nobody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import structlog
+from aiohttp import web
+from cryptography import x509
+
+from handfast.core.names import IPAddress
+from handfast.server.identity import Identity
+from handfast.server.limits import Limits, peer_address, prefix
+from handfast.server.metrics import Metrics
+
+_PAUSE = 0.1  # seconds, when the process has no descriptor left: the kernel's queue holds the callers meanwhile
+_log = structlog.stdlib.get_logger("handfast.connections")
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """
+    The truth of one connection, taken when its handshake ended.
+
+    ``identity`` is what *we* presented in it, whatever is presented in others since; None without TLS.
+    ``client`` was verified by TLS to our root in that moment; *not* checked: its role, its revocation, and
+    whether it has expired since.
+    """
+
+    identity: Identity | None
+    source: IPAddress | None
+    client: x509.Certificate | None
+
+
+class Connections:
+    """All that are open, over all listeners: what is counted, and who is behind each."""
+
+    def __init__(self, limits: Limits, metrics: Metrics) -> None:
+        self._limits, self._metrics = limits, metrics
+        self._sources: Counter[str] = Counter()
+        self._total = 0
+        self.peers: dict[asyncio.BaseTransport, Peer] = {}
+
+    def admit(self, source: str) -> bool:
+        """Count a connection, or say that it is one too many."""
+        if self._total >= self._limits.connections:
+            self._metrics.refused_connections.labels("total").inc()
+            return False
+        if self._sources[source] >= self._limits.connections_per_source:
+            self._metrics.refused_connections.labels("source").inc()
+            return False
+        self._total += 1
+        self._sources[source] += 1
+        self._metrics.connections.set(self._total)
+        return True
+
+    def release(self, source: str) -> None:
+        """Count a connection that has ended."""
+        self._total -= 1
+        self._sources[source] -= 1
+        if not self._sources[source]:
+            del self._sources[source]  # or the table would grow with every address ever seen
+        self._metrics.connections.set(self._total)
+
+
+class Listener:
+    """One listening socket; ``identity`` gives the serving certificate of the moment, None for plain HTTP."""
+
+    def __init__(
+        self,
+        listening: socket.socket,
+        http: web.Server,
+        connections: Connections,
+        limits: Limits,
+        identity: Callable[[], Identity] | None,
+    ) -> None:
+        self._socket, self._http, self._connections = listening, http, connections
+        self._limits, self._identity = limits, identity
+        self._handshakes: set[asyncio.Task[None]] = set()
+        self._loop = asyncio.get_running_loop()
+        self._accepting = self._loop.create_task(self._accept())
+
+    async def close(self) -> None:
+        """Stop accepting, and drop those whose handshake is not over; open connections stay."""
+        tasks = [self._accepting, *self._handshakes]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._socket.close()
+
+    async def _accept(self) -> None:
+        while True:
+            try:
+                accepted, peername = await self._loop.sock_accept(self._socket)
+            except OSError as error:  # no descriptor left, or the caller was gone before we looked
+                _log.warning("cannot accept", error=error.strerror)
+                await asyncio.sleep(_PAUSE)
+                continue
+            source = peer_address(peername)
+            if not self._connections.admit(prefix(source)):
+                accepted.close()
+                continue
+            task = self._loop.create_task(self._serve(accepted, source))
+            self._handshakes.add(task)
+            task.add_done_callback(self._handshakes.discard)
+
+    async def _serve(self, accepted: socket.socket, source: IPAddress | None) -> None:
+        identity = self._identity() if self._identity is not None else None
+        connection = _Connection(self._http(), self._connections, identity, source)
+        timeouts: dict[str, float] = {}
+        if identity is not None:
+            timeouts = {
+                "ssl_handshake_timeout": self._limits.handshake_timeout,
+                "ssl_shutdown_timeout": self._limits.goodbye,
+            }
+        try:
+            accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            await self._loop.connect_accepted_socket(
+                lambda: connection, accepted, ssl=identity.context if identity is not None else None, **timeouts
+            )
+        except OSError as error:
+            # Garbage, a scanner, an unacceptable client certificate, a timeout: the stranger's business, not news.
+            connection.failed()
+            _log.debug("handshake failed", source=str(source), error=str(error)[:200])
+        except BaseException:
+            connection.failed()
+            raise
+
+
+class _Connection(asyncio.Protocol):
+    """Passes everything on to aiohttp's protocol, and keeps the books."""
+
+    def __init__(
+        self, http: asyncio.Protocol, connections: Connections, identity: Identity | None, source: IPAddress | None
+    ) -> None:
+        self._http, self._connections = http, connections
+        self._identity, self._source = identity, source
+        self._transport: asyncio.BaseTransport | None = None
+        self._counted = True
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+        tls = transport.get_extra_info("ssl_object")
+        if tls is not None and tls.session_reused:
+            # unreachable with TLS 1.3 without tickets. A resumed session would prove neither side's key anew.
+            assert isinstance(transport, asyncio.Transport)
+            transport.abort()
+            return
+        der = tls.getpeercert(binary_form=True) if tls is not None else None
+        client = x509.load_der_x509_certificate(der) if der else None
+        self._connections.peers[transport] = Peer(self._identity, self._source, client)
+        self._http.connection_made(transport)
+
+    def data_received(self, data: bytes) -> None:
+        self._http.data_received(data)
+
+    def eof_received(self) -> bool | None:
+        return self._http.eof_received()
+
+    def pause_writing(self) -> None:
+        self._http.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._http.resume_writing()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if self._transport is not None and self._connections.peers.pop(self._transport, None) is not None:
+            self._http.connection_lost(error)
+        self.failed()
+
+    def failed(self) -> None:
+        """Give the place back, once."""
+        if self._counted:
+            self._counted = False
+            self._connections.release(prefix(self._source))

@@ -1,0 +1,89 @@
+"""
+How much a stranger may cost us, and for how long. All of it holds before anything is parsed.
+
+The limits protect the service, not the secrets: a seed of 256 bits is not guessed at any rate.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from handfast.core.names import IPAddress
+from handfast.core.wire import MAX_REQUEST
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Seconds, bytes and counts. The defaults suit a registrar for some thousand machines on two cores."""
+
+    body: int = MAX_REQUEST  # bytes
+    line: int = 2048  # bytes of a request line; our longest path has 80
+    header: int = 4096  # bytes of one header field
+    headers: int = 64  # fields; curl sends 4, a browser 15
+    head_timeout: float = 10.0  # from the end of the handshake, or of the last answer, to a whole request head
+    body_timeout: float = 10.0
+    handshake_timeout: float = 10.0
+    goodbye: float = 2.0  # for the peer's close_notify, and for reading away what a refused client still sends
+    drain: float = 20.0  # for requests in flight at shutdown; systemd's default patience is 90
+    connections: int = 1024  # each costs about 60 kB with TLS; also the usual soft limit of descriptors
+    connections_per_source: int = 256  # a site behind one address may boot at once
+    introductions: float = 50.0  # a second and source, each about 1 ms of one core
+    introductions_burst: int = 500
+    failures: float = 1.0  # a second and source; an honest typo fails locally and never arrives
+    failures_burst: int = 30
+    tick: float = 10.0  # between two looks at what is due: certificate, stale intents, checkpoint
+
+
+class Buckets:
+    """
+    Token buckets, one for each source prefix: an IPv4 address, or an IPv6 /64 (what one host can choose from).
+
+    At most ``most`` are kept; a flood from more prefixes than that evicts the longest unused, so memory is
+    bounded and the limit becomes softer, never harder, for the others.
+    """
+
+    def __init__(
+        self, rate: float, burst: int, *, most: int = 10_000, now: Callable[[], float] = time.monotonic
+    ) -> None:
+        """``rate`` tokens a second flow into a bucket that holds ``burst``."""
+        self._rate, self._burst, self._most, self._now = rate, burst, most, now
+        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def wait(self, source: str) -> int:
+        """Return 0 if a token is there, else the whole seconds until one is. Nothing is taken."""
+        tokens = self._level(source)
+        return 0 if tokens >= 1 else math.ceil((1 - tokens) / self._rate)
+
+    def take(self, source: str) -> None:
+        """Take a token; the bucket may be empty afterwards, but not in debt."""
+        self._buckets[source] = (max(0.0, self._level(source) - 1), self._now())
+        self._buckets.move_to_end(source)
+        if len(self._buckets) > self._most:
+            self._buckets.popitem(last=False)
+
+    def _level(self, source: str) -> float:
+        tokens, since = self._buckets.get(source, (float(self._burst), self._now()))
+        return min(self._burst, tokens + (self._now() - since) * self._rate)
+
+
+def prefix(address: IPAddress | None) -> str:
+    """Return what counts as one source."""
+    if isinstance(address, ipaddress.IPv6Address):
+        return str(ipaddress.ip_network((address, 64), strict=False))
+    return str(address)
+
+
+def peer_address(peername: object) -> IPAddress | None:
+    """Return the address of a socket's peer, as IPv4 where a dual-stack socket shows it mapped; None for others."""
+    if not isinstance(peername, tuple) or not peername:
+        return None
+    try:
+        address = ipaddress.ip_address(str(peername[0]).partition("%")[0])  # without the zone of a link-local one
+    except ValueError:
+        return None
+    return (address.ipv4_mapped or address) if isinstance(address, ipaddress.IPv6Address) else address

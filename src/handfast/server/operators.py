@@ -1,0 +1,131 @@
+"""
+The operator's API: the same administration as on the registrar's own machine, for holders of an operator credential.
+
+The certificate that TLS verified is only a claim to be looked up: the ledger says whether we issued it, as what,
+and whether it was taken back. Every change is noted in the log with the operator's name before it is made.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TypeVar
+
+import msgspec
+from aiohttp import web
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from handfast.core import views, wire
+from handfast.core.chain import read_identity
+from handfast.core.records import CredentialRecord, Event
+from handfast.core.roles import Role
+from handfast.errors import NotAuthorized, NotFound, UntrustedPeer
+from handfast.registrar.operator import LocalOperator
+from handfast.server.public import json
+from handfast.server.state import Call
+
+MOST_ENTRIES = 1000  # of the log, in one answer
+T = TypeVar("T")
+
+
+class Entries(msgspec.Struct, frozen=True):
+    """GET /v1/log/entries: entries from ``start`` on, as hashed into the tree."""
+
+    start: int
+    size: int
+    entries: list[bytes]
+
+
+class Cancelled(msgspec.Struct, frozen=True):
+    """DELETE /v1/invitations/{key_id}."""
+
+    key_id: str
+
+
+def authorize(call: Call) -> CredentialRecord:
+    """
+    Return the operator credential behind this connection.
+
+    :raises NotAuthorized: none, not ours, of another role, expired or revoked.
+    """
+    client = call.peer.client
+    if client is None:
+        raise NotAuthorized("no client certificate", hint="connect with an operator credential")
+    service = call.state.service
+    record = service.ledger.credential(client.serial_number)
+    if record is None or record.certificate != client.public_bytes(Encoding.DER):
+        raise NotAuthorized("the client certificate is not in the ledger", hint="join again as operator")
+    try:
+        identity = read_identity(client)
+    except UntrustedPeer as error:  # unreachable, as the ledger knows the certificate
+        raise NotAuthorized(error.message) from None
+    if record.role is not Role.OPERATOR or identity.role is not Role.OPERATOR:
+        raise NotAuthorized(
+            f"{record.machine!r} has role {record.role}", hint="`handfast invite NAME --role operator` makes operators"
+        )
+    status = record.status(service.clock.now())
+    if status != "valid":
+        raise NotAuthorized(f"the operator credential of {record.machine!r} is {status}", hint="ask for a new one")
+    return record
+
+
+async def invite(call: Call) -> web.Response:
+    """Make an invitation; its line is shown this once."""
+    request = wire.decode(call.body, views.InviteRequest)
+    await _note(call, "invite", request.machine)
+    return json(await call.state.in_thread(_local(call).invite, request), status=201)
+
+
+async def cancel(call: Call) -> web.Response:
+    """Cancel an invitation."""
+    key_id = call.request.match_info["key_id"]
+    if call.state.service.ledger.invitation(key_id) is None:
+        raise NotFound(f"no invitation {key_id[:16]!r}")
+    reason = f"cancelled by {authorize(call).machine}"
+    await call.state.in_thread(lambda: call.state.service.administration.cancel(key_id, reason=reason))
+    return json(Cancelled(key_id))
+
+
+async def machines(call: Call) -> web.Response:
+    """All machines, without their history."""
+    return json(await call.state.in_thread(_local(call).list))
+
+
+async def machine(call: Call) -> web.Response:
+    """One machine with its history."""
+    return json(await call.state.in_thread(_local(call).show, call.request.match_info["name"]))
+
+
+async def revoke(call: Call) -> web.Response:
+    """Revoke a machine's credentials, or one serial."""
+    request = wire.decode(call.body, views.RevokeRequest)
+    await _note(call, "revoke", request.what)
+    return json(await call.state.in_thread(_local(call).revoke, request))
+
+
+async def checkpoint(call: Call) -> web.Response:
+    """The newest signed checkpoint of the log (C2SP tlog-checkpoint): keep it elsewhere."""
+    note = call.state.service.ledger.last_checkpoint()
+    if note is None:
+        raise NotFound("no checkpoint was signed yet", hint="try again in a minute")
+    return web.Response(text=note, content_type="text/plain")
+
+
+async def entries(call: Call) -> web.Response:
+    """Entries of the log from ``start``, at most 1000; with a checkpoint they prove themselves."""
+    text = call.request.query.get("start", "0")
+    start = int(text) if text.isascii() and text.isdecimal() and len(text) < 19 else 0
+    log = call.state.service.ledger
+    size = log.head().size
+    found = await call.state.in_thread(lambda: list(log.entries(start, min(size, start + MOST_ENTRIES))))
+    return json(Entries(start, size, found))
+
+
+def _local(call: Call) -> LocalOperator:
+    return LocalOperator(call.state.service.administration)
+
+
+async def _note(call: Call, action: str, subject: str) -> None:
+    operator = authorize(call)
+    fields = {"operator": operator.machine, "credential": views.serial_text(operator.serial)}
+    event = Event(f"operator.{action}", call.state.service.clock.now(), subject, fields)
+    await asyncio.wrap_future(call.state.service.ledger.note(event))

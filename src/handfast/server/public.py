@@ -1,0 +1,221 @@
+"""What anybody may ask, and the introductions. Nothing here is secret; all of it is verified by those who use it."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from datetime import UTC, datetime
+
+import msgspec
+from aiohttp import web
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
+
+import handfast
+from handfast.core import keys, wire
+from handfast.core.flow import Channel, Evidence
+from handfast.core.records import Event
+from handfast.core.x509 import CRL_LIFETIME
+from handfast.errors import AlreadySpent, Fault, HandfastError, NotFound, Refused, TooMuch
+from handfast.server import problems
+from handfast.server.limits import prefix
+from handfast.server.state import Call, Published, State
+
+_CRL_AGE = 60  # seconds that a cache may keep a list: a revocation is to be seen soon
+_GENERATION = re.compile(r".* issuing CA ([0-9]{1,9})")
+
+
+class Methods(msgspec.Struct, frozen=True):
+    """GET /v1/methods."""
+
+    methods: list[str]
+
+
+class Version(msgspec.Struct, frozen=True):
+    """GET /version."""
+
+    version: str
+
+
+class Health(msgspec.Struct, frozen=True):
+    """GET /healthz, /livez, /readyz. ``failing`` names the checks that failed, and not why."""
+
+    status: str
+    failing: list[str] = []
+
+
+def json(value: object, *, status: int = 200) -> web.Response:
+    """Return ``value`` as JSON that no cache keeps."""
+    return web.Response(
+        status=status,
+        body=msgspec.json.encode(value),
+        content_type="application/json",
+        headers={"Cache-Control": "no-store"},
+    )
+
+
+async def hello(call: Call) -> web.Response:
+    """A fresh nonce, our time, the roots and the chain: trusted for nothing until the pin has matched."""
+    service = call.state.service
+    authority = service.authority
+    return json(
+        wire.Hello(
+            nonce=service.registrar.context.new_nonce(),
+            time=service.clock.now().isoformat(),
+            trust=[authority.root.public_bytes(Encoding.DER)],
+            chain=[authority.issuing.public_bytes(Encoding.DER)],
+        )
+    )
+
+
+async def methods(call: Call) -> web.Response:
+    """The methods of introduction that are enabled."""
+    registrar = call.state.service.registrar
+    return json(Methods(sorted(name for name in registrar.introducers if registrar.rules.methods.get(name))))
+
+
+async def introduce(call: Call) -> web.Response:
+    """Be introduced: evidence in, certificate out."""
+    state, method = call.state, call.request.match_info["method"]
+    identity = call.peer.identity
+    if identity is None:  # unreachable: this route is on TLS listeners only
+        raise Fault("an introduction without TLS")
+    registrar = state.service.registrar
+    label = method if method in registrar.introducers else "unknown"
+    source = prefix(call.source)
+    if wait := max(state.introductions.wait(source), state.failures.wait(source)):
+        state.metrics.introductions.labels(label, "limited").inc()
+        return _too_often(state, wait)
+    state.introductions.take(source)
+    evidence = Evidence(method, call.body, Channel(identity.spki_sha256, _client(call), call.source))
+    try:
+        answer = await registrar.introduce(evidence, identity)
+    except HandfastError as error:
+        state.metrics.introductions.labels(label, error.code).inc()
+        if isinstance(error, AlreadySpent):
+            state.metrics.alarms.inc()
+        if isinstance(error, Refused):
+            state.failures.take(source)
+        raise
+    state.metrics.introductions.labels(label, "ok").inc()
+    return json(
+        wire.IntroductionAnswer(
+            certificate=answer.credential.certificate,
+            chain=list(answer.chain),
+            trust=list(answer.trust),
+            time=answer.time.isoformat(),
+            signature=answer.signature,
+        )
+    )
+
+
+async def roots(call: Call) -> web.Response:
+    """The root, PEM. Whoever trusts it must compare its pin first."""
+    pem = call.state.service.authority.root.public_bytes(Encoding.PEM)
+    return web.Response(body=pem, content_type="application/pem-certificate-chain")
+
+
+async def root(call: Call) -> web.Response:
+    """The root with this pin (64 hex digits), PEM."""
+    if call.request.match_info["pin"].lower() != keys.format_pin(call.state.service.authority.pin):
+        raise NotFound("no root with this pin", hint="this registrar belongs to another authority")
+    return await roots(call)
+
+
+async def crl(call: Call) -> web.Response:
+    """The revocation list of an issuing CA, DER."""
+    issuing = call.state.service.authority.issuing
+    if call.request.match_info["issuer"] not in crl_names(issuing):
+        raise NotFound("no such issuing CA")
+    der = await revocation_list(call.state)
+    headers = {"Cache-Control": f"max-age={_CRL_AGE}"}
+    return web.Response(body=der, content_type="application/pkix-crl", headers=headers)
+
+
+def crl_names(issuing: x509.Certificate) -> tuple[str, ...]:
+    """Return the names of an issuing CA in URLs: ``issuing-<generation>``, and its key's SHA-256 in hex."""
+    key = keys.spki_sha256(issuing.public_key()).hex()
+    names = issuing.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    match = _GENERATION.fullmatch(str(names[0].value)) if names else None
+    return (f"issuing-{match[1]}", key) if match else (key,)
+
+
+async def revocation_list(state: State) -> bytes:
+    """Return the current list; it is signed anew when something was revoked, or when it is about to grow old."""
+    service = state.service
+    now, issuer = service.clock.now(), service.authority.issuing.public_bytes(Encoding.DER)
+    revocations = service.ledger.revocations()
+    held = state.crl
+    if held is not None and held.issuer == issuer and held.revocations == len(revocations) and _fresh(held, now):
+        return held.der
+    # The event makes the log, and with it the number, grow with every list (RFC 5280 §5.2.3).
+    event = Event("crl.published", now, service.name, {"revocations": str(len(revocations))})
+    await asyncio.wrap_future(service.ledger.note(event))
+    der = service.authority.crl(revocations, number=service.ledger.crl_number(), now=now)
+    state.crl = Published(issuer, len(revocations), der, now + CRL_LIFETIME / 2)
+    return der
+
+
+async def alive(call: Call) -> web.Response:
+    """Whether the process answers."""
+    return json(Health("ok"))
+
+
+async def ready(call: Call) -> web.Response:
+    """Whether an introduction would succeed: ledger, authority, serving certificate, and not stopping."""
+    state = call.state
+    now = state.service.clock.now()
+    issuing = state.service.authority.issuing
+    failing = []
+    if not await writable(state):
+        failing.append("ledger")
+    if not issuing.not_valid_before_utc <= now < issuing.not_valid_after_utc:
+        failing.append("authority")
+    if not state.identity.usable(now):
+        failing.append("serving-certificate")
+    if state.stopping:
+        failing.append("stopping")
+    return json(Health("failing" if failing else "ok", failing), status=503 if failing else 200)
+
+
+async def writable(state: State) -> bool:
+    """Whether the ledger takes a write. It changes nothing: no intent is older than the epoch."""
+    beginning = datetime.fromtimestamp(0, UTC)
+    try:
+        await asyncio.wrap_future(state.service.ledger.abandon_intents(beginning, at=state.service.clock.now()))
+    except HandfastError:
+        return False
+    return True
+
+
+async def metrics(call: Call) -> web.Response:
+    """Prometheus metrics."""
+    exposition = call.state.metrics
+    return web.Response(body=exposition.text(), headers={"Content-Type": exposition.content_type})
+
+
+async def version(call: Call) -> web.Response:
+    """The version of this program."""
+    return json(Version(handfast.__version__))
+
+
+def _client(call: Call) -> x509.Certificate | None:
+    """The client's certificate, unless it has expired: TLS checked that once, and connections live on."""
+    client = call.peer.client
+    if client is None or call.state.service.clock.now() >= client.not_valid_after_utc:
+        return None
+    return client
+
+
+def _too_often(state: State, seconds: int) -> web.Response:
+    state.metrics.limited.inc()
+    limited = wire.Problem(
+        title="too often", status=429, code=TooMuch.code, hint=f"try again in {seconds} s", detail="slow down"
+    )
+    return problems.response(limited, headers={"Retry-After": str(seconds)})
+
+
+def _fresh(held: Published, now: datetime) -> bool:
+    # The lower bound: a list from the future, after our clock was set back, would not be valid yet for others.
+    return held.stale_at - CRL_LIFETIME / 2 <= now < held.stale_at

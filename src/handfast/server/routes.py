@@ -1,0 +1,88 @@
+"""Every route, with what it takes and gives: the router, /openapi.json and the metrics' labels read this one table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from handfast.core import views, wire
+from handfast.server import operators, public
+from handfast.server.state import Handler
+
+Shape = type | str | tuple[type, ...]  # JSON of a type or one of several, or a media type
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """One endpoint. ``operator`` demands an operator credential; ``plain`` also serves it over plain HTTP."""
+
+    method: str
+    path: str
+    handler: Handler
+    gives: Shape
+    takes: Shape | None = None
+    operator: bool = False
+    plain: bool = False
+    query: tuple[str, ...] = ()
+
+
+_EVIDENCE = (wire.InvitationRequest, wire.RenewalRequest, wire.ReintroductionRequest)
+_PEM = "application/pem-certificate-chain"
+
+ROUTES = (
+    Route(method="GET", path="/v1/hello", handler=public.hello, gives=wire.Hello),
+    Route(method="GET", path="/v1/methods", handler=public.methods, gives=public.Methods),
+    Route(
+        method="POST",
+        path="/v1/introductions/{method}",
+        handler=public.introduce,
+        takes=_EVIDENCE,
+        gives=wire.IntroductionAnswer,
+    ),
+    Route(
+        method="POST",
+        path="/v1/invitations",
+        handler=operators.invite,
+        takes=views.InviteRequest,
+        gives=views.InviteAnswer,
+        operator=True,
+    ),
+    Route(
+        method="DELETE",
+        path="/v1/invitations/{key_id}",
+        handler=operators.cancel,
+        gives=operators.Cancelled,
+        operator=True,
+    ),
+    Route(
+        method="GET", path="/v1/machines", handler=operators.machines, gives=list[views.MachineView], operator=True
+    ),
+    Route(
+        method="GET", path="/v1/machines/{name}", handler=operators.machine, gives=views.MachineView, operator=True
+    ),
+    Route(
+        method="POST",
+        path="/v1/revocations",
+        handler=operators.revoke,
+        takes=views.RevokeRequest,
+        gives=views.RevokeAnswer,
+        operator=True,
+    ),
+    Route(method="GET", path="/v1/log/checkpoint", handler=operators.checkpoint, gives="text/plain", operator=True),
+    Route(
+        method="GET",
+        path="/v1/log/entries",
+        handler=operators.entries,
+        gives=operators.Entries,
+        operator=True,
+        query=("start",),
+    ),
+    Route(method="GET", path="/roots.pem", handler=public.roots, gives=_PEM),
+    Route(method="GET", path="/root/{pin}", handler=public.root, gives=_PEM),
+    # Only the list over plain HTTP: it is signed. A root from there would invite trust that nothing supports.
+    Route(method="GET", path="/crl/{issuer}.crl", handler=public.crl, gives="application/pkix-crl", plain=True),
+    Route(method="GET", path="/healthz", handler=public.alive, gives=public.Health),
+    Route(method="GET", path="/livez", handler=public.alive, gives=public.Health),
+    Route(method="GET", path="/readyz", handler=public.ready, gives=public.Health),
+    Route(method="GET", path="/metrics", handler=public.metrics, gives="text/plain"),
+    Route(method="GET", path="/version", handler=public.version, gives=public.Version),
+)

@@ -1,0 +1,175 @@
+"""One registrar, from its sockets to its last request: signals, systemd, reload, orderly end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import structlog
+import uvloop
+from aiohttp import web
+
+from handfast.adapters import systemd
+from handfast.core import keys
+from handfast.core.invitation import Address
+from handfast.errors import Fault, HandfastError, UsageError
+from handfast.server import logs, maintenance, sockets
+from handfast.server.app import application, runner
+from handfast.server.connections import Listener
+from handfast.server.identity import Identity, obtain
+from handfast.server.limits import Limits
+from handfast.server.public import crl_names
+from handfast.server.state import State
+from handfast.wiring import Service, announced
+
+HTTPS, CRL = "https", "crl"  # FileDescriptorName= of the systemd sockets
+_log = structlog.stdlib.get_logger("handfast.server")
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """Where the registrar can be reached, once it can."""
+
+    url: str
+    pin: str
+    listen: str
+    pid: int
+    crl_url: str
+    addresses: tuple[Address, ...]
+
+
+def serve(service: Service, *, ready: Callable[[Ready], None], limits: Limits | None = None) -> int:
+    """
+    Serve until SIGTERM or SIGINT, finish what is in flight, and return 0. SIGHUP reloads.
+
+    :raises UsageError: an address to listen on that cannot be.
+    :raises Refused: the authority may not certify our own names.
+    :raises Fault: the address is in use, or the ledger fails at the start.
+    """
+    logs.configure()
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as loop:
+        loop.run(_with_signals(service, ready, limits or Limits()))
+    return 0
+
+
+async def _with_signals(service: Service, ready: Callable[[Ready], None], limits: Limits) -> None:
+    with _signals() as asked:
+        await run(service, asked, ready=ready, limits=limits)
+
+
+async def run(
+    service: Service, asked: asyncio.Queue[signal.Signals], *, ready: Callable[[Ready], None], limits: Limits
+) -> None:
+    """Serve until something else than SIGHUP is ``asked``; see ``serve``."""
+    notifier = systemd.Notifier(os.environ)
+    passed = systemd.sockets(os.environ)
+    if unknown := passed.keys() - {HTTPS, CRL}:
+        raise UsageError(f"systemd passed a socket called {min(unknown)!r}", hint="FileDescriptorName=https or =crl")
+    https = sockets.listen(service.listen, passed.get(HTTPS))
+    plain = sockets.listen(service.crl_listen, passed.get(CRL))
+    listen, crl_listen = sockets.address_of(https), sockets.address_of(plain)
+    service = _placed(service, listen)
+    state = State.start(service, await obtain(service), limits)
+    runners = [runner(application(state), limits), runner(application(state, plain=True), limits)]
+    for each in runners:
+        await each.setup()
+    listeners = [
+        Listener(https, _http(runners[0]), state.connections, limits, lambda: state.identity),
+        Listener(plain, _http(runners[1]), state.connections, limits, None),
+    ]
+    tasks = [asyncio.create_task(maintenance.forever(state, name, work)) for name, work in maintenance.TASKS.items()]
+    if notifier.watchdog is not None:
+        tasks.append(asyncio.create_task(_watchdog(notifier, notifier.watchdog)))
+    try:
+        ready(_ready(service, listen, crl_listen))
+        notifier.tell("READY=1", f"STATUS=serving on {listen}")
+        while await asked.get() == signal.SIGHUP:
+            await _reload(state, listen, notifier)
+    finally:
+        state.stopping = True
+        notifier.tell("STOPPING=1")
+        await _stop(state, listeners, runners, tasks)
+
+
+async def _stop(
+    state: State, listeners: list[Listener], runners: list[web.AppRunner], tasks: list[asyncio.Task[None]]
+) -> None:
+    await asyncio.gather(*(listener.close() for listener in listeners))
+    await asyncio.gather(*(each.cleanup() for each in runners))  # waits for requests in flight, at most limits.drain
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    try:
+        await maintenance.sign_checkpoint(state)
+    except HandfastError as error:
+        _log.error("no last checkpoint", code=error.code, reason=error.message)
+    state.operators.shutdown()
+
+
+async def _reload(state: State, listen: Address, notifier: systemd.Notifier) -> None:
+    """Read everything anew and swap it in one step; whatever fails, the old stays."""
+    notifier.tell("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+    old = state.service
+    try:
+        new = _placed(await state.in_thread(old.reload), listen)
+        identity: Identity = await obtain(new)
+    except HandfastError as error:
+        _log.error("reload failed, the old configuration stays", code=error.code, reason=error.message, hint=error.hint)
+    except Exception:
+        _log.exception("reload failed, the old configuration stays")
+    else:
+        state.service = new
+        maintenance.present(state, identity)
+        if (new.listen, new.crl_listen) != (old.listen, old.crl_listen):
+            _log.warning("a changed listening address needs a restart")
+        _log.info("reloaded")
+    notifier.tell("READY=1")
+
+
+def _placed(service: Service, listen: Address) -> Service:
+    """Return the service with the addresses that invitations name, now that the port is known."""
+    addresses = announced(service.addresses, listen, service.clock)
+    return replace(service, addresses=addresses, administration=replace(service.administration, addresses=addresses))
+
+
+def _ready(service: Service, listen: Address, crl_listen: Address) -> Ready:
+    place = service.addresses[0]
+    return Ready(
+        url=f"https://{place}",
+        pin=keys.format_pin(service.authority.pin),
+        listen=str(listen),
+        pid=os.getpid(),
+        crl_url=f"http://{Address(place.host, crl_listen.port)}/crl/{crl_names(service.authority.issuing)[0]}.crl",
+        addresses=service.addresses,
+    )
+
+
+def _http(each: web.AppRunner) -> web.Server:
+    if each.server is None:  # unreachable: it was set up
+        raise Fault("the HTTP server is not set up")
+    return each.server
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[asyncio.Queue[signal.Signals]]:
+    """Give the signals as they come; the last of them ends the service."""
+    loop, asked = asyncio.get_running_loop(), asyncio.Queue[signal.Signals]()
+    ours = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    for number in ours:
+        loop.add_signal_handler(number, asked.put_nowait, number)
+    try:
+        yield asked
+    finally:
+        for number in ours:
+            loop.remove_signal_handler(number)
+
+
+async def _watchdog(notifier: systemd.Notifier, seconds: float) -> None:
+    while True:
+        notifier.tell("WATCHDOG=1")
+        await asyncio.sleep(seconds / 2)  # as sd_watchdog_enabled(3) recommends

@@ -1,0 +1,34 @@
+"""``handfast up``: one registrar for one data directory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from handfast.adapters.files import FileLock, private_directory
+from handfast.core.secret import Secret
+from handfast.server.run import Ready, serve
+from handfast.wiring import LOCK, Overrides, Place, open_service, remember_place
+
+
+def up(
+    data: Path, overrides: Overrides, *, passphrase: Secret | None, ready: Callable[[dict[str, object]], None]
+) -> int:
+    """
+    Serve the registrar in ``data`` until a signal ends it; ``ready`` gets url, pin, listen and pid.
+
+    :raises HandfastError: whatever keeps it from serving, see ``open_service`` and ``serve``; ``Fault`` where another
+        process serves this directory.
+    """
+    private_directory(data)
+    with FileLock(data / LOCK):
+        service = open_service(data, overrides, passphrase=passphrase)
+
+        def announce(place: Ready) -> None:
+            remember_place(data, Place([str(address) for address in place.addresses], place.url, place.crl_url))
+            ready({"url": place.url, "pin": place.pin, "listen": place.listen, "pid": place.pid})
+
+        try:
+            return serve(service, ready=announce)
+        finally:
+            service.ledger.close()

@@ -1,0 +1,217 @@
+"""
+The one place where concrete classes meet: a data directory and a configuration become a working registrar.
+
+    D/config.toml      what the operator set (optional)
+    D/authority/       keys and certificates (authority.ceremony)
+    D/ledger.sqlite3   the store and its log (ledger)
+    D/registrar.json   where the registrar last listened, so that `invite` knows the address
+    D/registrar.lock   held by the one `up` that runs
+"""
+
+from __future__ import annotations
+
+import secrets
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from handfast import config, introducers, ledger
+from handfast.adapters.clock import SystemClock
+from handfast.adapters.files import private_directory, write_atomic
+from handfast.authority import ceremony
+from handfast.authority.authority import FileAuthority, PublicAuthority
+from handfast.config import Config
+from handfast.core.invitation import Address
+from handfast.core.ports import Clock
+from handfast.core.secret import Secret
+from handfast.errors import NotFound, UsageError
+from handfast.registrar.administer import Administration
+from handfast.registrar.introduce import LedgerContext, Registrar
+
+if TYPE_CHECKING:
+    from handfast.ledger.store import SqlLedger
+
+AUTHORITY = "authority"
+LEDGER = "ledger.sqlite3"
+CONFIG = "config.toml"
+PLACE = "registrar.json"
+LOCK = "registrar.lock"
+
+
+class Place(msgspec.Struct, frozen=True):
+    """Where the registrar last listened; not a secret, and trusted by nobody without the pin."""
+
+    addresses: list[str]
+    url: str
+    crl_url: str
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """
+    One registrar, ready to serve.
+
+    ``reload`` reads the configuration again and returns a new value, or raises ConfigError and changes nothing.
+    """
+
+    name: str
+    registrar: Registrar
+    administration: Administration
+    ledger: SqlLedger
+    authority: FileAuthority
+    clock: Clock
+    data: Path
+    listen: Address
+    crl_listen: Address
+    addresses: tuple[Address, ...]
+    reload: Callable[[], Service]
+
+
+@dataclass(frozen=True, slots=True)
+class Overrides:
+    """What flags of ``up`` say over the configuration file."""
+
+    listen: Address | None = None
+    crl_listen: Address | None = None
+    addresses: tuple[Address, ...] = ()
+    config: Path | None = None
+
+    def apply(self, data: Path) -> Config:
+        """
+        Read the configuration and put the flags over it.
+
+        :raises ConfigError: the file is wrong.
+        """
+        if self.config is not None and not self.config.exists():
+            raise UsageError(f"no configuration at {str(self.config)!r}", hint="leave out --config for the defaults")
+        read = config.load(self.config or data / CONFIG)
+        return replace(
+            read,
+            listen=self.listen or read.listen,
+            crl_listen=self.crl_listen or read.crl_listen,
+            addresses=self.addresses or read.addresses,
+        )
+
+
+def open_administration(data: Path, *, addresses: tuple[Address, ...] = ()) -> Administration:
+    """
+    Open the ledger of an existing registrar for an operator on this machine; no key is read.
+
+    :raises NotFound: no registrar was ever started on this directory.
+    :raises Unsafe: others can read it.
+    """
+    require_data(data)
+    public = PublicAuthority.read(data / AUTHORITY)
+    return Administration(
+        ledger=ledger.open_sqlite(data / LEDGER),
+        clock=SystemClock(),
+        pin=public.pin,
+        addresses=addresses or read_place(data),
+        excluded=public.excluded,
+    )
+
+
+def require_data(data: Path) -> None:
+    """
+    Check that ``data`` is a registrar's directory and private.
+
+    :raises NotFound: it is none.
+    :raises Unsafe: others can read or write it.
+    """
+    if not (data / AUTHORITY).is_dir():
+        raise NotFound(f"no registrar in {str(data)!r}", hint=f"start one: handfast up --data {data}")
+    private_directory(data)
+
+
+def log_origin(authority: PublicAuthority) -> str:
+    """Return the name of the log in its checkpoints: one per authority, as C2SP tlog-checkpoint asks."""
+    return f"{authority.trust_domain}/log"
+
+
+def read_place(data: Path) -> tuple[Address, ...]:
+    """Return the addresses the registrar last announced; empty if it never ran."""
+    try:
+        place = msgspec.json.decode((data / PLACE).read_bytes(), type=Place)
+    except (FileNotFoundError, msgspec.DecodeError):
+        return ()
+    return tuple(Address.parse(text) for text in place.addresses)
+
+
+def remember_place(data: Path, place: Place) -> None:
+    """Write where the registrar listens, atomically."""
+    write_atomic(data / PLACE, msgspec.json.encode(place))
+
+
+def open_service(data: Path, overrides: Overrides, *, passphrase: Secret | None) -> Service:
+    """
+    Open the registrar in ``data``; the first time, make its authority.
+
+    The caller holds the directory's lock.
+
+    :raises ConfigError: the configuration is wrong.
+    :raises Refused: the keys cannot be opened with this passphrase, or others can read them.
+    :raises Fault: the disk.
+    """
+    private_directory(data)
+    settings = overrides.apply(data)
+    clock = SystemClock()
+    if not (data / AUTHORITY).exists():
+        ceremony.create(
+            data / AUTHORITY,
+            name=settings.name,
+            now=clock.now(),
+            passphrase=passphrase,
+            permitted_dns=settings.permitted_dns,
+            permitted_ips=settings.permitted_ips,
+        )
+    opened = FileAuthority.open(data / AUTHORITY, passphrase=passphrase)
+    store = ledger.open_sqlite(data / LEDGER)
+    nonce_key = Secret(secrets.token_bytes(32))
+
+    def build(settings: Config) -> Service:
+        addresses = settings.addresses
+        context = LedgerContext(store, clock, opened.pin, nonce_key)
+        return Service(
+            name=settings.name,
+            registrar=Registrar(introducers.known(), settings.rules, store, opened, context),
+            administration=Administration(store, clock, opened.pin, addresses, opened.excluded),
+            ledger=store,
+            authority=opened,
+            clock=clock,
+            data=data,
+            listen=settings.listen,
+            crl_listen=settings.crl_listen or _crl_listen(settings.listen),
+            addresses=addresses,
+            reload=lambda: build(overrides.apply(data)),
+        )
+
+    return build(settings)
+
+
+def _crl_listen(listen: Address) -> Address:
+    return Address(listen.host, config.DEFAULT_CRL_PORT if listen.port else 0)
+
+
+def announced(configured: tuple[Address, ...], listening: Address, clock: Clock) -> tuple[Address, ...]:
+    """Return the addresses to put into invitations: the configured ones, else where we listen."""
+    if configured:
+        return configured
+    if listening.host not in {"0.0.0.0", "::"}:  # noqa: S104  compared, not bound
+        return (listening,)
+    return (Address(_own_address(), listening.port),)
+
+
+def _own_address() -> str:
+    """Return the address of the interface that leads out; connecting a datagram socket sends nothing."""
+    for family, target in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            try:
+                probe.connect((target, 9))
+            except OSError:
+                continue
+            return str(probe.getsockname()[0])
+    return "127.0.0.1"

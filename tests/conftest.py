@@ -1,0 +1,98 @@
+"""
+What a test needs and this machine lacks: skipped with its reason, or a failure under `./test --all`.
+
+Markers: `peer(name)`, `root`, `slow` (see pyproject.toml).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections import Counter
+from collections.abc import Generator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from tests.peers import PEERS, find
+
+ALL = os.environ.get("HANDFAST_TEST_ALL") == "1"
+_NAMESPACES = ["unshare", "--net", "--mount", "true"]
+
+
+@cache
+def _namespaces() -> bool:
+    """Whether this process may make network and mount namespaces: root in a container often may not."""
+    if shutil.which("unshare") is None:
+        return False
+    return subprocess.run(_NAMESPACES, capture_output=True, check=False).returncode == 0
+
+
+def _lacking(item: pytest.Item) -> str | None:
+    """Return why the test cannot run here, or None."""
+    for marker in item.iter_markers("peer"):
+        for name in marker.args:
+            if find(name) is None:
+                return f"needs {PEERS[name].package}"
+    if item.get_closest_marker("root"):
+        if os.geteuid() != 0:
+            return "needs root"
+        if not _namespaces():
+            return "needs the right to make namespaces (a privileged container, or a real machine)"
+    if item.get_closest_marker("slow") and not ALL:
+        return "slow"
+    return None
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip before any fixture is built."""
+    if reason := _lacking(item):
+        pytest.skip(reason)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Under `--all` a skipped test, whoever skipped it, has failed: green then means that everything ran."""
+    report = yield
+    if ALL and report.skipped and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"{_reason(report)}\n(skipped, but `./test --all` skips nothing)"
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """The same for a whole module that skips itself."""
+    report = yield
+    if ALL and report.skipped:
+        report.outcome = "failed"
+        report.longrepr = f"{_reason(report)}\n(skipped, but `./test --all` skips nothing)"
+    return report
+
+
+def _reason(report: pytest.TestReport | pytest.CollectReport) -> str:
+    """The reason of a skip, without its place."""
+    text = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+    return text.removeprefix("Skipped: ")
+
+
+_skipped: Counter[str] = Counter()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Count what was skipped, for the last words."""
+    _skipped.update(_reason(report) for report in terminalreporter.stats.get("skipped", []))
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """After the closing line: what was skipped, why, and the one command that runs it."""
+    if not _skipped or hasattr(config, "workerinput"):
+        return
+    lines = [f"  {count:4d}  {reason}" for reason, count in sorted(_skipped.items())]
+    text = "\n".join(["", "skipped:", *lines, "to run these too:  sudo ./test --all", ""])
+    if file := os.environ.get("HANDFAST_TEST_SKIPPED"):
+        Path(file).write_text(text)  # ./test has more to say first
+    else:
+        print(text, end="")

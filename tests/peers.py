@@ -30,6 +30,7 @@ PEERS = {
     "debootstrap": Peer("debootstrap", "debootstrap"),
     "faketime": Peer("faketime", "faketime"),
     "ip": Peer("ip", "iproute2"),
+    "javac": Peer("javac", "openjdk-17-jdk-headless"),
     "keytool": Peer("keytool", "openjdk-17-jre-headless"),
     "nginx": Peer("nginx", "nginx-light"),
     "openssl": Peer("openssl", "openssl"),

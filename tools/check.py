@@ -85,9 +85,10 @@ def run(name: str, command: list[str], env: dict[str, str]) -> bool:
 
 def report_coverage(env: dict[str, str]) -> None:
     """Say the total; the table by file is `coverage report`'s, for who wants it."""
-    subprocess.run([BIN / "coverage", "combine", "--quiet"], env=env, check=False)
-    command = [BIN / "coverage", "report", "--format=total", "--ignore-errors"]
-    total = subprocess.run(command, env=env, capture_output=True, text=True, check=False).stdout.strip()
+    coverage = str(BIN / "coverage")
+    subprocess.run([coverage, "combine", "--quiet"], env=env, check=False)
+    report = [coverage, "report", "--format=total", "--ignore-errors"]
+    total = subprocess.run(report, env=env, capture_output=True, text=True, check=False).stdout.strip()
     print(f"coverage: {total or '?'} % of lines and branches")
 
 

@@ -25,7 +25,7 @@ from handfast.core.records import Revocation
 from handfast.core.roles import Role
 from handfast.core.secret import Secret
 from handfast.errors import Fault, HandfastError, NotFound, PolicyRefused, Refused, Unsafe
-from tests.authority.helpers import NOW, SERIAL, grant
+from tests.authority.helpers import NOW, SERIAL, grant, write_pem
 from tests.peers import find
 
 
@@ -115,6 +115,41 @@ def test_the_revocation_list_is_der_and_signed_by_the_issuing_ca(authority: File
     assert signed.extensions.get_extension_for_class(pyca.CRLNumber).value.crl_number == 3
 
 
+@pytest.mark.peer("openssl")
+@pytest.mark.parametrize("revoked", [(), (SERIAL,)], ids=["good", "revoked"])
+def test_openssl_checks_the_lists_of_every_ca(
+    authority: FileAuthority, tmp_path: Path, revoked: tuple[int, ...]
+) -> None:
+    """Verifiers that want a list of every CA, as nginx and PostgreSQL do, are content with the root's and ours."""
+    ours = authority.crl([Revocation(serial=n, at=NOW, reason="superseded") for n in revoked], number=1, now=NOW)
+    lists = [pyca.load_der_x509_crl(der).public_bytes(ser.Encoding.PEM) for der in (ours, authority.public.root_crl)]
+    (tmp_path / "crls").write_bytes(b"".join(lists))
+    leaf = chain.load_certificate(authority.issue(_intent(authority)).certificate)
+    command = [find("openssl") or "", "verify", "-attime", str(int(NOW.timestamp())), "-crl_check_all", "-x509_strict"]
+    command += ["-CAfile", str(write_pem(tmp_path / "root", authority.root)), "-CRLfile", str(tmp_path / "crls")]
+    command += [
+        "-untrusted",
+        str(write_pem(tmp_path / "issuing", authority.issuing)),
+        str(write_pem(tmp_path / "l", leaf)),
+    ]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == (2 if revoked else 0)
+    assert ("certificate revoked" in result.stderr) == bool(revoked)
+
+
+def test_the_roots_list_lasts_as_long_as_the_issuing_ca(authority: FileAuthority) -> None:
+    """With the root offline nobody can renew its list, so it must not run out first."""
+    listed = pyca.load_der_x509_crl(authority.public.root_crl)
+    assert listed.next_update_utc == authority.issuing.not_valid_after_utc
+    assert listed.issuer == authority.root.subject
+    assert list(listed) == []
+
+
+def test_the_port_tells_what_the_constraints_exclude(authority: FileAuthority) -> None:
+    """Policy can ask in advance, and refuse before anything is spent."""
+    assert authority.excluded(grant("x", names=("web1.home.lan", "evil.lan")).names) == ("evil.lan",)
+
+
 def test_the_log_key_is_the_published_one(authority: FileAuthority) -> None:
     """What the log's signer signs, the public half verifies."""
     signature = authority.log_signer().sign(b"checkpoint")
@@ -156,8 +191,8 @@ def test_ssh_keygen_reads_what_the_ssh_cas_sign(authority: FileAuthority, tmp_pa
 def test_a_passphrase_opens_what_it_encrypted(tmp_path: Path) -> None:
     """Signing needs the passphrase; the public half does not; a wrong, missing or superfluous one is refused."""
     create(tmp_path / "a", name="home", now=NOW, passphrase=Secret(b"pw"))
-    assert FileAuthority.open(tmp_path / "a", passphrase=Secret(b"pw")).issue
-    assert PublicAuthority.read(tmp_path / "a").pin
+    opened = FileAuthority.open(tmp_path / "a", passphrase=Secret(b"pw"))
+    assert PublicAuthority.read(tmp_path / "a") == opened.public
     with pytest.raises(Refused, match=r"1.key' is encrypted"):
         FileAuthority.open(tmp_path / "a")
     with pytest.raises(Refused, match="does not open"):
@@ -168,6 +203,13 @@ def test_a_passphrase_for_plain_keys_is_refused(made: Path) -> None:
     """Whoever gives a passphrase believes the keys encrypted, and should learn that they are not."""
     with pytest.raises(Refused, match="is not encrypted"):
         FileAuthority.open(made, passphrase=Secret(b"pw"))
+
+
+def test_a_path_through_a_file_is_a_fault(tmp_path: Path) -> None:
+    """A directory that cannot even be looked at is reported with the system's words."""
+    (tmp_path / "file").touch()
+    with pytest.raises(Fault, match="Not a directory"):
+        PublicAuthority.read(tmp_path / "file" / "a")
 
 
 def test_without_an_authority_the_hint_says_how_to_make_one(tmp_path: Path) -> None:
@@ -203,7 +245,17 @@ def test_an_authority_of_somebody_else_is_refused(directory: Path) -> None:
         PublicAuthority.read(directory)
 
 
-NAMES = ["authority.json", "issuing/1.crt", "issuing/1.key", "log.key", "log.pub", "root.crt", "ssh_host_ca", "ssh_host_ca.pub"]
+NAMES = [
+    "authority.json",
+    "issuing/1.crt",
+    "issuing/1.key",
+    "log.key",
+    "log.pub",
+    "root.crl",
+    "root.crt",
+    "ssh_host_ca",
+    "ssh_host_ca.pub",
+]
 DAMAGE: dict[str, Callable[[Path], object]] = {
     "missing": lambda path: path.unlink(),
     "empty": lambda path: path.write_bytes(b""),
@@ -221,7 +273,9 @@ def test_damage_ends_in_our_own_error(directory: Path, name: str, damage: str) -
         FileAuthority.open(directory)
 
 
-@pytest.mark.parametrize("name", ["root.crt", "issuing/1.crt", "issuing/1.key", "log.key", "ssh_host_ca", "ssh_user_ca.pub"])
+@pytest.mark.parametrize(
+    "name", ["root.crt", "issuing/1.crt", "issuing/1.key", "log.key", "ssh_host_ca", "ssh_user_ca.pub"]
+)
 def test_a_file_of_another_authority_is_noticed(directory: Path, tmp_path: Path, name: str) -> None:
     """A key or certificate exchanged for a genuine one of another authority is refused."""
     create(tmp_path / "b", name="home", now=NOW)
@@ -237,6 +291,14 @@ def test_a_key_of_another_kind_is_noticed(directory: Path, name: str) -> None:
     shutil.copy2(directory / other, directory / name)
     with pytest.raises(Fault, match="does not belong to its public half"):
         FileAuthority.open(directory)
+
+
+def test_a_public_key_of_another_kind_is_noticed(directory: Path, authority: FileAuthority) -> None:
+    """The log is verified with Ed25519 and nothing else."""
+    form = (ser.Encoding.PEM, ser.PublicFormat.SubjectPublicKeyInfo)
+    (directory / "log.pub").write_bytes(authority.root.public_key().public_bytes(*form))
+    with pytest.raises(Fault, match="is not Ed25519"):
+        PublicAuthority.read(directory)
 
 
 @pytest.mark.parametrize("change", [{"version": 2}, {"surprise": 1}, {"issuing": "../../x"}, {"name": None}])
@@ -268,7 +330,7 @@ def test_a_later_issuing_ca_takes_over_without_a_new_pin(directory: Path, made: 
     leaf = chain.load_certificate(after.issue(_intent(after)).certificate)
     assert after.pin == before.pin
     assert leaf.issuer != before.issuing.subject
-    assert chain.verify_chain(leaf, [after.issuing], [after.root], pin=before.pin, role=Role.SERVER, at=NOW)
+    chain.verify_chain(leaf, [after.issuing], [after.root], pin=before.pin, role=Role.SERVER, at=NOW)
 
 
 def test_p12_no_secret_shows_in_any_representation(tmp_path: Path) -> None:

@@ -118,7 +118,7 @@ class Checkout:
 
     def told(self, *arguments: str, **more: str) -> dict[str, Any]:
         """Run, expect success and nothing but the program's line on stdout; return how it was started."""
-        result = self.run(*arguments, **more)
+        result = self.run(*arguments, prefix=(), **more)
         assert result.returncode == 0, result.stderr
         told = json.loads(result.stdout)
         assert isinstance(told, dict)

@@ -159,14 +159,16 @@ def test_a_read_only_checkout_uses_the_cache(checkout: Checkout) -> None:
         script = f'{mount} && PATH={checkout.bin} && exec "$@"'
         prefix = ("/usr/bin/unshare", "--mount", "/bin/sh", "-c", script, str(checkout.root))
     else:
-        checkout.root.chmod(0o555)
-    before = sorted(checkout.root.rglob("*"))
+        for directory in [checkout.root, *checkout.root.rglob("*/")]:
+            directory.chmod(0o555)
+    before = [checkout.root, *sorted(checkout.root.rglob("*"))]
     first = checkout.run(prefix=prefix, XDG_CACHE_HOME=cache)
     assert json.loads(first.stdout)["python"].startswith(cache + "/handfast/venv-")
     assert f"{checkout.root} is read-only; using {cache}" in first.stderr
     assert checkout.run(prefix=prefix, XDG_CACHE_HOME=cache).stderr == ""
-    assert sorted(checkout.root.rglob("*")) == before
-    checkout.root.chmod(0o755)
+    assert [checkout.root, *sorted(checkout.root.rglob("*"))] == before
+    for directory in before:
+        directory.chmod(0o755)  # or pytest cannot remove it
 
 
 def test_an_environment_made_by_something_else_is_left_alone(checkout: Checkout) -> None:
@@ -180,16 +182,23 @@ def test_an_environment_made_by_something_else_is_left_alone(checkout: Checkout)
 
 
 @pytest.mark.root
-@pytest.mark.parametrize("owned", [".venv", "."], ids=["venv", "checkout"])
+@pytest.mark.parametrize("owned", ["venv", "all"])
 def test_root_enters_no_environment_of_another_user(checkout: Checkout, owned: str) -> None:
-    """Complete and current, but its owner could have put anything there: root makes one of its own."""
+    """Complete and current, but its owner could have put anything there: root makes one of its own, and no litter."""
     checkout.told()
-    shutil.chown(checkout.root / owned, NOBODY)
+    shutil.rmtree(checkout.root / "tools/__pycache__")
     shutil.chown(checkout.venv, NOBODY)
+    if owned == "all":
+        for path in (checkout.root, *checkout.root.rglob("*")):
+            os.chown(path, NOBODY, NOBODY, follow_symlinks=False)
     result = checkout.run()
     assert "belongs to another user; using" in result.stderr
     assert json.loads(result.stdout)["python"].startswith(str(checkout.home / ".cache/handfast/venv-"))
-    assert checkout.run(HANDFAST_VENV=str(checkout.venv)).returncode == 1
+    if owned == "all":
+        assert [path for path in checkout.root.rglob("*") if path.lstat().st_uid != NOBODY] == []
+    refused = checkout.run(HANDFAST_VENV=str(checkout.venv))
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert "belongs to another user" in refused.stderr
 
 
 def test_handfast_venv_says_where(checkout: Checkout) -> None:

@@ -28,7 +28,7 @@ REGISTRIES = [
         ("unpkg", "com"),
         ("crates", "io"),
         ("rubygems", "org"),
-        ("golang", "org"),
+        ("proxy", "golang", "org"),
         ("pkg", "dev"),
         ("ghcr", "io"),
         ("docker", "io"),

@@ -35,7 +35,19 @@ from handfast.ledger import audit, open_postgres
 from handfast.ledger.operations import MAX_ALARMS
 from handfast.ledger.store import SqlLedger
 from tests.ledger import postgres, workers
-from tests.ledger.material import LATER, LOG_KEY, NOW, ORIGIN, Place, grant, invitation, join, signed_head
+from tests.ledger.material import (
+    LATER,
+    LOG_KEY,
+    NOW,
+    ORIGIN,
+    Place,
+    grant,
+    invitation,
+    join,
+    set_head,
+    signed_head,
+    tamper,
+)
 
 
 @pytest.fixture(scope="session")
@@ -321,7 +333,7 @@ def test_the_first_certificate_is_the_one(store: SqlLedger) -> None:
 
 def test_what_was_never_intended_is_not_issued(store: SqlLedger) -> None:
     """No certificate enters the ledger without its intent."""
-    with pytest.raises(NotFound, match="no credential 0{31}7"):
+    with pytest.raises(NotFound, match=r"no credential 0{31}7"):
         store.issued(Credential(7, grant(), b"certificate"), at=NOW).result()
     assert kinds(store) == []
 
@@ -430,6 +442,7 @@ def test_what_cannot_be_logged_is_refused(store: SqlLedger) -> None:
 
 def test_the_head_is_the_root_of_the_entries(store: SqlLedger) -> None:
     """The kept frontier has the root that all entries have together, whatever was committed with what."""
+    entries: list[bytes] = []
     for count in (1, 2, 5, 13):
         futures = [store.note(Event("test.one", NOW, "x", {"i": str(i)})) for i in range(count)]
         for future in futures:
@@ -521,18 +534,19 @@ def test_the_audit_of_a_used_ledger(store: SqlLedger) -> None:
 
 
 def test_a_truncated_log_is_noticed(store: SqlLedger) -> None:
-    """A store that is shorter than a checkpoint kept elsewhere was cut."""
+    """A store put back to an earlier state, right in itself, is shorter than the checkpoint kept elsewhere."""
     join(store, 1)
+    earlier = store.head()
+    store.note(Event("test.one", NOW, "x")).result()
     outside = signed_head(store)
-    (entry,) = list(store.entries(2, 3))
-    with store.snapshot() as session:
-        session.connection.execute("ROLLBACK")
-        session.connection.execute("DELETE FROM events WHERE leaf_index = 2")
-        shorter = store.head()
-        assert entry
-    with pytest.raises(LogTampered, match="entry 2 of 3 is missing"):
+    assert audit.verify(store, LOG_KEY.public_key(), ORIGIN, outside).external_size == 4
+    tamper(store, "DELETE FROM events WHERE leaf_index = 3")
+    with pytest.raises(LogTampered, match="entry 3 of 4 is missing"):
+        audit.verify(store, LOG_KEY.public_key(), ORIGIN)
+    set_head(store, earlier)
+    assert audit.verify(store, LOG_KEY.public_key(), ORIGIN).size == 3
+    with pytest.raises(LogTampered, match="truncated: it has 3 entries, a checkpoint of 4 was signed"):
         audit.verify(store, LOG_KEY.public_key(), ORIGIN, outside)
-    assert shorter.size == 3
 
 
 # --- all callers ---

@@ -129,12 +129,12 @@ def test_a_bad_address_with_a_good_checksum_is_refused(where: str) -> None:
         InvitationLine.parse(rebuilt(BODY, where))
 
 
-@pytest.mark.parametrize("text", ["", "handfast1_", "hunter2", TEXT[:-1], TEXT + TEXT, TEXT.replace("1_", "2_"), "\x00"])
+@pytest.mark.parametrize("text", ["", "hunter2", TEXT[:-1], TEXT + TEXT, TEXT.replace("1_", "2_"), "\x00"])
 def test_what_is_no_invitation_is_not_repeated(text: str) -> None:
     """It may be a password that was pasted into the wrong window."""
     with pytest.raises(InvitationInvalid) as caught:
         InvitationLine.parse(text)
-    assert len(text) < 2 or text not in caught.value.message + caught.value.hint
+    assert not text.strip("\x00") or text not in caught.value.message + caught.value.hint
 
 
 def test_neither_repr_nor_errors_show_the_seed() -> None:
@@ -181,8 +181,29 @@ def test_addresses_are_read_and_written(text: str, host: str, port: int, again: 
 
 @pytest.mark.parametrize(
     "text",
-    ["", ":", ":7443", "a", "a:", "a:0", "a:65536", "a:+1", "a: 1", "a:1 ", "a:\u0663", "a:" + "9" * 5000]
-    + ["::1:7443", "[::1]7443", "[::1%eth0]:7443", "[]:1", "a b:1", "*:1", "https://a:1", "a:1/x", "user@a:1"],
+    [
+        "",
+        ":",
+        ":7443",
+        "a",
+        "a:",
+        "a:0",
+        "a:65536",
+        "a:+1",
+        "a: 1",
+        "a:1 ",
+        "a:\u0663",
+        "a:" + "9" * 5000,
+        "::1:7443",
+        "[::1]7443",
+        "[::1%eth0]:7443",
+        "[]:1",
+        "a b:1",
+        "*:1",
+        "https://a:1",
+        "a:1/x",
+        "user@a:1",
+    ],
 )
 def test_what_is_no_address_is_refused(text: str) -> None:
     """No port, foreign digits, a zone, a URL: refused with how to write it, never with another exception."""

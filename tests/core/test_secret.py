@@ -47,9 +47,8 @@ def test_a_traceback_with_locals_shows_nothing() -> None:
     def fail(key: Secret) -> None:
         raise RuntimeError("no")
 
-    try:
+    with pytest.raises(RuntimeError) as caught:
         fail(Secret(CANARY))
-    except RuntimeError as error:
-        text = "".join(traceback.TracebackException.from_exception(error, capture_locals=True).format())
-    assert "Secret(" in text
-    assert "canary-7f" not in text.replace('b"canary-7f3a9c"', "")
+    text = "".join(traceback.TracebackException.from_exception(caught.value, capture_locals=True).format())
+    assert "key = Secret(…)" in text
+    assert "canary-7f" not in text

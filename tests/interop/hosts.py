@@ -7,6 +7,7 @@ Programs are real, and started by the tests. Waiting is for events: a line that 
 from __future__ import annotations
 
 import contextlib
+import glob
 import itertools
 import json
 import os
@@ -36,6 +37,12 @@ def program(peer: str) -> str:
     path = find(peer)
     assert path is not None, f"{PEERS[peer].package} is not installed: does the test have its marker?"
     return path
+
+
+def clock(offset: str) -> dict[str, str]:
+    """Return the environment of a program whose clock is wrong: ``+10y``, ``-2d``. Its timers run as always."""
+    (library,) = glob.glob("/usr/lib/*/faketime/libfaketime.so.1")
+    return {"LD_PRELOAD": library, "FAKETIME": offset, "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,11 +196,17 @@ class Registrar:
         self._flags = flags
         self.up(listen)
 
-    def up(self, listen: str | None = None, *, command: tuple[str, ...] = HANDFAST) -> None:
+    def up(
+        self,
+        listen: str | None = None,
+        *,
+        command: tuple[str, ...] = HANDFAST,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
         """Start it, and wait until it is ready. Without ``listen`` it listens where it did before."""
         place = listen or self.ready["listen"]
         flags = ("--data", str(self.data), "--listen", place, "--json", *self._flags)
-        self.process = self.host.start(*command, "up", *flags)
+        self.process = self.host.start(*command, "up", *flags, env=env)
         self.ready: dict[str, Any] = json.loads(self.process.expect('"url"'))
 
     @property

@@ -13,9 +13,12 @@ from handfast import ledger
 from handfast.core import checkpoint
 from handfast.core.checkpoint import Checkpoint
 from handfast.core.flow import Credential, Grant, Intent, Once
+from handfast.core.merkle import Frontier
 from handfast.core.names import Names
 from handfast.core.records import Invitation
 from handfast.core.roles import Role
+from handfast.ledger import statements
+from handfast.ledger.database import Session
 from handfast.ledger.store import SqlLedger
 
 NOW = datetime(2026, 11, 22, 12, 0, 0, 123456, tzinfo=UTC)
@@ -86,3 +89,20 @@ def signed_head(store: SqlLedger, key: Ed25519PrivateKey = LOG_KEY, *, origin: s
     """A checkpoint of the log as it is."""
     head = store.head()
     return checkpoint.sign(Checkpoint(origin, head.size, head.root()), key)
+
+
+def tamper(store: SqlLedger, *changes: str) -> None:
+    """Change the store behind the ledger's back, in plain SQL; no constraint stands in the way."""
+    connection = store._database.connect()
+    if store._database.engine.dialect.name == "sqlite":
+        connection.execute("PRAGMA foreign_keys=OFF")
+    for change in changes:
+        connection.execute(change)
+    connection.close()
+
+
+def set_head(store: SqlLedger, head: Frontier) -> None:
+    """Make the store say that this is the head of its log."""
+    session = Session(store._database)
+    session.run(statements.SET_HEAD, {"size": head.size, "frontier": head.encode()})
+    session.close()

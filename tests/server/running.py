@@ -159,9 +159,9 @@ class Client:
 
 
 @contextmanager
-def running(data: Path, *, limits: Limits | None = None) -> Iterator[Running]:
+def running(data: Path, *, limits: Limits | None = None, clients: str = "clients") -> Iterator[Running]:
     """Run a registrar in ``data`` until the block ends; an error of its own is raised at the end."""
-    directory = data.parent / f"{data.name}-clients"
+    directory = data.parent / f"{data.name}-{clients}"
     directory.mkdir()
     clock = Hand()
     service = _with_clock(open_service(data, LOOPBACK, passphrase=None), clock)
@@ -195,10 +195,12 @@ def running(data: Path, *, limits: Limits | None = None) -> Iterator[Running]:
             raise failure[0]
         loop, asked, place = found
         registrar = Running(service, clock, place, loop, asked, directory)
-        yield registrar
-        if worker.is_alive():
-            registrar.ask(signal.SIGTERM)
-        worker.join(20)
+        try:
+            yield registrar
+        finally:
+            if worker.is_alive():
+                registrar.ask(signal.SIGTERM)
+            worker.join(20)
         assert not worker.is_alive(), "the registrar did not end"
         if failure:
             raise failure[0]

@@ -16,11 +16,15 @@ from cryptography import x509 as pyca
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
-from cryptography.hazmat.primitives.serialization import Encoding, load_pem_public_key, load_ssh_public_key
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
+    load_pem_public_key,
+    load_ssh_public_key,
+)
 
 from handfast.authority import layout
-from handfast.authority.signers import Signer, file
+from handfast.authority.signers import file
 from handfast.core import keys, x509
 from handfast.core.flow import Credential, Intent
 from handfast.core.names import Names
@@ -36,8 +40,8 @@ class PublicAuthority:
     The public half: all that inviting, showing and verifying needs. Opening it takes no passphrase.
 
     ``pin`` is the SHA-256 of the root's SubjectPublicKeyInfo; ``chain`` (DER) goes along with every leaf and
-    ``trust`` (DER) to whoever has to verify one. ``ssh_host_ca`` and ``ssh_user_ca`` are lines in OpenSSH's public
-    key form.
+    ``trust`` (DER) to whoever has to verify one. ``root_crl`` (DER) is the root's own revocation list: nginx,
+    PostgreSQL and curl want it beside the issuing CA's. ``ssh_host_key`` and ``ssh_user_key`` are those of the SSH CAs.
     """
 
     name: str
@@ -47,9 +51,10 @@ class PublicAuthority:
     trust_domain: str
     chain: tuple[bytes, ...]
     trust: tuple[bytes, ...]
+    root_crl: bytes
     log_key: Ed25519PublicKey
-    ssh_host_ca: str
-    ssh_user_ca: str
+    ssh_host_key: Ed25519PublicKey
+    ssh_user_key: Ed25519PublicKey
     crl_url: str | None = None
 
     @classmethod
@@ -67,12 +72,20 @@ class PublicAuthority:
             root = pyca.load_pem_x509_certificate((directory / layout.ROOT).read_bytes())
             issuing = pyca.load_pem_x509_certificate((directory / layout.issuing(state.issuing, "crt")).read_bytes())
             issuing.verify_directly_issued_by(root)
+            root_crl = pyca.load_pem_x509_crl((directory / layout.ROOT_CRL).read_bytes())
             log_key = load_pem_public_key((directory / layout.LOG_PUBLIC).read_bytes())
-            ssh = [(directory / f"{ca}.pub").read_text("ascii") for ca in (layout.SSH_HOST_CA, layout.SSH_USER_CA)]
+            host_key, user_key = (
+                load_ssh_public_key((directory / f"{ca}.pub").read_bytes())
+                for ca in (layout.SSH_HOST_CA, layout.SSH_USER_CA)
+            )
         except (OSError, InvalidSignature, *keys.UNREADABLE) as error:
             raise _damaged(directory, str(error) or type(error).__name__) from error
-        if not isinstance(log_key, Ed25519PublicKey):
-            raise _damaged(directory, "the log's key is not Ed25519")
+        if not (
+            isinstance(log_key, Ed25519PublicKey)
+            and isinstance(host_key, Ed25519PublicKey)
+            and isinstance(user_key, Ed25519PublicKey)
+        ):
+            raise _damaged(directory, "a public key for the log or for SSH is not Ed25519")
         return cls(
             name=state.name,
             root=root,
@@ -81,11 +94,22 @@ class PublicAuthority:
             trust_domain=x509.spiffe_domain(root),
             chain=(issuing.public_bytes(Encoding.DER),),
             trust=(root.public_bytes(Encoding.DER),),
+            root_crl=root_crl.public_bytes(Encoding.DER),
             log_key=log_key,
-            ssh_host_ca=ssh[0].strip(),
-            ssh_user_ca=ssh[1].strip(),
+            ssh_host_key=host_key,
+            ssh_user_key=user_key,
             crl_url=state.crl_url,
         )
+
+    @property
+    def ssh_host_ca(self) -> str:
+        """The SSH host CA's public key as OpenSSH writes it, for a ``@cert-authority`` line in known_hosts."""
+        return self.ssh_host_key.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode("ascii")
+
+    @property
+    def ssh_user_ca(self) -> str:
+        """The SSH user CA's public key as OpenSSH writes it, for sshd's ``TrustedUserCAKeys``."""
+        return self.ssh_user_key.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode("ascii")
 
     def excluded(self, names: Names) -> tuple[str, ...]:
         """Return those of ``names`` which the issuing CA may not certify: a leaf with one verifies nowhere."""
@@ -182,29 +206,23 @@ class Signers:
     @classmethod
     def load(cls, directory: Path, public: PublicAuthority, passphrase: Secret | None) -> Signers:
         """Load each key and compare it with its public half; see ``FileAuthority.open`` for the errors."""
-        state = layout.read_state(directory)
+        name = layout.issuing(layout.read_state(directory).issuing, "key")
+        issuing = file.load(directory / name, passphrase)
+        if not isinstance(issuing, EllipticCurvePrivateKey) or issuing.public_key() != public.issuing.public_key():
+            raise _stranger(directory, name)
 
-        def load(name: str, expected: PublicKeyTypes) -> Signer:
+        def load(name: str, public_key: Ed25519PublicKey) -> Ed25519PrivateKey:
             key = file.load(directory / name, passphrase)
-            if keys.spki(key.public_key()) != keys.spki(expected):
-                raise _damaged(directory, f"{name!r} does not belong to its public half")
+            if not isinstance(key, Ed25519PrivateKey) or key.public_key() != public_key:
+                raise _stranger(directory, name)
             return key
 
-        issuing = load(layout.issuing(state.issuing, "key"), public.issuing.public_key())
-        log = load(layout.LOG_KEY, public.log_key)
-        host, user = (
-            load(name, load_ssh_public_key(line.encode()))
-            for name, line in ((layout.SSH_HOST_CA, public.ssh_host_ca), (layout.SSH_USER_CA, public.ssh_user_ca))
+        return cls(
+            issuing=issuing,
+            log=load(layout.LOG_KEY, public.log_key),
+            ssh_host=load(layout.SSH_HOST_CA, public.ssh_host_key),
+            ssh_user=load(layout.SSH_USER_CA, public.ssh_user_key),
         )
-        if not isinstance(issuing, EllipticCurvePrivateKey):
-            raise _damaged(directory, "the issuing CA's key is not for X.509")
-        if not (
-            isinstance(log, Ed25519PrivateKey)
-            and isinstance(host, Ed25519PrivateKey)
-            and isinstance(user, Ed25519PrivateKey)
-        ):
-            raise _damaged(directory, "a key for the log or for SSH is not Ed25519")
-        return cls(issuing=issuing, log=log, ssh_host=host, ssh_user=user)
 
 
 def _check_directory(directory: Path) -> None:
@@ -220,3 +238,7 @@ def _check_directory(directory: Path) -> None:
 
 def _damaged(directory: Path, what: str) -> Fault:
     return Fault(f"the authority in {str(directory)!r} is damaged: {what}", hint="restore it from its backup")
+
+
+def _stranger(directory: Path, name: str) -> Fault:
+    return _damaged(directory, f"{name!r} does not belong to its public half")

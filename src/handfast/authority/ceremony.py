@@ -116,8 +116,13 @@ def _write_cas(
     issuing_certificate = x509.issuing(
         root_certificate, root, issuing.public_key(), name=name, generation=1, now=now, constraints=constraints
     )
+    # nginx, PostgreSQL and curl ask for a list of every CA above a leaf. The root may be offline from now on, so its
+    # list, empty, holds until the issuing CA is replaced, which takes the root anyway.
+    lifetime = issuing_certificate.not_valid_after_utc - now
+    root_crl = x509.crl(root, root_certificate, (), number=1, now=now, lifetime=lifetime)
     (files.directory / "issuing").mkdir(mode=0o700)
     files.public(layout.ROOT, root_certificate.public_bytes(Encoding.PEM))
+    files.public(layout.ROOT_CRL, root_crl.public_bytes(Encoding.PEM))
     files.public(layout.issuing(1, "crt"), issuing_certificate.public_bytes(Encoding.PEM))
     files.key(files.directory / layout.issuing(1, "key"), issuing)
 

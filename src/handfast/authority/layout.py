@@ -3,6 +3,7 @@ The authority's directory: what is called how, and how a file gets there for goo
 
     authority.json       name, which issuing CA signs, where its revocation list is fetched
     root.crt             root.key too, unless it is kept elsewhere: nothing here needs it
+    root.crl             the root's own revocation list, for verifiers that ask for one of every CA
     issuing/1.crt .key   one pair per generation; earlier ones stay readable
     ssh_host_ca          and .pub, ssh_user_ca and .pub (keys PKCS#8, public halves in OpenSSH's form)
     log.key              and .pub: signs the checkpoints of the log
@@ -18,7 +19,7 @@ import msgspec
 from handfast.errors import Fault
 
 STATE = "authority.json"
-ROOT, ROOT_KEY = "root.crt", "root.key"
+ROOT, ROOT_KEY, ROOT_CRL = "root.crt", "root.key", "root.crl"
 SSH_HOST_CA, SSH_USER_CA = "ssh_host_ca", "ssh_user_ca"
 LOG_KEY, LOG_PUBLIC = "log.key", "log.pub"
 

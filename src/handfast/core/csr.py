@@ -42,13 +42,10 @@ def read(der: bytes) -> keys.LeafPublicKey:
         raise TooMuch(f"a request of {len(der)} bytes, at most {MAX_CSR} are read", hint=_HINT)
     try:
         csr = x509.load_der_x509_csr(der)
-        exact = csr.public_bytes(Encoding.DER) == der
         key = csr.public_key()
         foreign = _foreign(csr)
     except keys.UNREADABLE as error:
         raise Malformed(f"not a certification request: {str(error)[:120]!r}", hint=_HINT) from None
-    if not exact:
-        raise Malformed("the certification request is not DER", hint=_HINT)
     if foreign:
         raise Malformed("the certification request asks for " + ", ".join(foreign), hint=_HINT)
     strong = keys.check_strength(key)

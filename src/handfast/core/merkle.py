@@ -159,12 +159,12 @@ def verify_consistency(
     :raises LogTampered: it is not, or the proof does not show it.
     """
     wrong = LogTampered(f"the log at size {new_size!r} does not continue the log at size {old_size!r}")
-    if not 0 < old_size <= new_size:
-        raise wrong
+    if old_size == new_size > 0 and not proof and old_root == new_root:
+        return
     path = list(proof)
     if old_size & (old_size - 1) == 0:
         path.insert(0, old_root)  # the old tree is one perfect subtree: its root starts the path
-    if not path:
+    if not 0 < old_size < new_size or not path:
         raise wrong
     node, last = old_size - 1, new_size - 1
     while node & 1:

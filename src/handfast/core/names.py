@@ -66,6 +66,8 @@ def ip_address(text: str) -> IPAddress:
 def network(text: str) -> IPNetwork:
     """Return a CIDR network; host bits must be zero, so that a typo is not widened silently."""
     try:
+        if "%" in text:
+            raise ValueError("a zone means something on one machine only")
         return ipaddress.ip_network(text, strict=True)
     except ValueError as error:
         raise Malformed(

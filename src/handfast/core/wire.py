@@ -20,8 +20,9 @@ MAX_REQUEST = 64 * 1024  # bytes of any request body; a join needs about 1,500
 MAX_ANSWER = 1024 * 1024  # bytes of any answer a newcomer reads; a join's is about 4,000
 
 
-KeyId = Annotated[str, Meta(pattern="^[0-9a-f]{16}$")]
-Serial = Annotated[str, Meta(pattern="^[0-9a-f]{32}$")]
+# The lengths are for a line feed at the end, which ``$`` lets pass.
+KeyId = Annotated[str, Meta(pattern="^[0-9a-f]{16}$", max_length=16)]
+Serial = Annotated[str, Meta(pattern="^[0-9a-f]{32}$", max_length=32)]
 Nonce = Annotated[bytes, Meta(min_length=16, max_length=64)]
 Ed25519Key = Annotated[bytes, Meta(min_length=32, max_length=32)]
 Ed25519Signature = Annotated[bytes, Meta(min_length=64, max_length=64)]

@@ -13,8 +13,7 @@ from datetime import datetime, timedelta
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey, EllipticCurvePublicKey
-from cryptography.x509.oid import ExtendedKeyUsageOID as EKU
-from cryptography.x509.oid import NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from handfast.core import keys
 from handfast.core.flow import Grant
@@ -67,7 +66,7 @@ def trust_domain(pin: bytes) -> str:
 
 def usages(role: Role) -> tuple[x509.ObjectIdentifier, ...]:
     """Return the extended key usages of a role's leaf, all of them."""
-    return (EKU.SERVER_AUTH,) * role.serves + (EKU.CLIENT_AUTH,) * role.dials
+    return (ExtendedKeyUsageOID.SERVER_AUTH,) * role.serves + (ExtendedKeyUsageOID.CLIENT_AUTH,) * role.dials
 
 
 def key_identifier(spki: bytes) -> x509.SubjectKeyIdentifier:
@@ -214,18 +213,19 @@ def crl(
     *,
     number: int,
     now: datetime,
+    lifetime: timedelta = CRL_LIFETIME,
 ) -> x509.CertificateRevocationList:
     """
     Return a v2 revocation list (RFC 5280 §5) with reasons, its number and the issuer's key identifier.
 
-    It is valid for seven days. A shorter life would turn an outage of the registrar into one of every verifier that
-    insists on a current list (nginx does, and fetches nothing by itself). This one gains little for whoever withholds
-    newer lists, as a default leaf is dead within a day.
+    The default lifetime is seven days. A shorter one would turn an outage of the registrar into one of every verifier
+    that insists on a current list (nginx does, and fetches nothing by itself). This one gains little for whoever
+    withholds newer lists, as a default leaf is dead within a day.
 
     :raises Malformed: a reason that RFC 5280 §5.3.1 does not have, or has not for complete lists.
     """
     builder = (
-        x509.CertificateRevocationListBuilder(issuer.subject, now - BACKDATE, now + CRL_LIFETIME)
+        x509.CertificateRevocationListBuilder(issuer.subject, now - BACKDATE, now + lifetime)
         .add_extension(authority_key_identifier(issuer), critical=False)
         .add_extension(x509.CRLNumber(number), critical=False)
     )

@@ -44,7 +44,7 @@ def runner(app: web.Application, limits: Limits) -> web.AppRunner:
     return web.AppRunner(
         app,
         access_log=None,  # ours is in the door
-        shutdown_timeout=limits.drain,
+        shutdown_timeout=limits.goodbye,  # for the last bytes; ``run`` has waited for the handlers
         # aiohttp counts it from the start of a connection and from each answer to the next whole head, so one
         # figure bounds idle connections and slow heads alike.
         keepalive_timeout=limits.head_timeout,
@@ -88,30 +88,40 @@ async def _body(request: web.Request, limits: Limits) -> bytes:
 def _door(state: State) -> Middleware:
     @web.middleware
     async def door(request: web.Request, handler: _Handler) -> web.StreamResponse:
-        started = time.perf_counter()
-        code, reason = "ok", ""
-        response: web.StreamResponse
+        state.busy.add(request.protocol)
         try:
-            response = await handler(request)
-        except HandfastError as error:
-            code, reason = error.code, error.message
-            response = problems.response(problems.problem(error))
-            if isinstance(error, Fault):
-                _log.error("fault", reason=reason, hint=error.hint, exc_info=error.__cause__)
-        except web.HTTPException as error:
-            problem = problems.from_http(error)
-            code, response = problem.code, problems.response(problem, headers=_allow(error))
-        except ConnectionError:
-            raise
-        except Exception:
-            code, response = Fault.code, problems.response(problems.unexpected())
-            _log.exception("unexpected")  # no body, and no local variables: see logs
-        if state.stopping or response.status in {408, 413}:
-            response.force_close()
-        _account(state, request, response.status, code=code, reason=reason, seconds=time.perf_counter() - started)
-        return response
+            return await _answer(state, request, handler)
+        finally:
+            state.busy.discard(request.protocol)
+            if state.stopping and not state.busy:
+                state.rested.set()
 
     return door
+
+
+async def _answer(state: State, request: web.Request, handler: _Handler) -> web.StreamResponse:
+    started = time.perf_counter()
+    code, reason = "ok", ""
+    response: web.StreamResponse
+    try:
+        response = await handler(request)
+    except HandfastError as error:
+        code, reason = error.code, error.message
+        response = problems.response(problems.problem(error))
+        if isinstance(error, Fault):
+            _log.error("fault", reason=reason, hint=error.hint, exc_info=error.__cause__)
+    except web.HTTPException as error:
+        problem = problems.from_http(error)
+        code, response = problem.code, problems.response(problem, headers=_allow(error))
+    except ConnectionError:
+        raise  # the client is gone, and aiohttp knows it
+    except Exception:
+        code, response = Fault.code, problems.response(problems.unexpected())
+        _log.exception("unexpected")  # without the body, and without local variables: see logs
+    if state.stopping or response.status in {408, 413}:
+        response.force_close()
+    _account(state, request, response.status, code=code, reason=reason, seconds=time.perf_counter() - started)
+    return response
 
 
 def _account(state: State, request: web.Request, status: int, *, code: str, reason: str, seconds: float) -> None:

@@ -100,7 +100,8 @@ async def _stop(
     state: State, listeners: list[Listener], runners: list[web.AppRunner], tasks: list[asyncio.Task[None]]
 ) -> None:
     await asyncio.gather(*(listener.close() for listener in listeners))
-    await asyncio.gather(*(each.cleanup() for each in runners))  # waits for requests in flight, at most limits.drain
+    await _drain(state, [_http(each) for each in runners])
+    await asyncio.gather(*(each.cleanup() for each in runners))
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
@@ -109,6 +110,17 @@ async def _stop(
     except HandfastError as error:
         _log.error("no last checkpoint", code=error.code, reason=error.message)
     state.operators.shutdown()
+
+
+async def _drain(state: State, servers: list[web.Server]) -> None:
+    """Close idle connections and wait for requests in flight: aiohttp's own end drops a body that is still coming."""
+    for server in servers:
+        for connection in server.connections:
+            if connection not in state.busy:
+                connection.force_close()
+    if state.busy:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(state.rested.wait(), state.limits.drain)
 
 
 async def _reload(state: State, listen: Address, notifier: systemd.Notifier) -> None:

@@ -34,6 +34,8 @@ class State:
     failures: Buckets
     crl: Published | None = None
     stopping: bool = False
+    busy: set[object] = field(default_factory=set)  # the HTTP protocols with a request in flight
+    rested: asyncio.Event = field(default_factory=asyncio.Event)  # set when the last of them is done, while stopping
     # One thread: an operator's slow list must neither hold up introductions nor open a connection each.
     operators: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "operator"))
 

@@ -6,6 +6,7 @@ import copy
 import os
 import pickle
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -69,7 +70,7 @@ def test_a_key_that_others_can_reach_is_refused(tmp_path: Path, mode: int) -> No
 @pytest.mark.parametrize("mode", [0o400, 0o600, 0o700])
 def test_the_owners_own_bits_do_not_matter(tmp_path: Path, mode: int) -> None:
     """A read-only key is as good as a writable one."""
-    assert file.load(_write(tmp_path / "k", mode=mode))
+    file.load(_write(tmp_path / "k", mode=mode))
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
@@ -85,7 +86,7 @@ def test_a_key_of_somebody_else_is_refused(tmp_path: Path) -> None:
 def test_a_link_is_judged_by_what_it_points_to(tmp_path: Path) -> None:
     """The open file counts, not the name: a link to a loose key is refused, one to a good key is not."""
     (tmp_path / "link").symlink_to(_write(tmp_path / "k"))
-    assert file.load(tmp_path / "link")
+    file.load(tmp_path / "link")
     (tmp_path / "k").chmod(0o644)
     with pytest.raises(Unsafe):
         file.load(tmp_path / "link")
@@ -100,17 +101,19 @@ def test_a_pipe_in_the_place_of_a_key_does_not_hang(tmp_path: Path) -> None:
 
 def test_a_directory_in_the_place_of_a_key_is_refused(tmp_path: Path) -> None:
     """A directory is no key."""
-    with pytest.raises((Unsafe, Fault)):
+    with pytest.raises(Unsafe, match="not a regular file"):
         file.load(tmp_path)
 
 
-@pytest.mark.parametrize("given", [None, Secret(b"wrong"), Secret("GRÖSSE 123".encode())])
+@pytest.mark.parametrize(
+    "given", [None, Secret(b"12345678"), Secret("GRÖSSE 123".encode())], ids=["none", "other", "case"]
+)
 def test_a_missing_or_wrong_passphrase_is_refused(tmp_path: Path, given: Secret | None) -> None:
     """The refusal names the file and never the passphrase."""
     with pytest.raises(Refused, match=r"/k'") as caught:
         file.load(_write(tmp_path / "k", passphrase=PASSPHRASE), given)
-    assert "the one" in caught.value.hint or "passphrase it was made with" in caught.value.hint
-    assert "wrong" not in str(caught.value)
+    assert "it was made with" in caught.value.hint
+    assert "123" not in str(caught.value).replace(str(tmp_path), "")
 
 
 def test_a_passphrase_for_a_plain_key_is_refused(tmp_path: Path) -> None:
@@ -155,7 +158,7 @@ def test_an_rsa_key_does_not_sign_here(tmp_path: Path) -> None:
 def test_p12_a_signer_does_not_hand_out_its_key(tmp_path: Path, name: str) -> None:
     """P12: no method exports the key, and it can be neither copied nor pickled nor printed."""
     signer = file.load(_write(tmp_path / "k", KEYS[name]))
-    attempts = [
+    attempts: list[Callable[[], object]] = [
         lambda: signer.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
         lambda: copy.copy(signer),
         lambda: copy.deepcopy(signer),

@@ -1,0 +1,157 @@
+"""Every file in vectors/ leads to the outcome that it declares, and to nothing more."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+
+import msgspec
+import pytest
+from cryptography import x509 as pyca
+
+from handfast import introducers
+from handfast.core.flow import Channel, Evidence, Finding
+from handfast.core.invitation import InvitationLine
+from handfast.core.names import Names, network
+from handfast.core.records import CredentialRecord, Invitation
+from handfast.core.roles import Role
+from handfast.core.secret import Secret
+from handfast.errors import HandfastError
+from tests.introducers import make_vectors, vectors
+from tests.introducers.stage import Stage
+from tests.introducers.vectors import Found, LineVector, Vector, World
+
+METHODS = sorted(introducers.known())
+MESSAGES = [path for method in METHODS for path in vectors.files(method)]
+LINES = list(vectors.files(vectors.LINES))
+
+
+def staged(world: World) -> Stage:
+    """The vector's world as a context."""
+    return Stage(
+        pin=world.pin,
+        time=world.now,
+        nonce_key=Secret(world.nonce_key),
+        invitations={
+            one.key_id: Invitation(
+                key_id=one.key_id,
+                public_key=one.public_key,
+                machine=one.machine,
+                role=Role(one.role),
+                names=Names.parse(one.names),
+                uses=one.uses,
+                created_at=one.created_at,
+                expires_at=one.expires_at,
+                sources=None if one.sources is None else tuple(map(network, one.sources)),
+                spent=one.spent,
+                cancelled=one.cancelled,
+            )
+            for one in world.invitations
+        },
+        credentials={int(one.serial, 16): credential(one, world.now) for one in world.credentials},
+    )
+
+
+def credential(one: vectors.CredentialOnRecord, now: datetime) -> CredentialRecord:
+    """A credential of the vector's world."""
+    return CredentialRecord(
+        serial=int(one.serial, 16),
+        machine=one.machine,
+        role=Role(one.role),
+        method="",
+        marker="",
+        not_before=one.not_before,
+        not_after=one.not_after,
+        names=Names.parse(one.names),
+        intended_at=now,
+        why=(),
+        certificate=one.certificate,
+        reintroduction_key=one.reintroduction_key,
+        revoked_at=one.revoked_at,
+        revoked_reason=one.revoked_reason,
+    )
+
+
+def found(finding: Finding) -> Found:
+    """A finding as a vector states it."""
+    sources = finding.entitlement.sources
+    return Found(
+        public_key=finding.public_key,
+        machine=finding.entitlement.machine,
+        roles=sorted(finding.entitlement.roles),
+        names=list(finding.entitlement.names.texts()),
+        sources=None if sources is None else [str(each) for each in sources],
+        wished_role=finding.wish.role,
+        wished_names=list(finding.wish.names.texts()),
+        marker=finding.once.marker,
+        uses=finding.once.uses,
+        transcript=finding.transcript,
+        reintroduction_key=finding.reintroduction_key,
+        expired_at=finding.expired_at,
+    )
+
+
+@pytest.mark.parametrize("path", MESSAGES, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_a_message_comes_to_its_declared_outcome(path: Path) -> None:
+    """Success with exactly this finding, or an error of exactly this code."""
+    vector = vectors.load(path, Vector)
+    client = vector.connection.client
+    certificate = None if client is None else pyca.load_der_x509_certificate(client)
+    evidence = Evidence(vector.method, vector.payload.encode(), Channel(vector.connection.server_spki, certificate))
+    introducer = introducers.known()[path.parent.name]
+    if vector.outcome == "success":
+        assert found(introducer.verify(evidence, staged(vector.world))) == vector.finding
+        return
+    with pytest.raises(HandfastError) as caught:
+        introducer.verify(evidence, staged(vector.world))
+    assert caught.value.code == vector.outcome, caught.value.message
+
+
+@pytest.mark.parametrize("path", LINES, ids=lambda path: path.stem)
+def test_a_line_comes_to_its_declared_outcome(path: Path) -> None:
+    """It reads as declared and is written the same again, or is refused with the declared code."""
+    vector = vectors.load(path, LineVector)
+    if vector.outcome == "success":
+        line = InvitationLine.parse(vector.line)
+        read = vectors.Read(
+            key_id=line.key_id,
+            public_key=line.public_key(),
+            seed=line.seed.reveal(),
+            pin=line.pin,
+            not_before=line.not_before,
+            not_after=line.not_after,
+            addresses=[str(address) for address in line.addresses],
+        )
+        assert read == vector.reads
+        assert line.reveal() == vector.line.strip()
+        return
+    with pytest.raises(HandfastError) as caught:
+        InvitationLine.parse(vector.line)
+    assert caught.value.code == vector.outcome
+
+
+def test_every_method_has_vectors_of_both_kinds() -> None:
+    """A method is known by what it accepts and by what it refuses."""
+    for method in METHODS:
+        outcomes = [vectors.load(path, Vector).outcome for path in vectors.files(method)]
+        assert outcomes.count("success") >= 2
+        assert len(set(outcomes)) >= 4
+
+
+def test_no_file_lies_outside() -> None:
+    """A vector in a folder that nobody replays would prove nothing."""
+    assert sorted(vectors.FOLDER.rglob("*.json")) == sorted(MESSAGES + LINES)
+
+
+def test_the_files_are_what_the_script_writes() -> None:
+    """The script spells the transcripts a second time, so both implementations agree byte by byte."""
+    on_disk = {path.relative_to(vectors.FOLDER).as_posix(): path.read_bytes() for path in MESSAGES + LINES}
+    assert on_disk == make_vectors.everything()
+
+
+@pytest.mark.parametrize("change", [{"outcome": "maybe"}, {"surprise": 1}, {"world": {}}])
+def test_an_unknown_outcome_or_field_is_an_error(change: dict[str, object]) -> None:
+    """A file that says more than we check is not half-checked."""
+    tree = msgspec.json.decode(MESSAGES[0].read_bytes()) | change
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.json.decode(msgspec.json.encode(tree), type=Vector)

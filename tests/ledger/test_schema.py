@@ -1,0 +1,94 @@
+"""The migrations: they make what ``tables`` says, once, and only when it is needed."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+
+from handfast import ledger
+from handfast.errors import Fault
+from handfast.ledger import schema
+from handfast.ledger.store import SqlLedger
+from handfast.ledger.tables import metadata
+from tests.ledger import postgres
+from tests.ledger.material import tamper
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Where no ledger is yet."""
+    return tmp_path / "ledger.sqlite3"
+
+
+def differences(store: SqlLedger) -> list[object]:
+    """What Alembic would change so that the database is as ``tables`` says."""
+    with store._database.engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        return list(compare_metadata(context, metadata))
+
+
+def test_migrations_and_tables_agree(path: Path) -> None:
+    """A migrated SQLite is what the code believes it is."""
+    with ledger.open_sqlite(path) as store:
+        assert differences(store) == []
+
+
+@pytest.mark.peer("postgresql")
+def test_migrations_and_tables_agree_on_postgresql() -> None:
+    """A migrated PostgreSQL is what the code believes it is."""
+    with postgres.running() as server, ledger.open_postgres(server.database()) as store:
+        assert differences(store) == []
+
+
+def test_the_current_version_is_the_newest_migration() -> None:
+    """The version that lets Alembic be skipped is the head of one line of revisions."""
+    config = Config()
+    config.set_main_option("script_location", "handfast.ledger:migrations")
+    assert ScriptDirectory.from_config(config).get_heads() == [schema.CURRENT]
+
+
+def test_alembic_is_loaded_only_to_migrate(path: Path) -> None:
+    """The first opening migrates; every other one starts without Alembic."""
+    script = (
+        "import sys; from pathlib import Path; from handfast import ledger; "
+        "ledger.open_sqlite(Path(sys.argv[1])).close(); print('alembic' in sys.modules)"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+
+    def run() -> str:
+        command = [sys.executable, "-c", script, str(path)]
+        return subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
+
+    assert run() == "True\n"
+    assert run() == "False\n"
+
+
+def test_a_newer_ledger_is_refused(path: Path) -> None:
+    """A schema from the future is left alone, with a hint."""
+    with ledger.open_sqlite(path) as store:
+        tamper(store, "UPDATE alembic_version SET version_num = '9999'")
+    with pytest.raises(Fault, match=r"a schema that this version does not know.*9999") as caught:
+        ledger.open_sqlite(path)
+    assert "newer" in caught.value.hint
+
+
+def test_a_migration_that_fails_leaves_nothing(path: Path) -> None:
+    """All tables or none: a table in the way stops it, and it is as if it had not begun."""
+    connection = sqlite3.connect(path)
+    connection.execute("CREATE TABLE log_head (something TEXT)")
+    connection.commit()
+    path.chmod(0o600)
+    with pytest.raises(Fault, match="log_head already exists"):
+        ledger.open_sqlite(path)
+    tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+    connection.close()
+    assert tables == [("log_head",)]

@@ -1,0 +1,296 @@
+"""From start to end: signals, systemd, and what stays when something fails. Real processes where signals matter."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from handfast.adapters import tls
+from handfast.core import checkpoint
+from handfast.core.invitation import Address
+from handfast.core.roles import Role
+from handfast.errors import Fault, UsageError
+from handfast.server import sockets
+from handfast.server.limits import Limits
+from handfast.wiring import log_origin, open_administration
+from tests.server.running import Client, Running, running
+
+_UP = """
+import json, sys
+from pathlib import Path
+from handfast.core.invitation import Address
+from handfast.server.up import up
+from handfast.wiring import Overrides
+listen = Overrides(listen=Address("127.0.0.1", 0), crl_listen=Address("127.0.0.1", 0))
+sys.exit(up(Path(sys.argv[1]), listen, passphrase=None, ready=lambda place: print(json.dumps(place), flush=True)))
+"""
+UP = [sys.executable, "-c", _UP]
+ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+# As systemd does: sockets from descriptor 3 on, and the process id that they are meant for.
+_ACTIVATE = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.dup2(int(sys.argv[2]), 4)
+os.environ |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "2", "LISTEN_FDNAMES": "crl:https"}
+os.execv(sys.argv[3], sys.argv[3:])
+"""
+
+
+@contextmanager
+def process(arguments: list[str], *, fds: Sequence[int] = (), **more: str) -> Iterator[tuple[subprocess.Popen[str], dict[str, object]]]:
+    """Run a registrar as a process of its own, ready when the block starts and gone when it ends."""
+    started = subprocess.Popen(
+        arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, pass_fds=fds, env=ENVIRONMENT | more
+    )
+    assert started.stdout is not None
+    assert started.stderr is not None
+    try:
+        line = started.stdout.readline()
+        assert line, started.stderr.read()
+        yield started, json.loads(line)
+    finally:
+        started.kill()
+        started.communicate()
+
+
+def client_of(place: dict[str, object]) -> Client:
+    """Connect to a process."""
+    return Client(_address(place), tls.newcomer_context())
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_finishes_what_is_in_flight(tmp_path: Path, number: signal.Signals) -> None:
+    """A request that has begun is answered after SIGTERM, new connections are refused, and the exit code is 0."""
+    with process([*UP, str(tmp_path / "data")]) as (registrar, place), client_of(place) as busy, client_of(place) as idle:
+        administration = open_administration(tmp_path / "data")
+        line, _ = administration.invite("late.lan", role=Role.SERVER, lasting=timedelta(hours=1))
+        body, _ = busy.evidence(line, ec.generate_private_key(ec.SECP256R1()))
+        idle.call("GET", "/healthz")
+        busy.http.putrequest("POST", "/v1/introductions/invitation")
+        busy.http.putheader("Content-Type", "application/json")
+        busy.http.putheader("Content-Length", str(len(body)))
+        busy.http.endheaders(body[:100])
+        assert idle.call("GET", "/healthz")[0] == 200  # by then the other request has begun
+        registrar.send_signal(number)
+        assert idle.socket.recv(1) == b""  # the idle one is closed at once
+        with pytest.raises(OSError):  # noqa: PT011  refused or reset, as the kernel likes
+            client_of(place)
+        busy.socket.sendall(body[100:])
+        response = busy.http.getresponse()
+        assert response.status == 200
+        response.read()
+        assert registrar.wait(10) == 0
+        errors = registrar.stderr.read()
+        assert "Traceback" not in errors
+        assert all(json.loads(entry)["event"] for entry in errors.splitlines())
+        administration.ledger.close()
+
+
+def test_log_has_no_secret_and_no_traceback(tmp_path: Path) -> None:
+    """Whatever comes in, stderr has one JSON object a line: no body, no key, no traceback for garbage."""
+    canary = b"c4n4ry-9d1f"
+    with process([*UP, str(tmp_path / "data")]) as (registrar, place):
+        with client_of(place) as client:
+            client.call("POST", "/v1/introductions/invitation", b'{"signature":"' + canary + b'"}')
+            client.call("GET", f"/{canary.decode()}", **{"X-Secret": canary.decode()})
+            client.socket.sendall(canary * 2000 + b"\r\n\r\n")
+            assert client.socket.recv(20).startswith(b"HTTP/1.0 400")
+        with socket.create_connection(_address(place)) as raw:
+            raw.sendall(canary)
+        registrar.send_signal(signal.SIGTERM)
+        _, errors = registrar.communicate(timeout=10)
+    assert canary.decode() not in errors
+    assert "Traceback" not in errors
+    assert [json.loads(line)["level"] for line in errors.splitlines()].count("error") == 0
+
+
+def _address(place: dict[str, object]) -> tuple[str, int]:
+    address = Address.parse(str(place["listen"]))
+    return address.host, address.port
+
+
+def test_two_registrars_on_one_directory(tmp_path: Path) -> None:
+    """The second `up` on a data directory is refused and names the first."""
+    with process([*UP, str(tmp_path / "data")]) as (first, _):
+        second = subprocess.run([*UP, str(tmp_path / "data")], capture_output=True, text=True, timeout=30, env=ENVIRONMENT)
+        assert second.returncode != 0
+        assert f"in use by process {first.pid}" in second.stderr
+
+
+def test_where_it_listens_is_remembered(tmp_path: Path) -> None:
+    """After `up` on port 0 an operator on the machine invites with the real address."""
+    with process([*UP, str(tmp_path / "data")]) as (_, place):
+        administration = open_administration(tmp_path / "data")
+        assert [str(address) for address in administration.addresses] == [place["listen"]]
+        administration.ledger.close()
+
+
+def test_bad_configuration_keeps_the_old(tmp_path: Path) -> None:
+    """SIGHUP with a wrong file changes nothing, and with a right one takes it over."""
+    with running(tmp_path / "data") as registrar, registrar.connect() as client:
+        config = tmp_path / "data" / "config.toml"
+        config.write_text("[registrar]\nnmae = 'typo'\n")
+        registrar.ask(signal.SIGHUP)
+        config_is_read(registrar)
+        assert registrar.connect().leaf == client.leaf
+        config.write_text("[registrar]\nname = 'renamed'\n")
+        registrar.ask(signal.SIGHUP)
+        config_is_read(registrar)
+        with registrar.connect() as after:
+            certificate = x509.load_der_x509_certificate(after.leaf)
+            assert certificate.subject.rfc4514_string() == "CN=renamed"
+
+
+def config_is_read(registrar: Running) -> None:
+    """Wait until every signal so far was dealt with."""
+    deadline = time.monotonic() + 5
+    while registrar.asked.qsize() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.3)
+
+
+def test_serving_certificate_is_renewed_in_time(tmp_path: Path) -> None:
+    """At half its life, or when the clock was set back before it, another serving certificate is presented."""
+    with running(tmp_path / "data", limits=Limits(tick=0.05)) as registrar:
+        for offset in (timedelta(hours=13), timedelta(hours=-1)):
+            with registrar.connect() as before:
+                registrar.clock.offset = offset
+                other_leaf(registrar, before.leaf)
+                assert before.call("GET", "/healthz")[0] == 200
+
+
+def other_leaf(registrar: Running, leaf: bytes) -> None:
+    """Wait for another serving certificate."""
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline:
+        with registrar.connect() as client:
+            if client.leaf != leaf:
+                return
+    raise AssertionError("no other serving certificate")
+
+
+def test_checkpoint_covers_the_log_at_the_end(tmp_path: Path) -> None:
+    """A registrar that ended has signed a checkpoint over all that happened."""
+    with running(tmp_path / "data") as registrar:
+        registrar.credential("last.lan", Role.SERVER)
+    with running(tmp_path / "data", clients="again") as registrar:
+        authority = registrar.service.authority
+        note = registrar.service.ledger.last_checkpoint()
+        assert note is not None
+        signed = checkpoint.verify(note, log_origin(authority.public), authority.public.log_key)
+        assert registrar.service.ledger.credentials("last.lan")
+        assert signed.size >= 4
+
+
+def test_stale_intents_are_abandoned(tmp_path: Path) -> None:
+    """An intent that was never issued is revoked after ten minutes, as a signature may exist."""
+    with running(tmp_path / "data", limits=Limits(tick=0.05)) as registrar:
+        from handfast.core.flow import Once
+        from handfast.core.keys import spki
+        from handfast.core.names import Names
+        from handfast.policy.decide import serving
+
+        service = registrar.service
+        grant = serving(
+            machine="crashed",
+            names=Names(),
+            trust_domain=service.authority.trust_domain,
+            public_key=spki(ec.generate_private_key(ec.SECP256R1()).public_key()),
+            rules=service.registrar.rules,
+            now=registrar.clock.now(),
+        )
+        serial = service.ledger.intend(grant, Once("serving:x"), at=registrar.clock.now()).result().serial
+        registrar.clock.offset = timedelta(minutes=11)
+        deadline = time.monotonic() + 5
+        while time.monotonic() < deadline:
+            record = service.ledger.credential(serial)
+            if record is not None and record.revoked_at is not None:
+                return
+            time.sleep(0.02)
+        raise AssertionError("the intent was not abandoned")
+
+
+def test_systemd_sockets_are_used(tmp_path: Path) -> None:
+    """Sockets passed by systemd are served, by their names, and none other is opened."""
+    with socket.create_server(("127.0.0.1", 0)) as crl, socket.create_server(("127.0.0.1", 0)) as https:
+        # Above 4, so that moving one does not overwrite the other.
+        fds = [fcntl.fcntl(each, fcntl.F_DUPFD, 10) for each in (crl, https)]
+        activate = [sys.executable, "-c", _ACTIVATE, *map(str, fds), *UP, str(tmp_path / "data")]
+        with process(activate, fds=fds) as (_, place):
+            for fd in fds:
+                os.close(fd)
+            assert place["listen"] == f"127.0.0.1:{https.getsockname()[1]}"
+            with client_of(place) as client:
+                assert client.call("GET", "/healthz")[0] == 200
+
+
+def test_systemd_is_told(tmp_path: Path) -> None:
+    """READY when it serves, RELOADING and READY around a reload, WATCHDOG in between, STOPPING at the end."""
+    path = tmp_path / "notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+        notify.bind(str(path))
+        notify.settimeout(10)
+        told: list[str] = []
+        watched = {"NOTIFY_SOCKET": str(path), "WATCHDOG_USEC": "200000"}
+        with process([*UP, str(tmp_path / "data")], **watched) as (registrar, _):
+            until(notify, told, "READY=1")
+            until(notify, told, "WATCHDOG=1")
+            registrar.send_signal(signal.SIGHUP)
+            until(notify, told, "RELOADING=1")
+            assert any(line.startswith("MONOTONIC_USEC=") for line in told)
+            until(notify, told, "READY=1")
+            registrar.send_signal(signal.SIGTERM)
+            until(notify, told, "STOPPING=1")
+            assert registrar.wait(10) == 0
+
+
+def until(notify: socket.socket, told: list[str], line: str) -> None:
+    """Receive until this line has come."""
+    while True:
+        lines = notify.recv(4096).decode().splitlines()
+        told.extend(lines)
+        if line in lines:
+            return
+
+
+@pytest.mark.parametrize(
+    ("address", "error", "words"),
+    [
+        (Address("192.0.2.1", 0), UsageError, "is not an address of this machine"),
+        (Address("no-such-host.invalid", 0), UsageError, "no such host"),
+    ],
+)
+def test_address_that_cannot_be(address: Address, error: type[Exception], words: str) -> None:
+    """An address to listen on that is not ours is named in the refusal."""
+    with pytest.raises(error, match=words):
+        sockets.listen(address)
+
+
+def test_port_in_use_is_named() -> None:
+    """A port that another program has is named in the refusal."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(Fault, match=f"'127.0.0.1:{port}' is in use"):
+            sockets.listen(Address("127.0.0.1", port))
+
+
+def test_both_families_on_one_socket() -> None:
+    """Listening on :: also takes IPv4."""
+    if not socket.has_dualstack_ipv6():
+        pytest.skip("no IPv6 here")
+    with sockets.listen(Address("::", 0)) as both:
+        socket.create_connection(("127.0.0.1", both.getsockname()[1])).close()

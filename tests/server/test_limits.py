@@ -1,0 +1,219 @@
+"""What a stranger may cost: slow, large, many, broken and frequent requests, against a real listener."""
+
+from __future__ import annotations
+
+import os
+import socket
+import ssl
+import time
+from collections.abc import Iterator
+from ipaddress import ip_address
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from handfast.server.limits import Buckets, Limits, peer_address, prefix
+from tests.server.running import Running, running
+
+SOON = Limits(
+    head_timeout=0.3,
+    body_timeout=0.3,
+    handshake_timeout=0.3,
+    goodbye=0.2,
+    connections=12,
+    connections_per_source=8,
+    failures_burst=5,
+    failures=0.01,
+)
+
+
+@pytest.fixture(scope="module")
+def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A registrar whose limits a test reaches in less than a second."""
+    with running(tmp_path_factory.mktemp("impatient") / "data", limits=SOON) as started:
+        yield started
+
+
+def end_of(connection: socket.socket) -> bytes:
+    """Return all that comes until the peer closes; fail if it does not within five seconds."""
+    connection.settimeout(5)
+    received = b""
+    while True:
+        try:
+            part = connection.recv(65536)
+        except (ConnectionError, ssl.SSLEOFError):
+            return received
+        if not part:
+            return received
+        received += part
+
+
+def test_connection_without_a_handshake_is_closed(impatient: Running) -> None:
+    """Who connects and says nothing is dropped when the handshake's time is over."""
+    with socket.create_connection(impatient.address) as silent:
+        started = time.monotonic()
+        end_of(silent)
+        assert time.monotonic() - started < 2
+
+
+@pytest.mark.parametrize("head", [b"", b"GET /v1/hello HTTP/1.1\r\nHost: x\r\nX-Slow: "])
+def test_slow_head_is_closed(impatient: Running, head: bytes) -> None:
+    """A connection that does not finish its request's head is closed, with nothing or half a head sent."""
+    with impatient.connect() as client:
+        client.socket.sendall(head)
+        assert end_of(client.socket) == b""
+
+
+def test_dripped_head_is_closed(impatient: Running) -> None:
+    """Sending a byte now and then does not prolong the time for a head."""
+    with impatient.connect() as client:
+        client.socket.sendall(b"GET /v1/hello HTTP/1.1\r\nX: ")
+        started = time.monotonic()
+        client.socket.settimeout(0.05)
+        while time.monotonic() - started < 3:
+            try:
+                client.socket.sendall(b"a")
+                if not client.socket.recv(1):
+                    break
+            except TimeoutError:
+                continue
+            except (OSError, ssl.SSLError):
+                break
+        assert time.monotonic() - started < 2
+
+
+def test_slow_body_is_refused(impatient: Running) -> None:
+    """A body that does not come in time is answered with 408, and the connection closed."""
+    with impatient.connect() as client:
+        client.socket.sendall(
+            b"POST /v1/introductions/invitation HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            b"Content-Length: 100\r\n\r\n{"
+        )
+        answer = end_of(client.socket)
+        assert answer.startswith(b"HTTP/1.1 408 ")
+        assert b'"code":"malformed"' in answer
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_megabyte_is_refused(registrar: Running, chunked: bool) -> None:
+    """A body over 64 KiB is answered with 413, whether its length was announced or not."""
+    garbage = os.urandom(1 << 20)
+    headers = {"Content-Type": "application/json"} | ({"Transfer-Encoding": "chunked"} if chunked else {})
+    with registrar.connect() as client:
+        body = iter([garbage[:40_000], garbage[:40_000]]) if chunked else garbage[:70_000]
+        client.http.request("POST", "/v1/introductions/invitation", body, headers, encode_chunked=chunked)
+        response = client.http.getresponse()
+        assert response.status == 413
+        assert b'"code":"too-much"' in response.read()
+
+
+def test_garbage_json_is_malformed(registrar: Running) -> None:
+    """Garbage within the limits is 400, named as such."""
+    with registrar.connect() as client:
+        assert client.problem("POST", "/v1/introductions/invitation", os.urandom(60_000)).code == "malformed"
+
+
+def test_long_header_is_refused(registrar: Running) -> None:
+    """A header field over its limit is 400, and the connection closed."""
+    with registrar.connect() as client:
+        client.socket.sendall(b"GET /v1/hello HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 9000 + b"\r\n\r\n")
+        assert end_of(client.socket).startswith(b"HTTP/1.0 400 ")
+
+
+@pytest.mark.parametrize("garbage", [b"GET / HTTP/1.1\r\n\r\n", b"SSH-2.0-x\r\n", bytes(300), b"\x16\x03\x01\xff\xff" * 50])
+def test_garbage_on_the_tls_port(
+    impatient: Running, garbage: bytes, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """What is no TLS ends its connection, leaves no traceback, and takes no place for good."""
+    with socket.create_connection(impatient.address) as stranger:
+        stranger.sendall(garbage)
+        end_of(stranger)
+    with impatient.connect() as client:
+        assert client.call("GET", "/healthz")[0] == 200
+    assert "Traceback" not in "".join(capfd.readouterr())
+
+
+def test_too_many_connections_of_one_source(impatient: Running) -> None:
+    """Over the limit of one source a connection is closed before its handshake; a place that is left is given again."""
+    held = [socket.create_connection(impatient.address) for _ in range(SOON.connections_per_source)]
+    with socket.create_connection(impatient.address) as extra:
+        started = time.monotonic()
+        end_of(extra)
+        assert time.monotonic() - started < SOON.handshake_timeout
+    for connection in held:
+        connection.close()
+    deadline = time.monotonic() + 5
+    while True:
+        try:
+            with impatient.connect() as client:
+                assert b'refused_connections_total{limit="source"}' in client.call("GET", "/metrics")[1]
+                break
+        except (OSError, ssl.SSLError):
+            assert time.monotonic() < deadline
+
+
+def test_failures_are_slowed_down(impatient: Running) -> None:
+    """After some rejected proofs a source gets 429 with Retry-After, for good evidence too."""
+    with impatient.connect() as client:
+        for _ in range(SOON.failures_burst):
+            assert client.call("POST", "/v1/introductions/invitation", b"{}")[0] == 400
+        body, _ = client.evidence(impatient.invite("slowed.lan"), ec.generate_private_key(ec.SECP256R1()))
+        problem = client.problem("POST", "/v1/introductions/invitation", body)
+        assert (problem.status, problem.code) == (429, "too-much")
+        assert int(client.headers["Retry-After"]) > 0
+
+
+def test_other_content_type_is_refused(registrar: Running) -> None:
+    """A form or plain text, which a browser would send for any site, is 415."""
+    with registrar.connect() as client:
+        status, _ = client.call("POST", "/v1/introductions/invitation", b"{}", **{"Content-Type": "text/plain"})
+        assert status == 415
+
+
+def test_bucket_fills_with_time() -> None:
+    """A bucket gives its burst, then one token for each interval, and says how long to wait."""
+    now = [0.0]
+    bucket = Buckets(0.5, 2, now=lambda: now[0])
+    for _ in range(2):
+        assert bucket.wait("a") == 0
+        bucket.take("a")
+    assert (bucket.wait("a"), bucket.wait("b")) == (2, 0)
+    now[0] = 2.0
+    assert bucket.wait("a") == 0
+    now[0] = 1e6
+    bucket.take("a")
+    bucket.take("a")
+    assert bucket.wait("a") == 2
+
+
+def test_buckets_are_bounded() -> None:
+    """More sources than are remembered push out the one that was longest quiet."""
+    buckets = Buckets(0.001, 1, most=2, now=lambda: 0.0)
+    for source in "abc":
+        buckets.take(source)
+    assert buckets.wait("a") == 0
+    assert buckets.wait("c") > 0
+
+
+@pytest.mark.parametrize(
+    ("address", "source"),
+    [("192.0.2.7", "192.0.2.7"), ("2001:db8:1:2:3::4", "2001:db8:1:2::/64"), (None, "None")],
+)
+def test_source_is_an_address_or_a_64(address: str | None, source: str) -> None:
+    """IPv6 hosts choose their last 64 bits, so these do not make another source."""
+    assert prefix(ip_address(address) if address else None) == source
+
+
+@pytest.mark.parametrize(
+    ("peername", "address"),
+    [
+        (("::ffff:192.0.2.7", 1, 0, 0), "192.0.2.7"),
+        (("fe80::1%eth0", 1, 0, 2), "fe80::1"),
+        (("192.0.2.7", 1), "192.0.2.7"),
+        ("", None),
+        (("nonsense", 1), None),
+    ],
+)
+def test_peer_address(peername: object, address: str | None) -> None:
+    """Mapped and zoned addresses are read as what they are, other sockets have none."""
+    assert peer_address(peername) == (ip_address(address) if address else None)

@@ -21,6 +21,7 @@ from handfast.core.invitation import Address
 from handfast.core.names import IPNetwork, dns_name, machine_name, network
 from handfast.core.roles import GRANTABLE, Role
 from handfast.core.secret import Secret
+from handfast.core.x509 import distribution_points
 from handfast.errors import ConfigError, HandfastError, Malformed, UsageError
 from handfast.policy.rules import Rules
 
@@ -40,6 +41,7 @@ class Config:
     listen: Address = ANYWHERE
     crl_listen: Address | None = None
     addresses: tuple[Address, ...] = ()
+    crl_url: str | None = None
     rules: Rules = field(default_factory=Rules)
     permitted_dns: tuple[str, ...] = ()
     permitted_ips: tuple[IPNetwork, ...] = ()
@@ -63,6 +65,7 @@ def load(path: Path) -> Config:
         listen=reader.take("registrar.listen", parse_listen, Config().listen),
         crl_listen=reader.take("registrar.crl_listen", parse_listen, None),
         addresses=reader.take("registrar.addresses", _each(Address.parse), ()),
+        crl_url=reader.take("registrar.crl_url", _url, None),
         permitted_dns=reader.take("constraints.dns", _each(dns_name), ()),
         permitted_ips=reader.take("constraints.networks", _each(network), ()),
         rules=_rules(reader),
@@ -124,6 +127,11 @@ def _each(parse: Any) -> Any:
         return tuple(parse(value) for value in values)
 
     return parse_list
+
+
+def _url(value: str) -> str:
+    distribution_points(value)
+    return value
 
 
 def _roles(values: Any) -> frozenset[Role]:

@@ -174,17 +174,19 @@ def open_service(data: Path, overrides: Overrides, *, passphrase: Secret | None)
 
     def build(settings: Config) -> Service:
         addresses = settings.addresses
+        crl_listen = settings.crl_listen or _crl_listen(settings.listen)
+        authority = opened.with_crl_url(settings.crl_url or _crl_url(settings, crl_listen, opened.public))
         context = LedgerContext(store, clock, opened.pin, nonce_key)
         return Service(
             name=settings.name,
-            registrar=Registrar(introducers.known(), settings.rules, store, opened, context),
+            registrar=Registrar(introducers.known(), settings.rules, store, authority, context),
             administration=Administration(store, clock, opened.pin, addresses, opened.excluded),
             ledger=store,
-            authority=opened,
+            authority=authority,
             clock=clock,
             data=data,
             listen=settings.listen,
-            crl_listen=settings.crl_listen or _crl_listen(settings.listen),
+            crl_listen=crl_listen,
             addresses=addresses,
             reload=lambda: build(overrides.apply(data)),
         )
@@ -196,7 +198,14 @@ def _crl_listen(listen: Address) -> Address:
     return Address(listen.host, config.DEFAULT_CRL_PORT if listen.port else 0)
 
 
-def announced(configured: tuple[Address, ...], listening: Address, clock: Clock) -> tuple[Address, ...]:
+def _crl_url(settings: Config, crl_listen: Address, public: PublicAuthority) -> str | None:
+    if not crl_listen.port or not settings.listen.port:
+        return None  # a port that changes with every start must not be written into certificates
+    host = announced(settings.addresses, settings.listen)[0].host
+    return f"http://{Address(host, crl_listen.port)}/crl/{public.crl_names[0]}.crl"
+
+
+def announced(configured: tuple[Address, ...], listening: Address) -> tuple[Address, ...]:
     """Return the addresses to put into invitations: the configured ones, else where we listen."""
     if configured:
         return configured

@@ -128,15 +128,14 @@ def test_an_empty_passphrase_is_refused(tmp_path: Path) -> None:
 def test_constraints_and_the_list_url_are_kept(tmp_path: Path) -> None:
     """Name constraints are in the issuing CA's certificate, and the URL is in every leaf to come."""
     networks = [ip_network("10.0.0.0/8")]
-    _make(tmp_path / "a", permitted_dns=["Home.LAN"], permitted_ips=networks, crl_url="http://ca.home.lan/crl")
+    _make(tmp_path / "a", permitted_dns=["Home.LAN"], permitted_ips=networks)
     authority = FileAuthority.open(tmp_path / "a")
     extension = authority.issuing.extensions.get_extension_for_class(pyca.NameConstraints)
     assert extension.value == x509.name_constraints(["home.lan"], networks)
-    assert authority.public.crl_url == "http://ca.home.lan/crl"
 
 
 @pytest.mark.parametrize(
-    "options", [{"permitted_dns": ["*.lan"]}, {"permitted_dns": [""]}, {"crl_url": "gopher://x"}, {"name": ""}]
+    "options", [{"permitted_dns": ["*.lan"]}, {"permitted_dns": [""]}, {"name": ""}]
 )
 def test_mistakes_are_found_before_anything_is_made(tmp_path: Path, options: dict[str, Any]) -> None:
     """A wrong suffix, URL or name leaves nothing behind."""

@@ -24,8 +24,10 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from handfast.core import nonce
 from handfast.core.invitation import PREFIX
+from handfast.core.names import network
 from handfast.core.records import CredentialRecord, Invitation
 from handfast.core.roles import Role
+from handfast.core.secret import Secret
 from tests.introducers import stage, vectors
 from tests.introducers.stage import DAY, LINE, NEW_KEY, NOW, OLD_KEY, OTHER_KEY, PIN, RETURN_KEY, SERIAL, SERVER_SPKI
 
@@ -99,7 +101,7 @@ SHARED = (
     Case("nonce-of-the-future", "the nonce is one second ahead of the clock", "evidence-rejected",
          signed={"nonce": nonce.make(stage.NONCE_KEY, NOW + timedelta(seconds=1), bytes(16))}),
     Case("foreign-nonce", "the nonce was made with another key", "evidence-rejected",
-         signed={"nonce": nonce.make(stage.Secret(b"x" * 32), NOW, bytes(16))}),
+         signed={"nonce": nonce.make(Secret(b"x" * 32), NOW, bytes(16))}),
     Case("another-nonce-after-signing", "a fresh nonce of ours, but not the one that was signed", "evidence-rejected",
          sent={"nonce": nonce.make(stage.NONCE_KEY, NOW, bytes(16))}),
     Case("newcomer-nonce-changed", "the newcomer's nonce was changed after signing", "evidence-rejected",
@@ -200,7 +202,7 @@ def invited(case: Case) -> vectors.Vector:
     """A message with an invitation."""
     changes = dict(case.record)
     if "sources" in changes:
-        changes["sources"] = tuple(map(stage.network, changes["sources"]))
+        changes["sources"] = tuple(map(network, changes["sources"]))
     record = stage.an_invitation(**changes)
     fields: dict[str, Any] = {
         "key_id": LINE.key_id,
@@ -391,7 +393,7 @@ def everything() -> dict[str, bytes]:
 def main() -> int:
     """Write the files that differ, and remove those that nobody makes any more."""
     files = everything()
-    for stale in {path for path in vectors.FOLDER.rglob("*.json")} - {vectors.FOLDER / path for path in files}:
+    for stale in set(vectors.FOLDER.rglob("*.json")) - {vectors.FOLDER / path for path in files}:
         stale.unlink()
     for path, content in files.items():
         target = vectors.FOLDER / path

@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from handfast.core import csr, keys, nonce
 from handfast.core.flow import Channel, Evidence, Wish
 from handfast.core.invitation import Address, InvitationLine
-from handfast.core.names import IPNetwork, Names, network
+from handfast.core.names import IPNetwork, Names
 from handfast.core.records import CredentialRecord, Invitation
 from handfast.core.roles import Role
 from handfast.core.secret import Secret

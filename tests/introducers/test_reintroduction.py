@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -39,7 +40,7 @@ def test_revoked_stays_revoked_after_its_end() -> None:
 
 
 @pytest.mark.parametrize("changes", [{"reintroduction_key": None}, {"certificate": None}])
-def test_without_a_key_on_record_there_is_no_way_back(changes: dict[str, None]) -> None:
+def test_without_a_key_on_record_there_is_no_way_back(changes: dict[str, Any]) -> None:
     """Nothing registered, or nothing issued: refused, and not with an exception of another kind."""
     honest = by_reintroduction(record=a_credential(not_after=NOW - DAY, **changes))
     with pytest.raises(EvidenceRejected, match="not in the ledger, or no key"):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from sqlalchemy import BigInteger
 
 from handfast import ledger
 from handfast.core import checkpoint
@@ -19,6 +20,7 @@ from handfast.core.roles import Role
 from handfast.errors import LogTampered, Malformed
 from handfast.ledger import audit
 from handfast.ledger.store import SqlLedger
+from handfast.ledger.tables import metadata
 from tests.ledger.material import (
     LATER,
     LOG_KEY,
@@ -159,7 +161,7 @@ def test_a_changed_log(store: SqlLedger, change: str, named: str) -> None:
         ("UPDATE invitations SET role = 'emperor'", "the invitation .* cannot be read"),
         ("DELETE FROM invitations WHERE key_id LIKE '%1'", "entry 0 speaks of a row that is not in the store"),
         (
-            "INSERT INTO invitations VALUES ('feed', x'00', 'web1.lan', 'server', '{\"dns\":[],\"ips\":[]}', 1, 1, 2, NULL)",
+            "INSERT INTO invitations VALUES ('feed', x'00', 'web1', 'server', '{\"dns\":[],\"ips\":[]}', 1, 1, 2, NULL)",
             "the invitation 'feed' is not what the log says",
         ),
         ("UPDATE machines SET role = 'operator' WHERE name = 'web1.lan'", "the machine 'web1.lan' is not what"),
@@ -173,6 +175,26 @@ def test_a_changed_table(store: SqlLedger, change: str, named: str) -> None:
     tamper(store, *change.split("; "))
     with pytest.raises(LogTampered, match=named):
         verify(store)
+
+
+@pytest.mark.parametrize("value", ["x'00'", "'x'", "77", "7.5", "9223372036854775807"])
+def test_values_that_the_ledger_never_writes(store: SqlLedger, tmp_path: Path, value: str) -> None:
+    """Whatever is put into any column, of whatever type, is tampering, and not a crash of the audit."""
+    copy = tmp_path / "copy.sqlite3"
+    columns = [column for table in metadata.sorted_tables for column in table.columns if str(column) != "log_head.id"]
+    store.note(Event("alarm.test", NOW, "x")).result()
+    for column in columns:
+        tamper(store, f"VACUUM INTO '{copy}'")
+        copy.chmod(0o600)
+        with ledger.open_sqlite(copy) as changed:
+            try:
+                tamper(changed, f"UPDATE OR REPLACE {column.table.name} SET {column.name} = {value}")
+            except sqlite3.IntegrityError:
+                assert isinstance(column.type, BigInteger)  # an INTEGER PRIMARY KEY holds nothing else
+            else:
+                with pytest.raises(LogTampered):
+                    verify(changed)
+        copy.unlink()
 
 
 def test_a_key_that_may_not_come_back(store: SqlLedger) -> None:

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -18,12 +18,17 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
+from structlog.testing import capture_logs
 
 from handfast.adapters import tls
 from handfast.core import checkpoint
+from handfast.core.flow import Once
 from handfast.core.invitation import Address
+from handfast.core.keys import spki
+from handfast.core.names import Names
 from handfast.core.roles import Role
 from handfast.errors import Fault, UsageError
+from handfast.policy.decide import serving
 from handfast.server import sockets
 from handfast.server.limits import Limits
 from handfast.wiring import log_origin, open_administration
@@ -140,27 +145,28 @@ def test_where_it_listens_is_remembered(tmp_path: Path) -> None:
 
 
 def test_bad_configuration_keeps_the_old(tmp_path: Path) -> None:
-    """SIGHUP with a wrong file changes nothing, and with a right one takes it over."""
-    with running(tmp_path / "data") as registrar, registrar.connect() as client:
+    """SIGHUP with a wrong file changes nothing and says why; with a right one it takes it over."""
+    with running(tmp_path / "data") as registrar, registrar.connect() as before:
         config = tmp_path / "data" / "config.toml"
         config.write_text("[registrar]\nnmae = 'typo'\n")
-        registrar.ask(signal.SIGHUP)
-        config_is_read(registrar)
-        assert registrar.connect().leaf == client.leaf
+        with capture_logs() as logged:
+            registrar.ask(signal.SIGHUP)
+            wait(lambda: any(entry["event"].startswith("reload failed") for entry in logged))
+        assert any("nmae" in entry.get("reason", "") for entry in logged)
+        with registrar.connect() as after:
+            assert after.leaf == before.leaf
         config.write_text("[registrar]\nname = 'renamed'\n")
         registrar.ask(signal.SIGHUP)
-        config_is_read(registrar)
-        with registrar.connect() as after:
-            certificate = x509.load_der_x509_certificate(after.leaf)
-            assert certificate.subject.rfc4514_string() == "CN=renamed"
+        renamed = x509.load_der_x509_certificate(other_leaf(registrar, before.leaf))
+        assert renamed.subject.rfc4514_string() == "CN=renamed"
 
 
-def config_is_read(registrar: Running) -> None:
-    """Wait until every signal so far was dealt with."""
+def wait(done: Callable[[], bool]) -> None:
+    """Wait for what happens in another thread; fail after five seconds."""
     deadline = time.monotonic() + 5
-    while registrar.asked.qsize() and time.monotonic() < deadline:
+    while not done():
+        assert time.monotonic() < deadline
         time.sleep(0.01)
-    time.sleep(0.3)
 
 
 def test_serving_certificate_is_renewed_in_time(tmp_path: Path) -> None:
@@ -173,14 +179,17 @@ def test_serving_certificate_is_renewed_in_time(tmp_path: Path) -> None:
                 assert before.call("GET", "/healthz")[0] == 200
 
 
-def other_leaf(registrar: Running, leaf: bytes) -> None:
-    """Wait for another serving certificate."""
-    deadline = time.monotonic() + 5
-    while time.monotonic() < deadline:
+def other_leaf(registrar: Running, leaf: bytes) -> bytes:
+    """Wait for another serving certificate and return it."""
+    shown = [leaf]
+
+    def changed() -> bool:
         with registrar.connect() as client:
-            if client.leaf != leaf:
-                return
-    raise AssertionError("no other serving certificate")
+            shown.append(client.leaf)
+        return shown[-1] != leaf
+
+    wait(changed)
+    return shown[-1]
 
 
 def test_checkpoint_covers_the_log_at_the_end(tmp_path: Path) -> None:
@@ -199,11 +208,6 @@ def test_checkpoint_covers_the_log_at_the_end(tmp_path: Path) -> None:
 def test_stale_intents_are_abandoned(tmp_path: Path) -> None:
     """An intent that was never issued is revoked after ten minutes, as a signature may exist."""
     with running(tmp_path / "data", limits=Limits(tick=0.05)) as registrar:
-        from handfast.core.flow import Once
-        from handfast.core.keys import spki
-        from handfast.core.names import Names
-        from handfast.policy.decide import serving
-
         service = registrar.service
         grant = serving(
             machine="crashed",
@@ -215,13 +219,7 @@ def test_stale_intents_are_abandoned(tmp_path: Path) -> None:
         )
         serial = service.ledger.intend(grant, Once("serving:x"), at=registrar.clock.now()).result().serial
         registrar.clock.offset = timedelta(minutes=11)
-        deadline = time.monotonic() + 5
-        while time.monotonic() < deadline:
-            record = service.ledger.credential(serial)
-            if record is not None and record.revoked_at is not None:
-                return
-            time.sleep(0.02)
-        raise AssertionError("the intent was not abandoned")
+        wait(lambda: serial in {revocation.serial for revocation in service.ledger.revocations()})
 
 
 def test_systemd_sockets_are_used(tmp_path: Path) -> None:

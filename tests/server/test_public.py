@@ -17,7 +17,6 @@ from prometheus_client.parser import text_string_to_metric_families
 from handfast.core import wire
 from handfast.core.roles import Role
 from handfast.server import openapi
-from handfast.server.public import crl_names
 from handfast.server.routes import ROUTES
 from tests.server.running import Running, running
 
@@ -132,7 +131,7 @@ def test_revocation_list_is_signed_anew_in_time(tmp_path: Path, days: int) -> No
 def test_revocation_list_has_two_names(registrar: Running) -> None:
     """The list is found by its CA's generation and by its key, over HTTPS too."""
     with registrar.connect() as client:
-        names = crl_names(registrar.service.authority.issuing)
+        names = registrar.service.authority.public.crl_names
         assert len(names) == 2
         answers = {client.call("GET", f"/crl/{name}.crl") for name in names}
         assert len(answers) == 1

@@ -36,6 +36,7 @@ def sockets(environment: MutableMapping[str, str]) -> dict[str, socket.socket]:
         passed = socket.socket(fileno=_FIRST_FD + index)
         listening = passed.type == socket.SOCK_STREAM and passed.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
         if name in found or not listening:
+            passed.close()
             raise UsageError(
                 f"socket {name!r} from systemd is passed twice, or is no listening stream socket",
                 hint="one .socket unit each, with FileDescriptorName=https and =crl",

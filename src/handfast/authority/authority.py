@@ -55,7 +55,7 @@ class PublicAuthority:
     log_key: Ed25519PublicKey
     ssh_host_key: Ed25519PublicKey
     ssh_user_key: Ed25519PublicKey
-    crl_url: str | None = None
+    generation: int
 
     @classmethod
     def read(cls, directory: Path) -> PublicAuthority:
@@ -98,7 +98,7 @@ class PublicAuthority:
             log_key=log_key,
             ssh_host_key=host_key,
             ssh_user_key=user_key,
-            crl_url=state.crl_url,
+            generation=state.issuing,
         )
 
     @property
@@ -111,6 +111,11 @@ class PublicAuthority:
         """The SSH user CA's public key as OpenSSH writes it, for sshd's ``TrustedUserCAKeys``."""
         return self.ssh_user_key.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode("ascii")
 
+    @property
+    def crl_names(self) -> tuple[str, str]:
+        """The issuing CA's names in URLs: ``issuing-<generation>``, and its key's SHA-256 in hex."""
+        return f"issuing-{self.generation}", keys.spki_sha256(self.issuing.public_key()).hex()
+
     def excluded(self, names: Names) -> tuple[str, ...]:
         """Return those of ``names`` which the issuing CA may not certify: a leaf with one verifies nowhere."""
         return x509.excluded(self.issuing, names)
@@ -120,15 +125,16 @@ class FileAuthority:
     """
     An authority that signs, with its keys in files. Make one with ``open``.
 
-    ``public`` is its public half; the port's properties are taken from it.
+    ``public`` is its public half; the port's properties are taken from it. ``crl_url`` goes into every leaf
+    that it issues; None leaves the pointer out.
     """
 
-    def __init__(self, public: PublicAuthority, signers: Signers) -> None:
+    def __init__(self, public: PublicAuthority, signers: Signers, crl_url: str | None = None) -> None:
         self.public = public
         self.root, self.issuing, self.pin = public.root, public.issuing, public.pin
         self.trust_domain, self.chain, self.trust = public.trust_domain, public.chain, public.trust
         self._signers = signers
-        self._profile = x509.LeafProfile(public.issuing, public.crl_url)
+        self._profile = x509.LeafProfile(public.issuing, crl_url)
         self._hash = keys.signature_hash(signers.issuing)
 
     @classmethod
@@ -143,6 +149,16 @@ class FileAuthority:
         """
         public = PublicAuthority.read(directory)
         return cls(public, Signers.load(directory, public, passphrase))
+
+    def with_crl_url(self, url: str | None) -> FileAuthority:
+        """
+        Return this authority with another place for its CRL: known only when the registrar's address is.
+
+        :raises UsageError: not an http URL.
+        """
+        if url is not None:
+            x509.distribution_points(url)
+        return FileAuthority(self.public, self._signers, url)
 
     def excluded(self, names: Names) -> tuple[str, ...]:
         """Return those of ``names`` which the issuing CA may not certify."""

@@ -37,14 +37,13 @@ def create(
     root_key: Path | None = None,
     permitted_dns: Iterable[str] = (),
     permitted_ips: Iterable[IPNetwork] = (),
-    crl_url: str | None = None,
 ) -> None:
     """
     Make a root, an issuing CA, two SSH CAs and a log key in ``directory``, which must not exist.
 
     ``passphrase`` encrypts every private key. ``root_key`` is a path for the root's key outside the directory, for
     example on a removable disk: signing does not need it, only a new issuing CA will. ``permitted_dns`` and
-    ``permitted_ips`` become critical name constraints of the issuing CA. ``crl_url`` goes into every leaf.
+    ``permitted_ips`` become critical name constraints of the issuing CA.
 
     :raises Refused: the directory or ``root_key`` exists, or the passphrase is empty.
     :raises Malformed: a name, suffix or URL that does not fit.
@@ -55,8 +54,6 @@ def create(
     for path in (directory, root_key):
         if path is not None and os.path.lexists(path):
             raise _exists(path)
-    if crl_url is not None:
-        x509.distribution_points(crl_url)
     constraints = x509.name_constraints([dns_name(suffix) for suffix in permitted_dns], permitted_ips)
     try:
         directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -65,7 +62,7 @@ def create(
             files = _Files(building, passphrase)
             root = ec.generate_private_key(ec.SECP256R1())
             _write_cas(files, root, name=name, now=now, constraints=constraints)
-            _write_others(files, layout.State(name=name, crl_url=crl_url))
+            _write_others(files, layout.State(name=name))
             _adopt(files, root, directory, root_key)
         except BaseException:
             shutil.rmtree(building, ignore_errors=True)

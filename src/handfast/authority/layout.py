@@ -30,7 +30,6 @@ class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     version: int = 1
     name: str
     issuing: int = 1
-    crl_url: str | None = None
 
 
 def issuing(generation: int, suffix: str) -> str:

@@ -39,7 +39,6 @@ def ca_command() -> None:
 @click.option("--root-key", type=FILE, help="Keep the root's key there, offline.")
 @click.option("--permit-dns", multiple=True, help="Constrain the issuing CA to this DNS suffix (repeatable).")
 @click.option("--permit-net", multiple=True, help="Constrain the issuing CA to this network (repeatable).")
-@click.option("--crl-url", help="Where relying parties fetch the CRL; written into every certificate.")
 def init_command(
     data: Path,
     passphrase_file: Path | None,
@@ -47,7 +46,6 @@ def init_command(
     root_key: Path | None,
     permit_dns: tuple[str, ...],
     permit_net: tuple[str, ...],
-    crl_url: str | None,
 ) -> None:
     """Make the authority before the first `up`, with choices that `up` does not ask for."""
     from handfast.adapters.files import private_directory
@@ -61,7 +59,6 @@ def init_command(
         root_key=root_key,
         permitted_dns=tuple(dns_name(suffix) for suffix in permit_dns),
         permitted_ips=tuple(network(net) for net in permit_net),
-        crl_url=crl_url,
     )
     pin = PublicAuthority.read(data / AUTHORITY).pin
     ui.say(f"made the authority in {data / AUTHORITY}, root {format_pin(pin)}")
@@ -82,7 +79,6 @@ def show_command(data: Path, as_json: bool) -> None:
         "pin": format_pin(authority.pin),
         "root": _certificate(authority.root),
         "issuing": _certificate(authority.issuing),
-        "crl_url": authority.crl_url,
         "ssh_host_ca": authority.ssh_host_ca,
         "ssh_user_ca": authority.ssh_user_ca,
         "log_key": vkey(log_origin(authority), authority.log_key),
@@ -94,7 +90,7 @@ def show_command(data: Path, as_json: bool) -> None:
         if isinstance(value, dict):
             ui.emit(f"{key:12} {value['subject']}, {value['key']}, until {value['not_after']}")
         else:
-            ui.emit(f"{key:12} {value if value is not None else 'none'}")
+            ui.emit(f"{key:12} {value}")
 
 
 @ca_command.command("bundle")
@@ -109,14 +105,19 @@ def bundle_command(data: Path) -> None:
 @DATA
 @PASSPHRASE
 def crl_command(data: Path, passphrase_file: Path | None) -> None:
-    """The certificate revocation list in PEM, signed now."""
+    """
+    The certificate revocation lists in PEM: the issuing CA's, signed now, and the root's, which never changes.
+
+    Programs that check one for every CA of a chain (nginx, curl, PostgreSQL) want both.
+    """
     from handfast import ledger
 
     require_data(data)
     authority = FileAuthority.open(data / AUTHORITY, passphrase=config.secret_from("passphrase", file=passphrase_file))
     with ledger.open_sqlite(data / LEDGER) as store:
         der = authority.crl(store.revocations(), number=store.crl_number(), now=SystemClock().now())
-    ui.emit(x509.load_der_x509_crl(der).public_bytes(Encoding.PEM).decode().rstrip())
+    for each in (der, authority.public.root_crl):
+        ui.emit(x509.load_der_x509_crl(each).public_bytes(Encoding.PEM).decode().rstrip())
 
 
 def _certificate(certificate: x509.Certificate) -> dict[str, str]:

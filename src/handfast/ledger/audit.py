@@ -29,6 +29,8 @@ from handfast.ledger.database import Row, Session
 from handfast.ledger.entries import serial_text, time_of
 from handfast.ledger.store import SqlLedger
 
+# What reading a value raises that the ledger never wrote; SQLite keeps text in a BLOB column if told to.
+_UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, OverflowError)
 Progress = Callable[[int, int], None]
 _PAGE = 1000
 _HINT = "keep this store for inquiry, and restore a backup that verifies"
@@ -82,22 +84,30 @@ def verify(
     :raises Malformed: ``external`` is no checkpoint.
     :raises Fault: the store cannot be read.
     """
-    kept_elsewhere = None if external is None else checkpoints.verify(external, origin, log_key)
+    elsewhere = None if external is None else checkpoints.verify(external, origin, log_key)
     with ledger.snapshot() as session:
-        stored = _stored_checkpoints(session, log_key, origin)
-        wanted = [*stored, *([kept_elsewhere] if kept_elsewhere else [])]
-        head, facts = _log(session, wanted, progress)
-        tables = _Tables(session, facts)
-        invitations = tables.invitations()
-        credentials = tables.credentials()
-        tables.nothing_left()
+        try:
+            return _verify(session, log_key, origin, elsewhere, progress)
+        except _UNREADABLE as error:
+            raise _tampered(f"the store holds a value that the ledger never writes: {error}") from error
+
+
+def _verify(
+    session: Session, key: Ed25519PublicKey, origin: str, elsewhere: Checkpoint | None, progress: Progress | None
+) -> AuditReport:
+    stored = _stored_checkpoints(session, key, origin)
+    head, facts = _log(session, stored if elsewhere is None else [*stored, elsewhere], progress)
+    tables = _Tables(session, facts)
+    invitations = tables.invitations()
+    credentials = tables.credentials()
+    tables.nothing_left()
     return AuditReport(
         size=head.size,
         root=head.root(),
         checkpoints=len(stored),
         credentials=credentials,
         invitations=invitations,
-        external_size=None if kept_elsewhere is None else kept_elsewhere.size,
+        external_size=None if elsewhere is None else elsewhere.size,
     )
 
 
@@ -153,8 +163,8 @@ def _log(session: Session, wanted: list[Checkpoint], progress: Progress | None) 
 def _head(session: Session) -> Frontier:
     try:
         return Frontier.decode(*session.head(statements.HEAD))
-    except (Malformed, Fault) as error:
-        raise _tampered(f"the head of the log is damaged: {error.message}") from error
+    except (Malformed, Fault, *_UNREADABLE) as error:
+        raise _tampered(f"the head of the log is damaged: {error}") from error
 
 
 def _compare(tree: Frontier, signed: list[Checkpoint]) -> None:
@@ -166,12 +176,12 @@ def _compare(tree: Frontier, signed: list[Checkpoint]) -> None:
             )
 
 
-def _leaf(expected: int, row: tuple[int, str, str, bytes, bytes], facts: _Facts) -> bytes:
+def _leaf(expected: int, row: Row, facts: _Facts) -> bytes:
     index, kind, subject, entry, stored = row
     if index != expected:
         raise _tampered(f"entry {expected} is missing")
-    leaf = leaf_hash(entry)
-    if leaf != stored:
+    leaf = leaf_hash(entry) if isinstance(entry, bytes) else None
+    if leaf is None or leaf != stored:
         raise _tampered(f"entry {index} was changed: it does not have the hash that was stored with it")
     try:
         event = entries.decode(entry)
@@ -202,7 +212,7 @@ class _Tables:
             what = f"the invitation {row[0]!r}"
             try:
                 invitation = rows.invitation_from_row(row)
-            except (ValueError, KeyError, TypeError) as error:
+            except _UNREADABLE as error:
                 raise _tampered(f"{what} cannot be read: {error}") from error
             self._facts.claim(what, entries.invited(invitation))
             if invitation.marker in self._closed:
@@ -221,7 +231,7 @@ class _Tables:
                 seen += 1
                 try:
                     self._credential(row)
-                except (ValueError, KeyError, TypeError) as error:
+                except _UNREADABLE as error:
                     raise _tampered(f"the credential {row[0]!r} cannot be read: {error}") from error
         if seen != count:
             raise _tampered(f"{count - seen} credentials have serials that the ledger never makes")

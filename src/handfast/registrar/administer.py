@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Callable
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from handfast.core.invitation import Address, InvitationLine
 from handfast.core.names import IPNetwork, Names, dns_name, machine_name
@@ -156,21 +157,32 @@ class Administration:
             self.ledger.revoke(serial, reason=reason, at=now).result()
             return (serial,)
         view = self.show(what)
-        # The newest one counts even when it has expired: it could still be succeeded by reintroduction.
-        newest = max(view.credentials, key=lambda c: c.not_after, default=None)
-        serials = [
-            c.serial
-            for c in view.credentials
-            if c.revoked_at is None and (c is newest or c.status(now) in {"valid", "intended"})
-        ]
         invitations = [i.key_id for i in view.invitations if i.status(now) == "open"]
-        if not serials and not invitations:
+        _finish([self.ledger.cancel(key, reason=reason, at=now) for key in invitations])
+        revoked: tuple[int, ...] = ()
+        # Again, until nothing is found: a join or a renewal may have come in between. Each pass closes what it came by.
+        while serials := self._revocable(view.name, now):
+            _finish([self.ledger.revoke(number, reason=reason, at=now) for number in serials])
+            revoked += serials
+        if not revoked and not invitations:
             raise Refused(f"{what!r} holds nothing that could be revoked", hint="`handfast show` has its history")
-        pending: list[Future[None]] = [self.ledger.cancel(key, reason=reason, at=now) for key in invitations]
-        pending += [self.ledger.revoke(number, reason=reason, at=now) for number in serials]
-        for future in pending:
-            future.result()
-        return tuple(serials)
+        return revoked
+
+    def _revocable(self, machine: str, now: datetime) -> tuple[int, ...]:
+        held = self.ledger.credentials(machine)
+        succeeded = {credential.marker for credential in held}
+        # An expired one counts while nothing has succeeded it: whoever has its key could still be reintroduced.
+        return tuple(
+            credential.serial
+            for credential in held
+            if credential.revoked_at is None
+            and (credential.status(now) in {"valid", "intended"} or credential.successor_marker not in succeeded)
+        )
+
+
+def _finish(changes: Sequence[Future[None]]) -> None:
+    for change in changes:
+        change.result()
 
 
 def _names(machine: str, sans: tuple[str, ...]) -> Names:

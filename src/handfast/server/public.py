@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from datetime import UTC, datetime
 
 import msgspec
 from aiohttp import web
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.x509.oid import NameOID
 
 import handfast
 from handfast.core import keys, wire
@@ -23,7 +21,6 @@ from handfast.server.limits import prefix
 from handfast.server.state import Call, Published, State
 
 _CRL_AGE = 60  # seconds that a cache may keep a list: a revocation is to be seen soon
-_GENERATION = re.compile(r".* issuing CA ([0-9]{1,9})")
 
 
 class Methods(msgspec.Struct, frozen=True):
@@ -125,20 +122,11 @@ async def root(call: Call) -> web.Response:
 
 async def crl(call: Call) -> web.Response:
     """The revocation list of an issuing CA, DER."""
-    issuing = call.state.service.authority.issuing
-    if call.request.match_info["issuer"] not in crl_names(issuing):
+    if call.request.match_info["issuer"] not in call.state.service.authority.public.crl_names:
         raise NotFound("no such issuing CA")
     der = await revocation_list(call.state)
     headers = {"Cache-Control": f"max-age={_CRL_AGE}"}
     return web.Response(body=der, content_type="application/pkix-crl", headers=headers)
-
-
-def crl_names(issuing: x509.Certificate) -> tuple[str, ...]:
-    """Return the names of an issuing CA in URLs: ``issuing-<generation>``, and its key's SHA-256 in hex."""
-    key = keys.spki_sha256(issuing.public_key()).hex()
-    names = issuing.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-    match = _GENERATION.fullmatch(str(names[0].value)) if names else None
-    return (f"issuing-{match[1]}", key) if match else (key,)
 
 
 async def revocation_list(state: State) -> bytes:

@@ -23,7 +23,6 @@ from handfast.server.app import application, runner
 from handfast.server.connections import Listener
 from handfast.server.identity import Identity, obtain
 from handfast.server.limits import Limits
-from handfast.server.public import crl_names
 from handfast.server.state import State
 from handfast.wiring import Service, announced
 
@@ -145,7 +144,7 @@ async def _reload(state: State, listen: Address, notifier: systemd.Notifier) -> 
 
 def _placed(service: Service, listen: Address) -> Service:
     """Return the service with the addresses that invitations name, now that the port is known."""
-    addresses = announced(service.addresses, listen, service.clock)
+    addresses = announced(service.addresses, listen)
     return replace(service, addresses=addresses, administration=replace(service.administration, addresses=addresses))
 
 
@@ -156,7 +155,7 @@ def _ready(service: Service, listen: Address, crl_listen: Address) -> Ready:
         pin=keys.format_pin(service.authority.pin),
         listen=str(listen),
         pid=os.getpid(),
-        crl_url=f"http://{Address(place.host, crl_listen.port)}/crl/{crl_names(service.authority.issuing)[0]}.crl",
+        crl_url=f"http://{Address(place.host, crl_listen.port)}/crl/{service.authority.public.crl_names[0]}.crl",
         addresses=service.addresses,
     )
 

@@ -1,0 +1,243 @@
+"""
+Machines on which documents are played: one directory each, with a real registrar on loopback.
+
+What differs from the real thing: `/etc` and `/var/lib` are below the machine's directory, ports are free
+ones, and `systemctl`, `curl` and PostgreSQL's clients are told so by small scripts in front of the real
+programs. Every command is otherwise run as it is printed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from tests.docs.markdown import ROOT, Block, Command, commands, normalized
+from tests.peers import find
+
+_ABSOLUTE = re.compile(r"(?<![\w./$}-])/(etc|var/lib)/")
+_INVITATION = re.compile(r"handfast1_\S+")
+_NGINX = """\
+pid {base}/nginx.pid;
+error_log {base}/nginx.log;
+events {{ }}
+http {{
+    access_log off;
+    client_body_temp_path {base}/nginx-body;
+    proxy_temp_path {base}/nginx-proxy;
+    fastcgi_temp_path {base}/nginx-fastcgi;
+    uwsgi_temp_path {base}/nginx-uwsgi;
+    scgi_temp_path {base}/nginx-scgi;
+    include {host}/etc/nginx/conf.d/*.conf;
+}}
+"""
+_SYSTEMCTL = """\
+#!/bin/sh
+# What the documents ask of it, without an init system.
+case "$1 $2" in
+"reload nginx")
+    cp "$HOME/nginx.conf" {base}/nginx.conf
+    if [ -f {base}/nginx.pid ]; then exec {nginx} -c {base}/nginx.conf -s reload; fi
+    exec {nginx} -c {base}/nginx.conf ;;
+"restart postgresql")
+    exec {as_postgres} {pg_ctl} -D {base}/postgresql -l {base}/postgresql.log -w -s restart ;;
+esac
+echo "no such thing here: systemctl $*" >&2
+exit 1
+"""
+
+
+class Stage:
+    """The machines of one story; closing it stops what was started."""
+
+    def __init__(self) -> None:
+        # Not below pytest's directory, which is closed to PostgreSQL's user.
+        self.base = Path(tempfile.mkdtemp(prefix="handfast-docs-"))
+        self.base.chmod(0o755)
+        self.https, self.postgres = _free_port(), _free_port()
+        self.registrar = ""
+        self.invitation = ""
+        self._up: dict[str, subprocess.Popen[bytes]] = {}
+        self._as_postgres = f"{shutil.which('runuser')} -u postgres --" if os.geteuid() == 0 else ""
+        self._bin = self.base / "bin"
+        self._bin.mkdir()
+        self._script("handfast", f'exec env PYTHONPATH={ROOT / "src"} {sys.executable} -m handfast "$@"')
+        self._script("sudo", 'shift 2\nexec "$@"')  # sudo -u USER COMMAND
+        if find("curl"):
+            self._script("curl", f'exec {find("curl")} --connect-to web1.lan:443:127.0.0.1:{self.https} "$@"')
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for process in self._up.values():
+            _end(process)
+        pid = self.base / "nginx.pid"
+        if pid.exists():
+            subprocess.run([str(find("nginx")), "-c", self.base / "nginx.conf", "-s", "stop"], check=False)
+        if (self.base / "postgresql").exists():
+            stop = [*self._as_postgres.split(), _pg("pg_ctl"), "-D", f"{self.base}/postgresql", "-m", "fast", "-s", "stop"]
+            subprocess.run(stop, check=False)
+        shutil.rmtree(self.base, ignore_errors=True)
+
+    def play(self, block: Block) -> None:
+        """Run a block's commands, or write the file it is."""
+        if "postgresql" in block.peers and not (self.base / "postgresql").exists():
+            self._make_postgresql()
+        if block.place is not None:
+            self._write(*block.place, block.text)
+            return
+        for command in commands(block):
+            status, output = self._up_command(command) if _starts(command) else self._run(command)
+            shown = normalized(self._as_printed(command.host, output))
+            where = f"line {command.line}: {command.text}\n--- exit code {status}, output:\n{shown}"
+            assert (status != 0) is command.fails, where
+            if command.expected:
+                assert re.fullmatch(command.pattern, shown), f"{where}--- expected:\n" + "\n".join(command.expected)
+
+    # ------------------------------------------------------------------------------------- within
+
+    def _host(self, name: str) -> Path:
+        host = self.base / name
+        if not host.exists():
+            host.mkdir()
+            data = host / "var" / "lib" / "handfast"
+            data.mkdir(parents=True)
+            data.chmod(0o700)
+            # Free ports; the documents' 7443 may be somebody's.
+            (data / "config.toml").write_text('[registrar]\nlisten = "127.0.0.1:0"\ncrl_listen = "127.0.0.1:0"\n')
+            (host / "handfast").symlink_to(self._bin / "handfast")
+            (host / "nginx.conf").write_text(_NGINX.format(base=self.base, host=host))
+            self._script(
+                "systemctl",
+                _SYSTEMCTL.removeprefix("#!/bin/sh\n").format(
+                    base=self.base, nginx=find("nginx"), as_postgres=self._as_postgres, pg_ctl=_pg("pg_ctl")
+                ),
+            )
+        return host
+
+    def _environment(self, host: Path) -> dict[str, str]:
+        own = {name: value for name, value in os.environ.items() if not name.startswith(("HANDFAST_", "XDG_", "PG"))}
+        return own | {
+            "PATH": f"{self._bin}{os.pathsep}{os.environ['PATH']}",
+            "HOME": str(host),
+            "HANDFAST_DATA": f"{host}/var/lib/handfast",
+            "HANDFAST_OUT": f"{host}/etc/handfast/identity",
+            "PGHOSTADDR": "127.0.0.1",
+            "PGPORT": str(self.postgres),
+            "LC_ALL": "C.UTF-8",
+            "NO_COLOR": "1",
+        }
+
+    def _run(self, command: Command) -> tuple[int, str]:
+        host = self._host(command.host)
+        text = self._on_stage(host, command.text)
+        done = subprocess.run(
+            ["bash", "-c", text],
+            cwd=host,
+            env=self._environment(host),
+            input=f"{self.invitation}\n" if "handfast join" in command.text else "",
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        for invitation in _INVITATION.findall(done.stdout):
+            self.invitation = invitation
+        return done.returncode, done.stdout
+
+    def _up_command(self, command: Command) -> tuple[int, str]:
+        """Start a registrar and wait until it says that it is ready."""
+        host = self._host(command.host)
+        if command.host in self._up:
+            _end(self._up.pop(command.host))
+        log = host / "up.log"
+        with log.open("wb") as file:
+            process = subprocess.Popen(
+                ["bash", "-c", f"exec {self._on_stage(host, command.text)}"],
+                cwd=host,
+                env=self._environment(host),
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+            )
+        self._up[command.host] = process
+        until = time.monotonic() + 30
+        while "invite a machine" not in log.read_text() and process.poll() is None and time.monotonic() < until:
+            time.sleep(0.05)  # another process's file: there is no event for it
+        output = log.read_text()
+        ready = re.search(r"ready at https://([^,\s]+)", output)
+        assert ready is not None, f"line {command.line}: the registrar did not start:\n{output}"
+        self.registrar = ready[1]
+        said = "\n".join(line for line in output.splitlines() if not line.startswith("{"))
+        return process.poll() or 0, said
+
+    def _on_stage(self, host: Path, text: str) -> str:
+        """Return a command or file with this machine's paths and ports."""
+        text = _ABSOLUTE.sub(rf"{host}/\1/", text)
+        if self.registrar:
+            text = text.replace("registrar.lan:7443", self.registrar)
+        return text.replace("--owner postgres", "--owner postgres" if os.geteuid() == 0 else "")
+
+    def _as_printed(self, name: str, output: str) -> str:
+        """Return output with the paths and ports of the document."""
+        output = output.replace(str(self._host(name)), "")
+        return output.replace(self.registrar, "registrar.lan:7443") if self.registrar else output
+
+    def _write(self, name: str, path: str, text: str) -> None:
+        host = self._host(name)
+        file = Path(f"{host}{path}")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        text = text.replace("listen 443 ssl", f"listen 127.0.0.1:{self.https} ssl")
+        file.write_text(self._on_stage(host, text))
+
+    def _script(self, name: str, body: str) -> None:
+        path = self._bin / name
+        path.write_text(f"#!/bin/sh\n{body}\n")
+        path.chmod(0o755)
+
+    def _make_postgresql(self) -> None:
+        """Make a cluster that reads the documents' configuration, as Debian's does."""
+        data, host = self.base / "postgresql", self._host("db1")
+        data.mkdir()
+        if os.geteuid() == 0:
+            shutil.chown(data, "postgres")
+            self.base.joinpath("postgresql.log").touch()
+            shutil.chown(self.base / "postgresql.log", "postgres")
+        prefix = self._as_postgres.split()
+        subprocess.run([*prefix, _pg("initdb"), "-D", data, "-U", "postgres", "-A", "trust"], check=True, capture_output=True)
+        main = f"{host}/etc/postgresql/15/main"
+        with (data / "postgresql.conf").open("a") as conf:
+            conf.write(f"include_dir = '{main}/conf.d'\nhba_file = '{main}/pg_hba.conf'\n")
+            conf.write(f"listen_addresses = '127.0.0.1'\nport = {self.postgres}\n")
+            conf.write(f"unix_socket_directories = '{data}'\nfsync = off\n")
+        self._script("createuser", f'unset PGHOSTADDR\nexec {self._as_postgres} {_pg("createuser")} -U postgres -h {data} "$@"')
+
+
+def _starts(command: Command) -> bool:
+    return re.fullmatch(r"(\./)?handfast up\b(?!.*--help).*", command.text) is not None
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    process.wait(30)
+
+
+def _pg(program: str) -> str:
+    return str(Path(find("postgresql") or "/usr/lib/postgresql/0/bin/postgres").with_name(program))
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

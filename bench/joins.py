@@ -23,6 +23,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 from cryptography import x509
@@ -59,8 +60,8 @@ def main() -> None:
             crypto = bare_crypto()
             tls = cpu_of(bare_process.pid, lambda: asyncio.run(bare_handshakes(Address.parse(handshakes["address"]))))
             lines = [invite(administration) for _ in range(2 * JOINS)]
-            kept = cpu_of(process.pid, lambda: asyncio.run(load(address, lines[:JOINS], fresh=False)))
-            fresh = cpu_of(process.pid, lambda: asyncio.run(load(address, lines[JOINS:], fresh=True)))
+            kept = cpu_of(process.pid, partial(run, address, lines[:JOINS], fresh=False))
+            fresh = cpu_of(process.pid, partial(run, address, lines[JOINS:], fresh=True))
             rows.append((crypto, tls / JOINS, kept / JOINS, fresh / JOINS))
         for each in (process, bare_process):
             each.terminate()
@@ -101,6 +102,11 @@ def invite(administration: wiring.Administration) -> tuple[InvitationLine, bytes
     line, _ = administration.invite("bench.internal", role=Role.SERVER, lasting=timedelta(hours=1))
     request = csr.build(ec.generate_private_key(ec.SECP256R1()))
     return line, request, Ed25519PrivateKey.generate().public_key().public_bytes_raw()
+
+
+def run(address: Address, lines: list[tuple[InvitationLine, bytes, bytes]], *, fresh: bool) -> None:
+    """Run one load to its end."""
+    asyncio.run(load(address, lines, fresh=fresh))
 
 
 async def load(address: Address, lines: list[tuple[InvitationLine, bytes, bytes]], *, fresh: bool) -> None:

@@ -2,74 +2,33 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import timedelta
 from ipaddress import ip_network
-from pathlib import Path
-from threading import Barrier
 
 import pytest
 
 from handfast.core.flow import Credential, Grant, Intent, Once
-from handfast.core.merkle import root_of
 from handfast.core.ports import Ledger
-from handfast.core.records import Event
 from handfast.core.roles import Role
 from handfast.errors import (
     AlreadySpent,
-    ConfigError,
-    Fault,
-    HandfastError,
     InvitationCancelled,
-    LogTampered,
     Malformed,
     NotFound,
     Refused,
     Revoked,
 )
-from handfast.ledger import audit, open_postgres
 from handfast.ledger.operations import MAX_ALARMS
 from handfast.ledger.store import SqlLedger
-from tests.ledger import postgres, workers
 from tests.ledger.material import (
     LATER,
-    LOG_KEY,
     NOW,
-    ORIGIN,
-    Place,
     grant,
     invitation,
     join,
-    set_head,
-    signed_head,
-    tamper,
 )
-
-
-@pytest.fixture(scope="session")
-def server() -> Iterator[postgres.Server]:
-    """One PostgreSQL for all tests."""
-    with postgres.running() as running:
-        yield running
-
-
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.peer("postgresql"))])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
-    """Where an empty ledger can be opened."""
-    if request.param == "sqlite":
-        return Place("sqlite", str(tmp_path / "ledger.sqlite3"))
-    return Place("postgresql", request.getfixturevalue("server").database())
-
-
-@pytest.fixture
-def store(place: Place) -> Iterator[SqlLedger]:
-    """An empty ledger."""
-    with place.open() as opened:
-        yield opened
 
 
 def kinds(store: SqlLedger) -> list[str]:
@@ -232,76 +191,6 @@ def test_no_uses_means_nobody(store: SqlLedger) -> None:
         store.intend(grant(), Once("test:1", 0), at=NOW).result()
 
 
-def test_P3_of_many_threads_with_one_marker_one_wins(store: SqlLedger) -> None:
-    """However many keys arrive at the same moment, one gets the intent."""
-    together = Barrier(8)
-
-    def attempt(key: int) -> Intent | HandfastError:
-        together.wait()
-        try:
-            return store.intend(grant(key), Once("test:1"), at=NOW).result()
-        except AlreadySpent as refusal:
-            return refusal
-
-    with ThreadPoolExecutor(8) as threads:
-        results = list(threads.map(attempt, range(8)))
-    assert sum(isinstance(result, Intent) for result in results) == 1
-    assert len(store.credentials()) == 1
-
-
-def test_P3_of_two_processes_with_one_marker_one_wins(place: Place) -> None:
-    """Two registrars on one store never give a marker to two keys."""
-    place.open().close()
-    start, pipes, running = workers.processes.Barrier(2), [], []
-    for key in (1, 2):
-        ours, theirs = workers.processes.Pipe()
-        process = workers.processes.Process(target=workers.race, args=(place, "test:1", key, start, theirs))
-        process.start()
-        pipes.append(ours)
-        running.append(process)
-    answers = [pipe.recv() for pipe in pipes]
-    for process in running:
-        process.join()
-    assert sum(answer is not None for answer in answers) == 1
-    with place.open() as store:
-        assert [record.serial for record in store.credentials()] == [a for a in answers if a is not None]
-        assert len(store.events(kind_prefix="alarm.")) == 1
-
-
-# --- crashes: rule 11 ---
-
-
-def test_P4_killed_between_intend_and_issued(place: Place) -> None:
-    """The registrar is killed after the intent: the same key gets the same serial from the next one."""
-    ours, theirs = workers.processes.Pipe()
-    process = workers.processes.Process(target=workers.intend_then_hang, args=(place, "test:1", 1, theirs))
-    process.start()
-    serial = ours.recv()
-    process.kill()
-    process.join()
-    with place.open() as store:
-        again = store.intend(grant(1), Once("test:1"), at=LATER).result()
-        assert again == Intent(serial, grant(1))
-        with pytest.raises(AlreadySpent):
-            store.intend(grant(2), Once("test:1"), at=LATER).result()
-        assert audit.verify(store, LOG_KEY.public_key(), ORIGIN).credentials == 1
-
-
-def test_killed_while_writing(place: Place) -> None:
-    """Killed at any moment, everything that was answered is there and the log proves itself."""
-    ours, theirs = workers.processes.Pipe()
-    process = workers.processes.Process(target=workers.intend_without_end, args=(place, theirs))
-    process.start()
-    theirs.close()
-    answered = {ours.recv() for _ in range(20)}
-    process.kill()
-    process.join()
-    with place.open() as store:
-        kept = {record.serial for record in store.credentials()}
-        assert answered <= kept
-        assert audit.verify(store, LOG_KEY.public_key(), ORIGIN).credentials == len(kept)
-
-
 # --- issued ---
 
 
@@ -404,181 +293,6 @@ def test_stale_intents_are_abandoned(store: SqlLedger) -> None:
     assert record.status(NOW) == "valid"
 
 
-# --- the log ---
-
-
-def test_events_come_back_in_order(store: SqlLedger) -> None:
-    """What is noted is read as it was: text of any script, a time of any zone as the same instant."""
-    zoned = datetime(2026, 11, 22, 14, 0, tzinfo=timezone(timedelta(hours=2)))
-    noted = [
-        Event("test.one", NOW, "web1.lan", {"text": 'quote " backslash \\ newline \n \N{SNOWMAN}'}),
-        Event("test.two", zoned, "web2.lan"),
-        Event("other.one", NOW, "web1.lan", {"": ""}),
-    ]
-    for event in noted:
-        store.note(event).result()
-    assert store.events() == noted
-    assert store.events()[1].at.tzinfo is UTC
-    assert store.events(kind_prefix="test.") == noted[:2]
-    assert store.events(subject="web1.lan") == [noted[0], noted[2]]
-    assert store.events(kind_prefix="test.", subject="web1.lan") == [noted[0]]
-    assert next(store.entries()) == (
-        b'{"at":"2026-11-22T12:00:00.123456Z","fields":{"text":"quote \\" backslash \\\\ newline \\n \xe2\x98\x83"},'
-        b'"kind":"test.one","subject":"web1.lan"}'
-    )
-
-
-def test_what_cannot_be_logged_is_refused(store: SqlLedger) -> None:
-    """An event in the name of the ledger, or with half a character, is refused and leaves no trace."""
-    with pytest.raises(Malformed, match=r"credential\.issued"):
-        store.note(Event("credential.issued", NOW, "web1.lan")).result()
-    with pytest.raises(Malformed, match="not Unicode"):
-        store.note(Event("test.one", NOW, "web1.lan", {"text": "\ud800"})).result()
-    with pytest.raises(ValueError, match="without a zone"):
-        store.note(Event("test.one", NOW.replace(tzinfo=None), "web1.lan")).result()
-    assert store.events() == []
-    assert store.head().size == 0
-
-
-def test_the_head_is_the_root_of_the_entries(store: SqlLedger) -> None:
-    """The kept frontier has the root that all entries have together, whatever was committed with what."""
-    entries: list[bytes] = []
-    for count in (1, 2, 5, 13):
-        futures = [store.note(Event("test.one", NOW, "x", {"i": str(i)})) for i in range(count)]
-        for future in futures:
-            future.result()
-        entries = list(store.entries())
-        assert (store.head().size, store.head().root()) == (len(entries), root_of(entries))
-    assert list(store.entries(3, 5)) == entries[3:5]
-
-
-def test_the_crl_number_grows(store: SqlLedger) -> None:
-    """Two CRLs with an event between them never have the same number."""
-    before = store.crl_number()
-    store.note(Event("crl.published", NOW, "registrar")).result()
-    assert store.crl_number() > before
-
-
-def test_checkpoints(store: SqlLedger) -> None:
-    """The newest checkpoint comes back; one size has one checkpoint; what is none is refused."""
-    assert store.last_checkpoint() is None
-    empty = signed_head(store)
-    store.save_checkpoint(empty).result()
-    assert store.last_checkpoint() == empty
-    store.note(Event("test.one", NOW, "x")).result()
-    one = signed_head(store)
-    store.save_checkpoint(one).result()
-    store.save_checkpoint(one).result()
-    store.save_checkpoint(empty).result()
-    assert store.last_checkpoint() == one
-    with pytest.raises(Malformed):
-        store.save_checkpoint("nothing").result()
-
-
-def test_two_processes_write_one_log(place: Place) -> None:
-    """Registrar and command line may write at the same time: all of it arrives, and the tree is right."""
-    place.open().close()
-    start = workers.processes.Barrier(2)
-    running = [
-        workers.processes.Process(target=workers.note_many, args=(place, number, 40, start)) for number in (1, 2)
-    ]
-    for process in running:
-        process.start()
-    for process in running:
-        process.join()
-    assert [process.exitcode for process in running] == [0, 0]
-    with place.open() as store:
-        for number in (1, 2):
-            noted = store.events(subject=f"process{number}")
-            assert [event.fields["i"] for event in noted] == [str(i) for i in range(40)]
-        assert audit.verify(store, LOG_KEY.public_key(), ORIGIN).size == 80
-
-
-def test_two_processes_make_one_ledger(place: Place) -> None:
-    """Opened for the first time twice at the same moment, the tables are made once and both can write."""
-    start = workers.processes.Barrier(2)
-    running = [workers.processes.Process(target=workers.open_first, args=(place, start)) for _ in range(2)]
-    for process in running:
-        process.start()
-    for process in running:
-        process.join()
-    assert [process.exitcode for process in running] == [0, 0]
-    with place.open() as store:
-        assert len(store.events()) == 2
-
-
-# --- the audit, on both dialects; tests/ledger/test_audit.py tampers more ---
-
-
-def test_the_audit_of_a_used_ledger(store: SqlLedger) -> None:
-    """Everything the ledger does leaves it provable."""
-    first, second = join(store, 1), join(store, 2, machine="web2.lan")
-    store.save_checkpoint(signed_head(store)).result()
-    outside = signed_head(store)
-    store.intend(grant(3), Once("test:1"), at=NOW).result()
-    store.revoke(first.serial, reason="superseded", at=LATER).result()
-    store.invite(invitation(4)).result()
-    store.cancel(invitation(4).key_id, reason="no", at=LATER).result()
-    store.abandon_intents(LATER, at=LATER).result()
-    with pytest.raises(AlreadySpent):
-        store.intend(grant(4), Once(invitation(2).marker), at=LATER).result()
-    steps: list[tuple[int, int]] = []
-    report = audit.verify(
-        store, LOG_KEY.public_key(), ORIGIN, outside, progress=lambda done, total: steps.append((done, total))
-    )
-    assert report.size == store.head().size
-    assert report.root == store.head().root()
-    assert (report.checkpoints, report.credentials, report.invitations, report.external_size) == (1, 3, 3, 6)
-    assert steps == [(report.size, report.size)]
-    assert second.certificate == b"certificate 2"
-
-
-def test_a_truncated_log_is_noticed(store: SqlLedger) -> None:
-    """A store put back to an earlier state, right in itself, is shorter than the checkpoint kept elsewhere."""
-    join(store, 1)
-    earlier = store.head()
-    store.note(Event("test.one", NOW, "x")).result()
-    outside = signed_head(store)
-    assert audit.verify(store, LOG_KEY.public_key(), ORIGIN, outside).external_size == 4
-    tamper(store, "DELETE FROM events WHERE leaf_index = 3")
-    with pytest.raises(LogTampered, match="entry 3 of 4 is missing"):
-        audit.verify(store, LOG_KEY.public_key(), ORIGIN)
-    set_head(store, earlier)
-    assert audit.verify(store, LOG_KEY.public_key(), ORIGIN).size == 3
-    with pytest.raises(LogTampered, match="truncated: it has 3 entries, a checkpoint of 4 was signed"):
-        audit.verify(store, LOG_KEY.public_key(), ORIGIN, outside)
-
-
-# --- all callers ---
-
-
-async def test_asynchronous_callers(store: SqlLedger) -> None:
-    """Many coroutines wait for their own answer, and a refusal reaches only its own."""
-
-    async def attempt(key: int, marker: str) -> Intent:
-        return await asyncio.wrap_future(store.intend(grant(key), Once(marker), at=NOW))
-
-    attempts = [attempt(i, f"test:{i % 50}") for i in range(100)]
-    results = await asyncio.gather(*attempts, return_exceptions=True)
-    assert sum(isinstance(result, Intent) for result in results) == 50
-    assert sum(isinstance(result, AlreadySpent) for result in results) == 50
-
-
-def test_a_closed_ledger(place: Place) -> None:
-    """After closing, reads and writes fail with a name; closing twice is nothing; what was submitted is done."""
-    store = place.open()
-    submitted = [store.note(Event("test.one", NOW, "x")) for _ in range(10)]
-    store.close()
-    assert all(future.exception() is None for future in submitted)
-    with pytest.raises(Fault, match="is closed"):
-        store.events()
-    with pytest.raises(Fault, match="is closed"):
-        store.note(Event("test.one", NOW, "x"))
-    store.close()
-    with place.open() as again:
-        assert len(again.events()) == 10
-
-
 def test_grants_of_every_shape(store: SqlLedger) -> None:
     """Whatever a grant holds, the repeat gets an equal one."""
     shapes: list[Grant] = [
@@ -590,35 +304,3 @@ def test_grants_of_every_shape(store: SqlLedger) -> None:
         store.intend(each, Once(f"test:{each.public_key.hex()}"), at=NOW).result()
         again = store.intend(each, Once(f"test:{each.public_key.hex()}"), at=NOW).result()
         assert again.grant == each
-
-
-# --- PostgreSQL alone ---
-
-
-@pytest.mark.peer("postgresql")
-def test_a_dropped_connection_is_made_anew(server: postgres.Server) -> None:
-    """After the server closed every connection, the next read and the next write succeed."""
-    import psycopg
-
-    url = server.database()
-    with open_postgres(url) as store:
-        store.note(Event("test.one", NOW, "x")).result()
-        assert len(store.events()) == 1
-        with psycopg.connect(server.url("postgres"), autocommit=True) as admin:
-            admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname LIKE 'ledger%'")
-        assert len(store.events()) == 1
-        store.note(Event("test.one", NOW, "x")).result()
-        assert len(store.events()) == 2
-
-
-@pytest.mark.peer("postgresql")
-def test_a_server_that_is_not_there() -> None:
-    """A wrong URL or an absent server is a clear error, and the password is never shown."""
-    with pytest.raises(Fault, match="failed") as caught:
-        open_postgres("postgresql://user:hunter2@/db?host=/nonexistent")
-    assert "hunter2" not in caught.value.message
-    assert "check that the server runs" in caught.value.hint
-    for url in ("mysql://user:hunter2@host/db", "nonsense hunter2"):
-        with pytest.raises(ConfigError, match="not a PostgreSQL URL") as wrong:
-            open_postgres(url)
-        assert "hunter2" not in wrong.value.message + wrong.value.hint

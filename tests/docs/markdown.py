@@ -49,7 +49,7 @@ class Command:
     @property
     def fails(self) -> bool:
         """Whether an error is shown, so that the exit code must not be 0."""
-        return any(line.startswith("handfast: error:") for line in self.expected)
+        return any(line.startswith(("handfast: error:", "curl: (")) for line in self.expected)
 
     @property
     def pattern(self) -> str:

@@ -71,6 +71,7 @@ class Stage:
         self._bin.mkdir()
         self._script("handfast", f'exec env PYTHONPATH={ROOT / "src"} {sys.executable} -m handfast "$@"')
         self._script("sudo", 'shift 2\nexec "$@"')  # sudo -u USER COMMAND
+        self._script("scp", f'exec cp "{self.base}/$(echo "$1" | tr : /)" "$2"')
         if find("curl"):
             self._script("curl", f'exec {find("curl")} --connect-to web1.lan:443:127.0.0.1:{self.https} "$@"')
 

@@ -161,7 +161,7 @@ def test_a_changed_log(store: SqlLedger, change: str, named: str) -> None:
         ("UPDATE invitations SET role = 'emperor'", "the invitation .* cannot be read"),
         ("DELETE FROM invitations WHERE key_id LIKE '%1'", "entry 0 speaks of a row that is not in the store"),
         (
-            "INSERT INTO invitations VALUES ('feed', x'00', 'web1', 'server', '{\"dns\":[],\"ips\":[]}', 1, 1, 2, NULL)",
+            "INSERT INTO invitations VALUES ('feed', x'', 'web1', 'peer', '{\"dns\":[],\"ips\":[]}', 1, 1, 2, NULL)",
             "the invitation 'feed' is not what the log says",
         ),
         ("UPDATE machines SET role = 'operator' WHERE name = 'web1.lan'", "the machine 'web1.lan' is not what"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -42,13 +43,26 @@ def finding(entitlement: dict[str, Any] | None = None, wish: Wish = Wish(), **ch
     return dataclasses.replace(whole, **changes)
 
 
+@dataclass
+class Ca:
+    """A ``core.ports.Issuer``."""
+
+    trust_domain: str = DOMAIN
+    not_before: datetime = NOW - 400 * DAY
+    not_after: datetime = NOW + 4000 * DAY
+    outside: tuple[str, ...] = ()
+
+    def excluded(self, names: Names) -> tuple[str, ...]:
+        """Those that it may not certify."""
+        return tuple(name for name in names.texts() if name in self.outside)
+
+
 def decided(
-    what: Finding, rules: Rules | None = None, *, source: str | None = "10.0.0.7", excluded: tuple[str, ...] = ()
+    what: Finding, rules: Rules | None = None, *, source: str | None = "10.0.0.7", ca: Ca | None = None
 ) -> Grant:
     """The decision at NOW."""
     address: IPAddress | None = None if source is None else ip_address(source)
-    constraint = lambda names: tuple(name for name in names.texts() if name in excluded)  # noqa: E731
-    return decide(what, rules or Rules(), trust_domain=DOMAIN, excluded=constraint, source=address, now=NOW)
+    return decide(what, rules or Rules(), issuer=ca or Ca(), source=address, now=NOW)
 
 
 def reasons(what: Finding, rules: Rules | None = None, *, source: str | None = "10.0.0.7") -> tuple[str, ...]:
@@ -116,7 +130,7 @@ def test_nobody_becomes_a_registrar(entitled: frozenset[Role]) -> None:
 
 def test_only_the_registrar_itself_is_a_registrar() -> None:
     """Its own grant says that no method led to it."""
-    grant = serving(machine="registrar", names=Names(), trust_domain=DOMAIN, public_key=b"k", rules=Rules(), now=NOW)
+    grant = serving(machine="registrar", names=Names(), public_key=b"k", rules=Rules(), issuer=Ca(), now=NOW)
     assert (grant.role, grant.method) == (Role.REGISTRAR, "self")
     assert (grant.not_before, grant.not_after) == (NOW - BACKDATE, NOW + DAY)
     assert grant.reintroduction_key is None
@@ -132,9 +146,9 @@ def test_a_name_beyond_is_refused_by_name() -> None:
 def test_what_the_authority_may_not_certify_is_refused_before_it_is_spent() -> None:
     """A name outside the name constraints is named; a wish that leaves it out is granted."""
     with pytest.raises(PolicyRefused, match=r"name constraints exclude 10\.0\.0\.7"):
-        decided(finding(), excluded=("10.0.0.7",))
+        decided(finding(), ca=Ca(outside=("10.0.0.7",)))
     wish = Wish(names=Names.parse(["web1.lan"]))
-    assert decided(finding(wish=wish), excluded=("10.0.0.7",)).names.texts() == ("web1.lan",)
+    assert decided(finding(wish=wish), ca=Ca(outside=("10.0.0.7",))).names.texts() == ("web1.lan",)
 
 
 @pytest.mark.parametrize("source", ["10.0.1.1", "fd00::1", "::ffff:10.0.0.7", None])
@@ -142,7 +156,7 @@ def test_a_call_from_elsewhere_is_refused(source: str | None) -> None:
     """Another network, the other family, or an unknown source where the invitation names networks."""
     (reason,) = reasons(finding({"sources": (network("10.0.0.0/24"),)}), source=source)
     assert reason.startswith("the call comes from ")
-    assert reason.endswith("not from 10.0.0.0/24")
+    assert reason.endswith("and 10.0.0.0/24 is allowed")
 
 
 def test_any_of_the_networks_will_do() -> None:
@@ -166,6 +180,15 @@ def test_a_life_that_is_over_at_once_is_refused(lifetime: timedelta) -> None:
     (reason,) = reasons(finding(wish=Wish(lifetime=lifetime)))
     assert "is under" in reason
     assert "is under" in reasons(finding(), Rules(lifetime=lifetime))[0]
+
+
+def test_a_credential_does_not_outlive_its_issuer() -> None:
+    """Nor begin before it; and one that would be over at once is refused before anything is spent."""
+    grant = decided(finding(), ca=Ca(not_before=NOW, not_after=NOW + HOUR))
+    assert (grant.not_before, grant.not_after) == (NOW, NOW + HOUR)
+    for left in (timedelta(seconds=59), timedelta(0), -DAY):
+        with pytest.raises(PolicyRefused, match="the issuing CA ends at"):
+            decided(finding(), ca=Ca(not_after=NOW + left))
 
 
 def test_every_reason_is_given_at_once() -> None:
@@ -209,7 +232,7 @@ def test_no_names_are_no_name() -> None:
 
 def test_no_networks_are_nowhere() -> None:
     """An empty list of networks allows no call; it is not the same as not being bound."""
-    assert reasons(finding({"sources": ()}))[0].startswith("the call comes from 10.0.0.7, not from")
+    assert reasons(finding({"sources": ()})) == ("the call comes from 10.0.0.7, and no network at all is allowed",)
 
 
 def test_no_method_leads_to_more_than_its_roles() -> None:

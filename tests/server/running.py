@@ -104,7 +104,9 @@ class Client:
     """One TLS connection and HTTP over it; what the registrar presented is kept from the handshake."""
 
     def __init__(self, address: tuple[str, int], context: ssl.SSLContext) -> None:
-        self.socket = context.wrap_socket(socket.create_connection(address, timeout=10))
+        raw = socket.create_connection(address, timeout=10)
+        raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.socket = context.wrap_socket(raw)
         self.leaf = self.socket.getpeercert(binary_form=True) or b""
         self.http = http.client.HTTPConnection(*address)
         self.http.sock = self.socket

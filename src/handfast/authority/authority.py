@@ -133,6 +133,7 @@ class FileAuthority:
         self.public = public
         self.root, self.issuing, self.pin = public.root, public.issuing, public.pin
         self.trust_domain, self.chain, self.trust = public.trust_domain, public.chain, public.trust
+        self.not_before, self.not_after = public.issuing.not_valid_before_utc, public.issuing.not_valid_after_utc
         self._signers = signers
         self._profile = x509.LeafProfile(public.issuing, crl_url)
         self._hash = keys.signature_hash(signers.issuing)

@@ -103,9 +103,9 @@ class _Story:
             "2  A man in the middle",
             "he redirects web2's traffic to himself, with a perfect likeness of the registrar's certificate",
         )
-        with socket.create_connection((self.registrar.host, self.registrar.port)) as raw:
-            with newcomer_context().wrap_socket(raw) as tls:
-                genuine = x509.load_der_x509_certificate(tls.getpeercert(binary_form=True) or b"")
+        place = (self.registrar.host, self.registrar.port)
+        with socket.create_connection(place) as raw, newcomer_context().wrap_socket(raw) as tls:
+            genuine = x509.load_der_x509_certificate(tls.getpeercert(binary_form=True) or b"")
         chain, key = own_authority(self.now(), genuine)
         with self.attacker(ManInTheMiddle(self.registrar, chain=chain, key=key)) as attacker:
             self.web2 = self.invite("web2.demo", Role.SERVER)

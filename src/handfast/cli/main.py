@@ -16,7 +16,7 @@ import click
 from handfast import __version__
 from handfast.cli import ui
 from handfast.cli.exit_codes import INTERRUPTED, exit_code
-from handfast.errors import Fault, HandfastError
+from handfast.errors import Fault, HandfastError, UsageError
 
 # name -> (module, one line of help); the order is the order of a first day
 COMMANDS = {
@@ -34,9 +34,21 @@ COMMANDS = {
     "demo": ("demo", "see it work: an honest join, and attacks that are refused"),
 }
 
+INVITATION = "handfast1_"  # core.invitation.PREFIX, from a module that --help must not load
+
 
 class Commands(click.Group):
     """A group whose commands are loaded from ``COMMANDS`` when needed."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Refuse an invitation among the arguments of any command, before click repeats it in an error message."""
+        if any(INVITATION in argument for argument in args):
+            raise UsageError(
+                "an invitation is a secret and must not be an argument: `ps` shows it to every user",
+                hint="paste it at the prompt, or use --invitation-file, stdin or HANDFAST_INVITATION; "
+                "cancel this one if others use this machine",
+            )
+        return super().parse_args(ctx, args)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names in the table's order."""

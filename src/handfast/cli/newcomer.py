@@ -14,11 +14,11 @@ from handfast import config
 from handfast.adapters.clock import SystemClock
 from handfast.cli import ui
 from handfast.core.flow import Wish
-from handfast.core.invitation import PREFIX, InvitationLine
+from handfast.core.invitation import InvitationLine
 from handfast.core.keys import format_pin
 from handfast.core.names import Names
 from handfast.core.roles import GRANTABLE
-from handfast.errors import Fault, InvitationInvalid, UsageError
+from handfast.errors import Fault, InvitationInvalid
 from handfast.newcomer.keystore import Keystore
 from handfast.newcomer.layouts import LAYOUTS, layout_names
 
@@ -35,21 +35,7 @@ OUT = click.option(
 JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 
-class JoinCommand(click.Command):
-    """Refuses an invitation on the command line, where every user of the machine could read it."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Look for an invitation before click does, so that no error message repeats it."""
-        if any(PREFIX in argument for argument in args):
-            raise UsageError(
-                "an invitation is a secret and must not be an argument: `ps` shows it to every user",
-                hint="paste it at the prompt, or use --invitation-file, stdin or HANDFAST_INVITATION; "
-                "cancel this one if others use this machine",
-            )
-        return super().parse_args(ctx, args)
-
-
-@click.command("join", cls=JoinCommand)
+@click.command("join")
 @OUT
 @click.option("--invitation-file", type=FILE, help="Read the invitation from FILE.")
 @click.option("--role", type=ROLE, help="Insist on this role.")

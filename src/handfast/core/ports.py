@@ -100,7 +100,24 @@ class Ledger(Protocol):
     def note(self, event: Event) -> Future[None]: ...
 
 
-class Authority(Protocol):
+class Issuer(Protocol):
+    """What an authority can certify: policy asks before anything is spent."""
+
+    @property
+    def trust_domain(self) -> str: ...
+
+    @property
+    def not_before(self) -> datetime:
+        """When the issuing CA's time begins; no leaf is valid before."""
+
+    @property
+    def not_after(self) -> datetime: ...
+
+    def excluded(self, names: Names) -> tuple[str, ...]:
+        """Return those of ``names`` that the issuing CA's name constraints leave out."""
+
+
+class Authority(Issuer, Protocol):
     """The keys that sign. Reads no evidence and adds no name."""
 
     @property
@@ -111,12 +128,6 @@ class Authority(Protocol):
 
     @property
     def pin(self) -> bytes: ...
-
-    @property
-    def trust_domain(self) -> str: ...
-
-    def excluded(self, names: Names) -> tuple[str, ...]:
-        """Return those of ``names`` that the issuing CA's name constraints leave out."""
 
     def issue(self, intent: Intent) -> Credential:
         """Sign exactly the intent's grant under its serial."""

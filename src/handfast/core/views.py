@@ -62,7 +62,9 @@ class EventView(msgspec.Struct, frozen=True):
 
 class MachineView(msgspec.Struct, frozen=True):
     """
-    A machine. ``status`` is that of its newest credential, else that of its newest invitation (``invited``
+    A machine, as an operator is shown it.
+
+    ``status`` is that of its newest credential, else that of its newest invitation (``invited``
     for an open one). ``history`` is filled by ``show`` only.
     """
 

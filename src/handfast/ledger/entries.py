@@ -8,8 +8,9 @@ that the audit can make it again from the row and look for exactly these bytes i
 from __future__ import annotations
 
 import hashlib
-import json
 from datetime import UTC, datetime, timedelta
+
+import msgspec
 
 from handfast.core.flow import Grant
 from handfast.core.records import Event, Invitation
@@ -17,7 +18,7 @@ from handfast.errors import Malformed
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
-_canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
+_canonical = msgspec.json.Encoder(order="sorted").encode
 
 INVITED = "invitation.created"
 CANCELLED = "invitation.cancelled"
@@ -30,9 +31,19 @@ SECOND_KEY = "alarm.second-key"
 OF_TABLES = frozenset({INVITED, CANCELLED, INTENDED, ISSUED, REVOKED, ABANDONED})
 
 
+class _Entry(msgspec.Struct, forbid_unknown_fields=True):
+    at: str
+    fields: dict[str, str]
+    kind: str
+    subject: str
+
+
+_read = msgspec.json.Decoder(_Entry).decode
+
+
 def canonical_json(value: object) -> str:
     """Return JSON with sorted keys and no spaces: one text for one value."""
-    return _canonical(value)
+    return _canonical(value).decode()
 
 
 def micros(at: datetime) -> int:
@@ -64,9 +75,8 @@ def encode(event: Event) -> bytes:
 
     :raises Malformed: text that is not Unicode (a lone surrogate).
     """
-    value = {"at": rfc3339(event.at), "fields": event.fields, "kind": event.kind, "subject": event.subject}
     try:
-        return _canonical(value).encode()
+        return _canonical(_Entry(rfc3339(event.at), event.fields, event.kind, event.subject))
     except UnicodeEncodeError:
         raise Malformed(f"an event about {event.subject!r} with text that is not Unicode") from None
 
@@ -78,12 +88,10 @@ def decode(entry: bytes) -> Event:
     :raises Malformed: anything else, also JSON that is not in its canonical form.
     """
     try:
-        value = json.loads(entry)
-        event = Event(
-            kind=value["kind"], at=datetime.fromisoformat(value["at"]), subject=value["subject"], fields=value["fields"]
-        )
+        read = _read(entry)
+        event = Event(kind=read.kind, at=datetime.fromisoformat(read.at), subject=read.subject, fields=read.fields)
         canonical = encode(event)
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except ValueError:
         raise Malformed(f"not an entry of the log: {entry[:80]!r}") from None
     if canonical != entry:
         raise Malformed(f"an entry of the log that is not in canonical form: {entry[:80]!r}")

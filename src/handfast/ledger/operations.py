@@ -68,22 +68,24 @@ def intend(tx: Transaction, grant: Grant, grant_json: str, once: Once, *, at: da
     if known is not None:
         return Intent(int(known, 16), rows.grant_from_json(known_json))
     if used >= once.uses:
-        _alarm(
-            tx,
-            entries.second_key(
-                marker=once.marker, key_sha256=key_sha256, method=grant.method, machine=grant.machine, at=at
-            ),
+        alarm = entries.second_key(
+            marker=once.marker, key_sha256=key_sha256, method=grant.method, machine=grant.machine, at=at
         )
+        _alarm(tx, alarm)
         raise AlreadySpent(
             f"{once.marker!r} has no use left for another key",
             hint="if the machine lost its key, introduce it anew; if not, somebody else holds its secret",
         )
+    return _reserve(tx, grant, grant_json, once.marker, key_sha256, at=at)
+
+
+def _reserve(tx: Transaction, grant: Grant, grant_json: str, marker: str, key_sha256: bytes, *, at: datetime) -> Intent:
     serial = new_serial()
     tx.run(
         statements.ADD_INTENT,
         {
             "serial": serial_text(serial),
-            "marker": once.marker,
+            "marker": marker,
             "key_sha256": key_sha256,
             "machine": grant.machine,
             "grant_json": grant_json,
@@ -93,7 +95,7 @@ def intend(tx: Transaction, grant: Grant, grant_json: str, once: Once, *, at: da
     tx.log(
         entries.intended(
             serial_text(serial),
-            marker=once.marker,
+            marker=marker,
             key_sha256=key_sha256,
             machine=grant.machine,
             grant_json=grant_json,
@@ -211,6 +213,7 @@ def note(tx: Transaction, event: Event) -> None:
     """Append an event that speaks of no row. :raises Malformed: its kind is the ledger's own."""
     if event.kind in entries.OF_TABLES:
         raise Malformed(f"events of kind {event.kind!r} are written with their row", hint="use another kind")
+    entries.decode(entries.encode(event))  # what cannot be read again would spoil the log for good
     tx.log(event)
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
-import json
 from datetime import datetime
+
+import msgspec
 
 from handfast.core.flow import Grant
 from handfast.core.names import Names
@@ -34,7 +35,7 @@ def grant_to_json(grant: Grant) -> str:
 
 def grant_from_json(text: str) -> Grant:
     """Read what ``grant_to_json`` wrote. :raises ValueError, KeyError, TypeError: something else."""
-    value = json.loads(text)
+    value = msgspec.json.decode(text)
     key = value["reintroduction_key"]
     return Grant(
         machine=value["machine"],
@@ -83,11 +84,11 @@ def invitation_from_row(row: Row) -> Invitation:
         public_key=public_key,
         machine=machine,
         role=Role(role),
-        names=_names_from(json.loads(names)),
+        names=_names_from(msgspec.json.decode(names)),
         uses=uses,
         created_at=time_of(created_at),
         expires_at=time_of(expires_at),
-        sources=None if sources is None else tuple(ipaddress.ip_network(n) for n in json.loads(sources)),
+        sources=None if sources is None else tuple(ipaddress.ip_network(n) for n in msgspec.json.decode(sources)),
         spent=spent,
         cancelled=cancelled,
     )

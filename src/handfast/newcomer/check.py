@@ -10,7 +10,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from handfast.core.chain import Identity, load_certificate, pinned_root, verify_chain
+from handfast.core.chain import Identity, load_certificate, pinned_root, read_identity, verify_chain
 from handfast.core.flow import Wish
 from handfast.core.keys import spki
 from handfast.core.transcript import answer as answer_transcript
@@ -73,34 +73,22 @@ def check_answer(
             "the certificate in the answer is for another key than ours",
             hint="nothing was kept; look at the registrar's log",
         )
-    claimed = _identity(leaf, chain, roots, pin=pin, wish=wish, at=signed_time)
-    if claimed.trust_domain != trust_domain:  # unreachable under one root, unless the authority is broken
-        raise UntrustedPeer(f"the certificate is of {claimed.trust_domain!r}, the registrar of {trust_domain!r}")
-    missing = wish.names.beyond(claimed.names)
-    if missing or (wish.names and claimed.names.beyond(wish.names)):
-        raise UntrustedPeer(
-            f"asked for the names {', '.join(wish.names.texts())}, got {', '.join(claimed.names.texts()) or 'none'}"
-        )
-    if not claimed.not_before <= signed_time < claimed.not_after:
-        raise UntrustedPeer(f"the certificate is not valid at the registrar's own time {signed_time:%Y-%m-%d %H:%M}Z")
+    role = wish.role if wish.role is not None else read_identity(leaf).role
+    identity = verify_chain(leaf, chain, roots, pin=pin, role=role, at=signed_time)
+    _check_identity(identity, trust_domain=trust_domain, wish=wish, at=signed_time)
     root = pinned_root(roots, pin)
     kept = tuple(der for der, candidate in zip(trust, roots, strict=True) if candidate == root)
-    return Checked(claimed, leaf.serial_number, answer.certificate, tuple(answer.chain), kept, signed_time)
+    return Checked(identity, leaf.serial_number, answer.certificate, tuple(answer.chain), kept, signed_time)
 
 
-def _identity(
-    leaf: x509.Certificate,
-    chain: list[x509.Certificate],
-    roots: list[x509.Certificate],
-    *,
-    pin: bytes,
-    wish: Wish,
-    at: datetime,
-) -> Identity:
-    from handfast.core.chain import read_identity
-
-    role = wish.role if wish.role is not None else read_identity(leaf).role
-    return verify_chain(leaf, chain, roots, pin=pin, role=role, at=at)
+def _check_identity(identity: Identity, *, trust_domain: str, wish: Wish, at: datetime) -> None:
+    if identity.trust_domain != trust_domain:  # unreachable under one root, unless the authority is broken
+        raise UntrustedPeer(f"the certificate is of {identity.trust_domain!r}, the registrar of {trust_domain!r}")
+    if wish.names and wish.names != identity.names:
+        wished, got = ", ".join(wish.names.texts()), ", ".join(identity.names.texts()) or "none"
+        raise UntrustedPeer(f"asked for the names {wished}, got {got}", hint="nothing was kept")
+    if not identity.not_before <= at < identity.not_after:
+        raise UntrustedPeer(f"the certificate is not valid at the registrar's own time {at:%Y-%m-%d %H:%M}Z")
 
 
 def _check_signature(leaf: x509.Certificate, digest: bytes, signature: bytes) -> None:

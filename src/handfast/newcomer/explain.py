@@ -26,7 +26,7 @@ def explain(held: Held, *, now: datetime) -> list[str]:
         f"It trusts one root, and no public authority: the key with SHA-256 {pin}.",
         "That pin came inside the invitation, from an operator, before the first packet; no network taught it.",
         (
-            f"It accepted the registrar {about.get('registrar')!r} because that peer proved, in the TLS handshake, a key"
+            f"It accepted the registrar {about.get('registrar')!r} because that peer proved in the TLS handshake a key"
             " whose certificate chains to this root in the role of registrar; one for any other role is refused."
         ),
         f"It was accepted because {_HOW.get(str(about.get('method')), 'of method ' + str(about.get('method')))}.",

@@ -14,17 +14,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from cryptography.hazmat.primitives import serialization
-
 from handfast.adapters.tls import newcomer_context
-from handfast.core import csr, wire
+from handfast.core import csr
 from handfast.core.flow import Wish
 from handfast.core.invitation import Address, InvitationLine
 from handfast.core.keys import format_pin
 from handfast.errors import InvitationExpired, UntrustedPeer
 from handfast.introducers import invitation
-from handfast.newcomer.check import Checked, check_answer
-from handfast.newcomer.connection import Verified, parse_time, verified
+from handfast.newcomer.check import Checked
+from handfast.newcomer.connection import Verified, verified
+from handfast.newcomer.exchange import exchange, reintroduction_key
 from handfast.newcomer.keystore import Keystore
 from handfast.newcomer.layouts import Material
 
@@ -61,34 +60,19 @@ def join(
     with keystore.exclusive():
         keystore.check(layouts=layouts, owner=owner)  # what would fail at (5) fails before anything is sent
         keys = keystore.pending(f"invitation:{line.key_id}")  # (1)
-        reintroduction = keys.reintroduction_key.public_key().public_bytes(
-            serialization.Encoding.Raw, serialization.PublicFormat.Raw
-        )
-        with verified(  # (2)
-            line.addresses, newcomer_context(), pin=line.pin, judge=lambda claimed: claimed
-        ) as registrar:
+        judge = lambda claimed: claimed  # noqa: E731  see _check_time, which asks once the registrar is authentic
+        with verified(line.addresses, newcomer_context(), pin=line.pin, judge=judge) as registrar:  # (2)
             _check_time(line, registrar.time)
-            body, signed = invitation.present(
+            message = invitation.present(
                 line,
                 csr_der=csr.build(keys.private_key),
-                reintroduction_key=reintroduction,
+                reintroduction_key=reintroduction_key(keys),
                 wish=wish,
                 nonce=registrar.nonce,
                 server_spki=registrar.server_spki,
             )
-            answer = registrar.connection.call(
-                "POST", f"/v1/introductions/{invitation.NAME}", wire.IntroductionAnswer, body
-            )  # (3)
-            checked = check_answer(  # (4)
-                answer,
-                signed_time=parse_time(answer.time),
-                request=signed,
-                registrar_leaf=registrar.leaf,
-                hello_time=registrar.time,
-                public_key=keys.private_key.public_key(),
-                pin=line.pin,
-                trust_domain=registrar.identity.trust_domain,
-                wish=wish,
+            checked = exchange(  # (3) and (4)
+                registrar, keys, method=invitation.NAME, message=message, pin=line.pin, wish=wish
             )
         offset = checked.time - now()
         identity = describe(checked, registrar, line.addresses, pin=line.pin, offset=offset, method="invitation")

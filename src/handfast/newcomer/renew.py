@@ -13,18 +13,17 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 
-from cryptography.hazmat.primitives import serialization
-
 from handfast.adapters.tls import pinned_client_context
-from handfast.core import csr, wire
+from handfast.core import csr
 from handfast.core.chain import Identity, read_identity
 from handfast.core.flow import Wish
 from handfast.core.invitation import Address
 from handfast.core.keys import parse_pin
 from handfast.errors import Fault
 from handfast.introducers import reintroduction, renewal
-from handfast.newcomer.check import Checked, check_answer
+from handfast.newcomer.check import Checked
 from handfast.newcomer.connection import Verified, parse_time, verified
+from handfast.newcomer.exchange import exchange, reintroduction_key
 from handfast.newcomer.join import describe
 from handfast.newcomer.keystore import Keystore
 from handfast.newcomer.layouts import Material
@@ -124,45 +123,30 @@ def _connect(old: Held, *, now: Callable[[], datetime], proving: Keystore | None
 
 
 def _renew(old: Held, keys: Pending, registrar: Verified) -> Checked:
-    body, signed = renewal.present(
+    message = renewal.present(
         old.material.private_key,
         serial=old.serial,
         pin=old.pin,
         csr_der=csr.build(keys.private_key),
-        next_key=_public(keys),
+        next_key=reintroduction_key(keys),
         nonce=registrar.nonce,
         server_spki=registrar.server_spki,
     )
-    return _exchange(old, keys, registrar, method=renewal.NAME, body=body, signed=signed)
+    return exchange(registrar, keys, method=renewal.NAME, message=message, pin=old.pin, wish=_same(old))
 
 
 def _reintroduce(old: Held, keys: Pending, registrar: Verified) -> Checked:
-    body, signed = reintroduction.present(
+    message = reintroduction.present(
         old.material.reintroduction_key,
         serial=old.serial,
         pin=old.pin,
         csr_der=csr.build(keys.private_key),
-        next_key=_public(keys),
+        next_key=reintroduction_key(keys),
         nonce=registrar.nonce,
         server_spki=registrar.server_spki,
     )
-    return _exchange(old, keys, registrar, method=reintroduction.NAME, body=body, signed=signed)
+    return exchange(registrar, keys, method=reintroduction.NAME, message=message, pin=old.pin, wish=_same(old))
 
 
-def _exchange(old: Held, keys: Pending, registrar: Verified, *, method: str, body: bytes, signed: bytes) -> Checked:
-    answer = registrar.connection.call("POST", f"/v1/introductions/{method}", wire.IntroductionAnswer, body)
-    return check_answer(
-        answer,
-        signed_time=parse_time(answer.time),
-        request=signed,
-        registrar_leaf=registrar.leaf,
-        hello_time=registrar.time,
-        public_key=keys.private_key.public_key(),
-        pin=old.pin,
-        trust_domain=old.identity.trust_domain,
-        wish=Wish(old.identity.role, old.identity.names),
-    )
-
-
-def _public(keys: Pending) -> bytes:
-    return keys.reintroduction_key.public_key().public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
+def _same(old: Held) -> Wish:
+    return Wish(old.identity.role, old.identity.names)

@@ -2,77 +2,91 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from datetime import datetime
+from collections.abc import Iterator
+from datetime import datetime, timedelta
 
 from handfast.core.flow import Finding, Grant
 from handfast.core.names import IPAddress, Names
+from handfast.core.ports import Issuer
 from handfast.core.roles import GRANTABLE, Role, spiffe_id
 from handfast.errors import PolicyRefused
 from handfast.policy.rules import BACKDATE, SHORTEST, Rules
 
 
-def decide(
-    finding: Finding,
-    rules: Rules,
-    *,
-    trust_domain: str,
-    excluded: Callable[[Names], tuple[str, ...]],
-    source: IPAddress | None,
-    now: datetime,
-) -> Grant:
+def decide(finding: Finding, rules: Rules, *, issuer: Issuer, source: IPAddress | None, now: datetime) -> Grant:
     """
-    Return the grant for what was found, narrowed by what was wished and what the rules allow.
+    Return the grant for what was found, narrowed by what was wished, what the rules allow and what the issuer can.
 
-    ``source`` is the address the newcomer called from, None where the transport has none. ``excluded`` tells
-    which names the issuing CA's name constraints leave out: asked before anything is spent.
+    ``source`` is the address the newcomer called from, None where the transport has none.
 
-    :raises PolicyRefused: with every reason at once.
+    :raises PolicyRefused: with every reason at once, before anything is spent.
     """
     entitled, wish = finding.entitlement, finding.wish
-    reasons: list[str] = []
     role = wish.role if wish.role is not None else _only(entitled.roles)
-    if role is None:
-        reasons.append(f"{entitled.machine!r} may be one of {_list(entitled.roles)}: say which")
-    elif role not in entitled.roles:
-        reasons.append(f"role {role!s} is not what {entitled.machine!r} was introduced for ({_list(entitled.roles)})")
-    allowed = rules.methods.get(finding.method, frozenset())
-    if not allowed:
-        reasons.append(f"method {finding.method!r} is not enabled")
-    elif role is not None and role not in allowed & GRANTABLE:
-        reasons.append(f"method {finding.method!r} does not lead to role {role!s}")
-    beyond = wish.names.beyond(entitled.names)
-    if beyond:
-        reasons.append(f"not entitled to the names {', '.join(beyond)} (only {', '.join(entitled.names.texts())})")
     names = wish.names or entitled.names
-    if outside := excluded(names):
-        reasons.append(f"the authority's name constraints exclude {', '.join(outside)}")
-    if entitled.sources is not None and not any(source is not None and source in net for net in entitled.sources):
-        reasons.append(f"the call comes from {source}, not from {', '.join(map(str, entitled.sources))}")
-    if finding.expired_at is not None and now > finding.expired_at + rules.return_within:
-        reasons.append(f"its credential ended at {finding.expired_at:%Y-%m-%d %H:%M}Z, over {rules.return_within} ago")
     lifetime = rules.lifetime_of(role) if role is not None else rules.lifetime
     if wish.lifetime is not None:
         lifetime = min(lifetime, wish.lifetime)
-    if lifetime < SHORTEST:
-        reasons.append(f"a lifetime of {lifetime} is under {SHORTEST}")
+    reasons = (
+        *_against_role(finding, rules, role),
+        *_against_names(finding, issuer, names),
+        *_against_place_and_time(finding, rules, source, now),
+        *_against_life(lifetime, issuer, now),
+    )
     if reasons or role is None:
-        raise PolicyRefused(tuple(reasons), hint="ask the operator for an invitation that allows this")
+        raise PolicyRefused(reasons, hint="ask the operator for an invitation that allows this")
     return Grant(
         machine=entitled.machine,
         role=role,
-        spiffe_id=spiffe_id(trust_domain, role, entitled.machine),
+        spiffe_id=spiffe_id(issuer.trust_domain, role, entitled.machine),
         names=names,
         public_key=finding.public_key,
-        not_before=now - BACKDATE,
-        not_after=now + lifetime,
+        not_before=max(now - BACKDATE, issuer.not_before),
+        not_after=min(now + lifetime, issuer.not_after),
         method=finding.method,
         why=(finding.proof, f"policy allows {finding.method} to lead to role {role!s}"),
         reintroduction_key=finding.reintroduction_key,
     )
 
 
-def serving(*, machine: str, names: Names, trust_domain: str, public_key: bytes, rules: Rules, now: datetime) -> Grant:
+def _against_role(finding: Finding, rules: Rules, role: Role | None) -> Iterator[str]:
+    machine, roles = finding.entitlement.machine, finding.entitlement.roles
+    if role is None:
+        yield f"{machine!r} may be one of {_list(roles)}: say which"
+    elif role not in roles:
+        yield f"role {role!s} is not what {machine!r} was introduced for ({_list(roles)})"
+    allowed = rules.methods.get(finding.method, frozenset())
+    if not allowed:
+        yield f"method {finding.method!r} is not enabled"
+    elif role is not None and role not in allowed & GRANTABLE:
+        yield f"method {finding.method!r} does not lead to role {role!s}"
+
+
+def _against_names(finding: Finding, issuer: Issuer, names: Names) -> Iterator[str]:
+    entitled = finding.entitlement.names
+    if beyond := finding.wish.names.beyond(entitled):
+        yield f"not entitled to the names {', '.join(beyond)} (only {', '.join(entitled.texts()) or 'none'})"
+    if outside := issuer.excluded(names):
+        yield f"the authority's name constraints exclude {', '.join(outside)}"
+
+
+def _against_place_and_time(finding: Finding, rules: Rules, source: IPAddress | None, now: datetime) -> Iterator[str]:
+    networks = finding.entitlement.sources
+    if networks is not None and not any(source is not None and source in network for network in networks):
+        verdict = f"not from {', '.join(map(str, networks))}" if networks else "and no network at all is allowed"
+        yield f"the call comes from {source}, {verdict}"
+    if finding.expired_at is not None and now > finding.expired_at + rules.return_within:
+        yield f"its credential ended at {finding.expired_at:%Y-%m-%d %H:%M}Z, over {rules.return_within} ago"
+
+
+def _against_life(lifetime: timedelta, issuer: Issuer, now: datetime) -> Iterator[str]:
+    if lifetime < SHORTEST:
+        yield f"a lifetime of {lifetime} is under {SHORTEST}"
+    if issuer.not_after - now < SHORTEST:
+        yield f"the issuing CA ends at {issuer.not_after:%Y-%m-%d %H:%M}Z"
+
+
+def serving(*, machine: str, names: Names, public_key: bytes, rules: Rules, issuer: Issuer, now: datetime) -> Grant:
     """
     Return the grant for the registrar's own TLS certificate: the only way to the role ``registrar``.
 
@@ -82,11 +96,11 @@ def serving(*, machine: str, names: Names, trust_domain: str, public_key: bytes,
     return Grant(
         machine=machine,
         role=Role.REGISTRAR,
-        spiffe_id=spiffe_id(trust_domain, Role.REGISTRAR, machine),
+        spiffe_id=spiffe_id(issuer.trust_domain, Role.REGISTRAR, machine),
         names=names,
         public_key=public_key,
-        not_before=now - BACKDATE,
-        not_after=now + rules.lifetime_of(Role.REGISTRAR),
+        not_before=max(now - BACKDATE, issuer.not_before),
+        not_after=min(now + rules.lifetime_of(Role.REGISTRAR), issuer.not_after),
         method="self",
         why=("this is the registrar itself",),
     )

@@ -116,8 +116,7 @@ class Registrar:
         return decide(
             finding,
             self.rules,
-            trust_domain=self.authority.trust_domain,
-            excluded=self.authority.excluded,
+            issuer=self.authority,
             source=evidence.channel.source,
             now=self.context.now(),
         )

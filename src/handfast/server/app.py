@@ -17,7 +17,7 @@ from handfast.server.limits import Limits
 from handfast.server.routes import ROUTES, Route
 from handfast.server.state import Call, State
 
-_log = structlog.stdlib.get_logger("handfast.access")
+_log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -146,5 +146,3 @@ def _account(state: State, request: web.Request, status: int, *, code: str, reas
 
 def _allow(error: web.HTTPException) -> dict[str, str] | None:
     return {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
-
-

@@ -24,7 +24,7 @@ from handfast.server.limits import Limits, peer_address, prefix
 from handfast.server.metrics import Metrics
 
 _PAUSE = 0.1  # seconds, when the process has no descriptor left: the kernel's queue holds the callers meanwhile
-_log = structlog.stdlib.get_logger("handfast.connections")
+_log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,7 +59,7 @@ async def obtain(service: Service) -> Identity:
     grant = serving(
         machine=service.name,
         names=Names.parse([address.host for address in service.addresses]),
-        trust_domain=authority.trust_domain,
+        issuer=authority,
         public_key=keys.spki(key.public_key()),
         rules=service.registrar.rules,
         now=now,

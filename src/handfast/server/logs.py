@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import Any, cast
+from collections.abc import Callable
+from typing import Any
 
 import msgspec
 import structlog
@@ -18,42 +19,40 @@ class _NotNews(logging.Filter):
         return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
 
 
-def _json(event: Any, **_: Any) -> str:
-    return msgspec.json.encode(event, enc_hook=str).decode()
-
-
-def configure(*, level: int = logging.INFO) -> None:
+def configure() -> None:
     """
-    Send structlog's and the standard library's records to stderr in one form.
+    Send our records, and those of libraries which use ``logging``, to stderr in one form.
 
-    Tracebacks come without local variables: those hold request bodies and keys.
+    Ours do not pass through ``logging``: that would cost as much as answering a small request. Tracebacks
+    come without local variables: those hold request bodies and keys.
     """
     shared: list[structlog.typing.Processor] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.stdlib.add_log_level,
+        structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    last: list[structlog.typing.Processor]
+    factory: Callable[..., structlog.typing.WrappedLogger]
     if sys.stderr.isatty():
-        last = [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
+        renderer: Any = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+        ours, factory = [*shared, renderer], structlog.PrintLoggerFactory(sys.stderr)
+        theirs = [*shared, renderer]
     else:
-        last = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(serializer=_json)]
-    formatter = structlog.stdlib.ProcessorFormatter(
-        foreign_pre_chain=shared, processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last]
-    )
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(formatter)
-    root = logging.getLogger()
-    root.handlers = [handler]
-    root.setLevel(level)
-    logging.getLogger("aiohttp.server").addFilter(_NotNews())
+        plain = [*shared, structlog.processors.format_exc_info]
+        ours, factory = [*plain, _json], structlog.BytesLoggerFactory(sys.stderr.buffer)
+        theirs = [*plain, lambda *record: _json(*record).decode()]
     structlog.configure(
-        processors=[
-            structlog.stdlib.filter_by_level,
-            *shared,
-            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
-        ],
-        logger_factory=cast(Any, structlog.stdlib.LoggerFactory()),
-        wrapper_class=structlog.stdlib.BoundLogger,
+        processors=ours,
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=factory,
         cache_logger_on_first_use=True,
     )
+    handler = logging.StreamHandler(sys.stderr)
+    remove = structlog.stdlib.ProcessorFormatter.remove_processors_meta
+    handler.setFormatter(structlog.stdlib.ProcessorFormatter(processors=[remove, *theirs]))
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(logging.INFO)
+    logging.getLogger("aiohttp.server").addFilter(_NotNews())
+
+
+def _json(_logger: Any, _method: str, event: structlog.typing.EventDict) -> bytes:
+    return msgspec.json.encode(event, enc_hook=str)

@@ -16,7 +16,7 @@ from handfast.wiring import log_origin
 
 STALE = timedelta(minutes=10)  # a newcomer's retry comes within seconds; what is older crashed for good
 _LONGEST_PAUSE = 600.0  # seconds between two tries of what keeps failing
-_log = structlog.stdlib.get_logger("handfast.maintenance")
+_log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 
 async def forever(state: State, name: str, work: Callable[[State], Awaitable[None]]) -> None:

@@ -79,9 +79,7 @@ def problem(error: HandfastError) -> Problem:
     if isinstance(error, _SILENT):
         return Problem(title=title, status=status, code=error.code)
     reasons = list(error.reasons) if isinstance(error, errors.PolicyRefused) else []
-    return Problem(
-        title=title, status=status, code=error.code, detail=error.message, hint=error.hint, reasons=reasons
-    )
+    return Problem(title=title, status=status, code=error.code, detail=error.message, hint=error.hint, reasons=reasons)
 
 
 def unexpected() -> Problem:

@@ -53,12 +53,8 @@ ROUTES = (
         gives=operators.Cancelled,
         operator=True,
     ),
-    Route(
-        method="GET", path="/v1/machines", handler=operators.machines, gives=list[views.MachineView], operator=True
-    ),
-    Route(
-        method="GET", path="/v1/machines/{name}", handler=operators.machine, gives=views.MachineView, operator=True
-    ),
+    Route(method="GET", path="/v1/machines", handler=operators.machines, gives=list[views.MachineView], operator=True),
+    Route(method="GET", path="/v1/machines/{name}", handler=operators.machine, gives=views.MachineView, operator=True),
     Route(
         method="POST",
         path="/v1/revocations",

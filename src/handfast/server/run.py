@@ -27,7 +27,7 @@ from handfast.server.state import State
 from handfast.wiring import Service, announced
 
 HTTPS, CRL = "https", "crl"  # FileDescriptorName= of the systemd sockets
-_log = structlog.stdlib.get_logger("handfast.server")
+_log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,72 @@
+"""The vectors in the protocol pages are what the code computes."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+
+from handfast.core import transcript, wire
+from handfast.core.invitation import InvitationLine
+from handfast.core.merkle import Frontier, leaf_hash
+from handfast.introducers import invitation, reintroduction, renewal
+from handfast.ledger import entries
+from tests.docs.markdown import ROOT, blocks
+
+PROTOCOLS = ROOT / "docs" / "protocols"
+
+
+def vectors(page: str) -> dict[str, str]:
+    """The last block of a page, as a table."""
+    *_, last = blocks((PROTOCOLS / page).read_text())
+    return dict(re.split(r"  +", line, maxsplit=1) for line in last.text.splitlines() if line)
+
+
+GIVEN = vectors("invitation.md")
+LINE = InvitationLine.parse(GIVEN["line"])
+SEEN = {"pin": LINE.pin, "server_spki": bytes.fromhex(GIVEN["server SPKI hash"])}
+NONCES = {"nonce": bytes.fromhex(GIVEN["registrar nonce"]), "newcomer_nonce": bytes.fromhex(GIVEN["newcomer nonce"])}
+CSR, NEXT = bytes.fromhex(GIVEN["csr"]), bytes.fromhex(GIVEN["reintroduction key"])
+
+
+def test_the_line() -> None:
+    """The page's line holds the page's seed, pin, times and address, and is written as it was read."""
+    assert LINE.seed.reveal().hex() == GIVEN["seed"]
+    assert LINE.pin.hex() == GIVEN["pin"]
+    assert LINE.not_before == datetime.fromisoformat(GIVEN["not before"])
+    assert LINE.not_after == datetime.fromisoformat(GIVEN["not after"])
+    assert [str(address) for address in LINE.addresses] == [GIVEN["address"]]
+    assert (LINE.public_key().hex(), LINE.key_id) == (GIVEN["public key"], GIVEN["key id"])
+    assert LINE.reveal() == GIVEN["line"]
+
+
+def test_the_invitation_transcripts() -> None:
+    """Request digest, its signature, and the answer's digest."""
+    request = wire.InvitationRequest(
+        key_id=LINE.key_id, csr=CSR, reintroduction_key=NEXT, signature=bytes(64), role=None, names=[GIVEN["names"]], **NONCES
+    )
+    digest = invitation.transcript(request, **SEEN)
+    assert digest.hex() == GIVEN["request digest"]
+    assert LINE.signing_key().sign(digest).hex() == GIVEN["request signature"]
+    leaf, root = bytes.fromhex(GIVEN["leaf"]), bytes.fromhex(GIVEN["root"])
+    assert transcript.answer(digest, leaf, (root,), GIVEN["time"]).hex() == GIVEN["answer digest"]
+
+
+def test_the_renewal_transcripts() -> None:
+    """Both kinds of succession, over the same inputs."""
+    given = vectors("renewal.md")
+    serial = "0123456789abcdef0123456789abcdef"
+    ours = wire.RenewalRequest(serial=serial, csr=CSR, reintroduction_key=NEXT, signature=b"", **NONCES)
+    assert renewal.transcript(ours, **SEEN).hex() == given["renewal digest"]
+    late = wire.ReintroductionRequest(serial=serial, csr=CSR, reintroduction_key=NEXT, signature=bytes(64), **NONCES)
+    assert reintroduction.transcript(late, **SEEN).hex() == given["reintroduction digest"]
+
+
+def test_the_log() -> None:
+    """An entry in its canonical form, its leaf hash, and the empty tree."""
+    given = vectors("log.md")
+    entry = given["entry"].encode()
+    event = entries.decode(entry)
+    assert entries.encode(event) == entry
+    assert event.at == datetime(2026, 1, 1, tzinfo=UTC)
+    assert leaf_hash(entry).hex() == given["leaf hash"]
+    assert Frontier().root().hex() == given["empty tree"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,8 +16,8 @@ HEAD = """\
 
 Every command, from its own `--help`; written by `tools/cli_reference.py`, so do not edit it here.
 
-stdout is data, stderr is talk. `--json` is on every command that prints data. Tables and colors appear on terminals only.
-Exit codes are in [errors.md](errors.md#exit-codes).
+stdout is data, stderr is talk. `--json` is on every command that prints data. Tables and colors appear on terminals
+only. Exit codes are in [errors.md](errors.md#exit-codes).
 """
 
 
@@ -26,14 +25,18 @@ def render() -> str:
     """Return the page."""
     from handfast.cli.main import handfast
 
-    sections = [f"## {name}\n\n```text\n{text}\n```\n" for name, text in _helps(handfast, ["handfast"], None)]
-    links = " · ".join(f"[{name}](#{name.replace(' ', '-')})" for name in re.findall(r"^## (.+)$", "\n".join(sections), re.M))
-    return "\n".join([HEAD, links + "\n", *sections])
+    helps = dict(_helps(handfast, ["handfast"], None))
+    links = " ·\n".join(f"[{name}](#{name.replace(' ', '-')})" for name in helps)
+    return "\n".join([HEAD, links + "\n", *(f"## {name}\n\n```text\n{text}\n```\n" for name, text in helps.items())])
 
 
 def _helps(command: click.Command, words: list[str], parent: click.Context | None) -> Iterator[tuple[str, str]]:
     context = click.Context(
-        command, info_name=words[-1], parent=parent, max_content_width=WIDTH, terminal_width=WIDTH,
+        command,
+        info_name=words[-1],
+        parent=parent,
+        max_content_width=WIDTH,
+        terminal_width=WIDTH,
         help_option_names=["-h", "--help"],
     )
     help_text = "\n".join(line.rstrip() for line in command.get_help(context).splitlines())

@@ -30,7 +30,7 @@ DEFAULT_CRL_PORT = 7480
 ANYWHERE = Address("0.0.0.0", DEFAULT_PORT)  # noqa: S104  a registrar is there to be reached
 LONGEST = timedelta(days=100 * 365)
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
-_DURATION = re.compile(r"(\d{1,9})([smhdw])")
+_DURATION = re.compile(r"([0-9]{1,9})([smhdw])")
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +135,7 @@ def _url(value: str) -> str:
 
 
 def _roles(values: Any) -> frozenset[Role]:
-    roles = frozenset(parse_role(value) for value in values)
-    return roles & GRANTABLE
+    return frozenset(_each(parse_role)(values))
 
 
 def parse_role(text: str) -> Role:
@@ -177,9 +176,9 @@ def parse_listen(text: str) -> Address:
     :raises UsageError: not ``host:port``.
     """
     host, colon, port = text.rpartition(":")
-    if colon and port == "0":
-        return Address(Address.parse(f"{host}:1").host, 0)
     try:
+        if colon and port == "0":
+            return Address(Address.parse(f"{host}:1").host, 0)
         return Address.parse(text)
     except Malformed as error:
         raise UsageError(error.message, hint="write it as 127.0.0.1:7443, [::1]:7443 or name:7443") from None
@@ -208,25 +207,32 @@ def secret_from(name: str, *, file: Path | None = None, environ: Mapping[str, st
     Return a secret such as ``invitation`` or ``passphrase``, or None where no source has it.
 
     Sources, first wins: ``file``; the variable ``HANDFAST_<NAME>_FILE``; ``HANDFAST_<NAME>``; the systemd
-    credential ``handfast.<name>`` in ``$CREDENTIALS_DIRECTORY``. A trailing newline is dropped. The
+    credential ``handfast.<name>`` in ``$CREDENTIALS_DIRECTORY``. White space around it is dropped. The
     variable is removed from our environment, so that no child inherits it.
 
-    :raises UsageError: a file that cannot be read.
+    :raises UsageError: a file that cannot be read, or a source that is empty.
     """
     variable = f"HANDFAST_{name.upper()}"
     path = file or (Path(environ[f"{variable}_FILE"]) if environ.get(f"{variable}_FILE") else None)
     value = os.environ.pop(variable, None) if environ is os.environ else environ.get(variable)
     if path is None and value is not None:
-        return Secret(value.strip().encode())
+        return _not_empty(value.strip().encode(), variable)
     if path is None and environ.get("CREDENTIALS_DIRECTORY"):
         credential = Path(environ["CREDENTIALS_DIRECTORY"]) / f"handfast.{name}"
         path = credential if credential.exists() else None
     if path is None:
         return None
     try:
-        return Secret(path.read_bytes().strip())
+        return _not_empty(path.read_bytes().strip(), repr(str(path)))
     except OSError as error:
         raise UsageError(f"cannot read {str(path)!r}: {error.strerror}", hint=f"it should hold the {name}") from None
+
+
+def _not_empty(value: bytes, where: str) -> Secret:
+    # Whoever named a source meant to have a secret: an empty passphrase would be none, in silence.
+    if not value:
+        raise UsageError(f"{where} is empty", hint="put the secret there, or leave it out")
+    return Secret(value)
 
 
 def hook_environment(**added: str) -> dict[str, str]:

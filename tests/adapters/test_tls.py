@@ -126,6 +126,7 @@ def refused(server: ssl.SSLContext, client: ssl.SSLContext) -> None:
 
 @pytest.fixture(scope="module")
 def site() -> Site:
+    """An authority for all tests that do not need another one."""
     return Site()
 
 

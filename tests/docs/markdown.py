@@ -1,4 +1,4 @@
-"""Documents as tests see them: stories of commands with their expected output, and fenced blocks. See CONTRIBUTING.md."""
+"""Documents as tests see them: stories of commands with their expected output. See CONTRIBUTING.md."""
 
 from __future__ import annotations
 

@@ -48,7 +48,9 @@ case "$1 $2" in
     if [ -f {base}/nginx.pid ]; then exec {nginx} -c {base}/nginx.conf -s reload; fi
     exec {nginx} -c {base}/nginx.conf ;;
 "restart postgresql")
-    exec {as_postgres} {pg_ctl} -D {base}/postgresql -l {base}/postgresql.log -w -s restart ;;
+    if [ -f {base}/postgresql/postmaster.pid ]; then verb=restart; else verb=start; fi
+    {as_postgres} {pg_ctl} -D {base}/postgresql -l {base}/postgresql.log -w -s $verb && exit
+    cat {base}/postgresql.log ;;
 esac
 echo "no such thing here: systemctl $*" >&2
 exit 1
@@ -87,8 +89,8 @@ class Stage:
         if pid.exists():
             subprocess.run([str(find("nginx")), "-c", self.base / "nginx.conf", "-s", "stop"], check=False)
         if (self.base / "postgresql").exists():
-            stop = [*self._as_postgres.split(), _pg("pg_ctl"), "-D", f"{self.base}/postgresql", "-m", "fast", "-s", "stop"]
-            subprocess.run(stop, check=False)
+            stop = [_pg("pg_ctl"), "-D", f"{self.base}/postgresql", "-m", "fast", "-s", "stop"]
+            subprocess.run([*self._as_postgres.split(), *stop], check=False, capture_output=True)
         shutil.rmtree(self.base, ignore_errors=True)
 
     def play(self, block: Block) -> None:
@@ -215,14 +217,15 @@ class Stage:
             shutil.chown(data, "postgres")
             self.base.joinpath("postgresql.log").touch()
             shutil.chown(self.base / "postgresql.log", "postgres")
-        prefix = self._as_postgres.split()
-        subprocess.run([*prefix, _pg("initdb"), "-D", data, "-U", "postgres", "-A", "trust"], check=True, capture_output=True)
+        make = [_pg("initdb"), "-D", str(data), "-U", "postgres", "-A", "trust"]
+        subprocess.run([*self._as_postgres.split(), *make], check=True, capture_output=True)
         main = f"{host}/etc/postgresql/15/main"
         with (data / "postgresql.conf").open("a") as conf:
             conf.write(f"include_dir = '{main}/conf.d'\nhba_file = '{main}/pg_hba.conf'\n")
             conf.write(f"listen_addresses = '127.0.0.1'\nport = {self.postgres}\n")
             conf.write(f"unix_socket_directories = '{data}'\nfsync = off\n")
-        self._script("createuser", f'unset PGHOSTADDR\nexec {self._as_postgres} {_pg("createuser")} -U postgres -h {data} "$@"')
+        createuser = f"{self._as_postgres} {_pg('createuser')} -U postgres -h {data}"
+        self._script("createuser", f'unset PGHOSTADDR\nexec {createuser} "$@"')
 
 
 def _starts(command: Command) -> bool:

@@ -14,7 +14,7 @@ LANGUAGES = {"console", "text", "toml", "nginx", "ini"}  # only console is run; 
 
 def _cases(*, with_peers: bool) -> list[object]:
     """The stories as pytest parameters: those that need real programs with the marks for them."""
-    cases = []
+    cases: list[object] = []
     for path in DOCUMENTS:
         for number, story in enumerate(stories(path), 1):
             peers = sorted(frozenset[str]().union(*(block.peers for block in story)))

@@ -31,12 +31,12 @@ _SOURCE = re.compile(r"`([\w./-]+\.(?:py|toml|md|lock|sqlite3))`")
 
 def _prose(path: Path) -> str:
     """The document without its fenced blocks."""
-    return re.sub(r"^```.*?^```$", "", path.read_text(), flags=re.M | re.S)
+    return re.sub(r"^```.*?^```$", "", path.read_text(), flags=re.MULTILINE | re.DOTALL)
 
 
 def _anchors(path: Path) -> set[str]:
     """The fragments that GitHub makes of the headings."""
-    headings = re.findall(r"^#+ (.+)$", _prose(path), re.M)
+    headings = re.findall(r"^#+ (.+)$", _prose(path), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
@@ -81,21 +81,22 @@ def test_other_documents_name_only_files_that_exist() -> None:
     assert lost == []
 
 
-@pytest.mark.parametrize("kind", [error for error in EXIT_CODES if error is not None])
+@pytest.mark.parametrize("kind", list(EXIT_CODES))
 def test_exit_codes_are_documented(kind: type[errors.HandfastError]) -> None:
     """Every exit code stands in the table of errors.md."""
     for code in (EXIT_CODES[kind], DONE, INTERRUPTED):
-        assert re.search(rf"^\| {code} \|", ERRORS, re.M)
+        assert re.search(rf"^\| {code} \|", ERRORS, re.MULTILINE)
 
 
 def test_every_code_has_its_true_row() -> None:
     """Code, exit code and HTTP status are as the program has them, and no row is left over."""
-    rows = {code: (int(leave), int(http)) for code, leave, http in re.findall(
-        r"^\| `([a-z-]+)` \|.*?\| (\d+) \| (\d+) \|", ERRORS, re.M
-    )}
-    kinds = {kind.code: kind for kind in STATUS}
-    assert rows == {code: (exit_code(kind("x") if kind is not errors.PolicyRefused else kind(("x",))), STATUS[kind])
-                    for code, kind in kinds.items()}
+    found = re.findall(r"^\| `([a-z-]+)` \|.*?\| (\d+) \| (\d+) \|", ERRORS, re.MULTILINE)
+    rows = {code: (int(leave), int(http)) for code, leave, http in found}
+    assert rows == {kind.code: (exit_code(_example(kind)), status) for kind, status in STATUS.items()}
+
+
+def _example(kind: type[errors.HandfastError]) -> errors.HandfastError:
+    return errors.PolicyRefused(("no",)) if kind is errors.PolicyRefused else kind("no")
 
 
 def test_metrics_are_documented() -> None:
@@ -122,7 +123,8 @@ def test_the_configuration_example_is_complete_and_true(tmp_path: Path) -> None:
 
 def test_environment_variables_are_documented() -> None:
     """Every variable that the sources read is in operations.md."""
-    named = {name for path in PACKAGE.rglob("*.py") for name in re.findall(r"\bHANDFAST_[A-Z_]*[A-Z]\b", path.read_text())}
+    sources = "\n".join(path.read_text() for path in PACKAGE.rglob("*.py"))
+    named = set(re.findall(r"\bHANDFAST_[A-Z_]*[A-Z]\b", sources))
     assert [name for name in sorted(named) if f"`{name}`" not in OPERATIONS] == []
 
 

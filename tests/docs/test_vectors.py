@@ -42,7 +42,13 @@ def test_the_line() -> None:
 def test_the_invitation_transcripts() -> None:
     """Request digest, its signature, and the answer's digest."""
     request = wire.InvitationRequest(
-        key_id=LINE.key_id, csr=CSR, reintroduction_key=NEXT, signature=bytes(64), role=None, names=[GIVEN["names"]], **NONCES
+        key_id=LINE.key_id,
+        csr=CSR,
+        reintroduction_key=NEXT,
+        signature=bytes(64),
+        role=None,
+        names=[GIVEN["names"]],
+        **NONCES,
     )
     digest = invitation.transcript(request, **SEEN)
     assert digest.hex() == GIVEN["request digest"]

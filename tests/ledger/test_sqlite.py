@@ -14,8 +14,8 @@ from handfast import ledger
 from handfast.core.flow import Once
 from handfast.core.records import Event
 from handfast.errors import Fault, Unsafe
-from handfast.ledger import sqlite
-from tests.ledger.material import NOW, grant
+from handfast.ledger import audit, sqlite
+from tests.ledger.material import LOG_KEY, NOW, ORIGIN, grant, tamper
 
 EVENT = Event("test.one", NOW, "x")
 
@@ -156,6 +156,21 @@ def test_a_lock_that_stays(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         other.close()
         store.note(EVENT).result()
         assert len(store.events()) == 2
+
+
+def test_a_damaged_store(path: Path) -> None:
+    """A table that is gone is a fault with a name, for a first read, a later one, a write and the audit."""
+    with ledger.open_sqlite(path) as store:
+        tamper(store, "DROP TABLE machines", "DROP TABLE events")
+        for _ in range(2):
+            with pytest.raises(Fault, match="no such table: machines") as caught:
+                store.machines()
+            assert str(path) in caught.value.message
+            assert store.invitations() == []
+        with pytest.raises(Fault, match="no such table: events"):
+            store.note(EVENT).result()
+        with pytest.raises(Fault, match="no such table: events"):
+            audit.verify(store, LOG_KEY.public_key(), ORIGIN)
 
 
 def test_opening_it_twice_keeps_the_locks(path: Path) -> None:

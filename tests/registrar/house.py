@@ -108,8 +108,8 @@ class House:
 
     def invite(self, name: str = "web1.lan", **more: Any) -> InvitationLine:
         """An invitation for a server, for an hour."""
-        more = {"role": Role.SERVER, "lasting": HOUR} | more
-        return self.administration.invite(name, **more)[0]
+        bounds: dict[str, Any] = {"role": Role.SERVER, "lasting": HOUR} | more
+        return self.administration.invite(name, **bounds)[0]
 
     def joining(
         self,

@@ -32,8 +32,7 @@ def broken(house: House, point: str) -> dict[str, Any]:
     """The parts of a registrar that ends at this point."""
     when, method = point.split()
     part, original = ("authority", house.authority) if method == "issue" else ("ledger", house.ledger)
-    faulty: Any = Faulty(original, method, **{when: crash})
-    return {part: faulty}
+    return {part: Faulty(original, method, before=crash) if when == "before" else Faulty(original, method, after=crash)}
 
 
 @pytest.mark.parametrize("point", POINTS)

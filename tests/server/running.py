@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 import uvloop
@@ -111,7 +111,7 @@ class Client:
         self.http = http.client.HTTPConnection(*address)
         self.http.sock = self.socket
 
-    def __enter__(self) -> Client:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -185,7 +185,7 @@ def running(data: Path, *, limits: Limits | None = None, clients: str = "clients
         try:
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 runner.run(main())
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001  raised again in the test
             failure.append(error)
             started.set()
 

@@ -12,7 +12,9 @@ from ipaddress import ip_address
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from handfast.server.connections import Connections
 from handfast.server.limits import Buckets, Limits, peer_address, prefix
+from handfast.server.metrics import Metrics
 from tests.server.running import Running, running
 
 SOON = Limits(
@@ -120,10 +122,10 @@ def test_long_header_is_refused(registrar: Running) -> None:
         assert end_of(client.socket).startswith(b"HTTP/1.0 400 ")
 
 
-@pytest.mark.parametrize("garbage", [b"GET / HTTP/1.1\r\n\r\n", b"SSH-2.0-x\r\n", bytes(300), b"\x16\x03\x01\xff\xff" * 50])
-def test_garbage_on_the_tls_port(
-    impatient: Running, garbage: bytes, capfd: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.parametrize(
+    "garbage", [b"GET / HTTP/1.1\r\n\r\n", b"SSH-2.0-x\r\n", bytes(300), b"\x16\x03\x01\xff\xff" * 50]
+)
+def test_garbage_on_the_tls_port(impatient: Running, garbage: bytes, capfd: pytest.CaptureFixture[str]) -> None:
     """What is no TLS ends its connection, leaves no traceback, and takes no place for good."""
     with socket.create_connection(impatient.address) as stranger:
         stranger.sendall(garbage)
@@ -217,3 +219,12 @@ def test_source_is_an_address_or_a_64(address: str | None, source: str) -> None:
 def test_peer_address(peername: object, address: str | None) -> None:
     """Mapped and zoned addresses are read as what they are, other sockets have none."""
     assert peer_address(peername) == (ip_address(address) if address else None)
+
+
+def test_places_are_counted_and_given_back() -> None:
+    """All places, and those of one source, are limited; every connection that ends gives its place back."""
+    connections = Connections(Limits(connections=3, connections_per_source=2), Metrics())
+    assert [connections.admit(source) for source in "aaab"] == [True, True, False, True]
+    assert not connections.admit("c")
+    connections.release("a")
+    assert connections.admit("c")

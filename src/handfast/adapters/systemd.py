@@ -17,7 +17,7 @@ _FIRST_FD = 3  # SD_LISTEN_FDS_START
 _VARIABLES = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
 
 
-def sockets(environment: MutableMapping[str, str]) -> dict[str, socket.socket]:
+def sockets(environment: MutableMapping[str, str] = os.environ) -> dict[str, socket.socket]:
     """
     Return the listening sockets that were passed to this very process, by their ``FileDescriptorName``.
 
@@ -49,7 +49,7 @@ def sockets(environment: MutableMapping[str, str]) -> dict[str, socket.socket]:
 class Notifier:
     """Tells systemd how we are. A lost message is not our failure: nothing is raised."""
 
-    def __init__(self, environment: MutableMapping[str, str]) -> None:
+    def __init__(self, environment: MutableMapping[str, str] = os.environ) -> None:
         """Take (and remove) ``NOTIFY_SOCKET`` and the watchdog's variables from ``environment``."""
         address = environment.pop("NOTIFY_SOCKET", "")
         # "@" stands for the NUL byte of an abstract address (unix(7)).

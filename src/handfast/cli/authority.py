@@ -18,7 +18,8 @@ from handfast.cli.registrar import DATA
 from handfast.core.checkpoint import vkey
 from handfast.core.keys import describe, format_pin
 from handfast.core.names import dns_name, network
-from handfast.wiring import AUTHORITY, LEDGER, log_origin, require_data
+from handfast.core.records import Event
+from handfast.wiring import AUTHORITY, CONFIG, LEDGER, log_origin, require_data
 
 PASSPHRASE = click.option(
     "--passphrase-file",
@@ -51,14 +52,15 @@ def init_command(
     from handfast.adapters.files import private_directory
 
     private_directory(data)
+    settings = config.load(data / CONFIG)
     ceremony.create(
         data / AUTHORITY,
         name=name,
         now=SystemClock().now(),
         passphrase=config.secret_from("passphrase", file=passphrase_file),
         root_key=root_key,
-        permitted_dns=tuple(dns_name(suffix) for suffix in permit_dns),
-        permitted_ips=tuple(network(net) for net in permit_net),
+        permitted_dns=tuple(dns_name(suffix) for suffix in permit_dns) or settings.permitted_dns,
+        permitted_ips=tuple(network(net) for net in permit_net) or settings.permitted_ips,
     )
     pin = PublicAuthority.read(data / AUTHORITY).pin
     ui.say(f"made the authority in {data / AUTHORITY}, root {format_pin(pin)}")
@@ -114,8 +116,11 @@ def crl_command(data: Path, passphrase_file: Path | None) -> None:
 
     require_data(data)
     authority = FileAuthority.open(data / AUTHORITY, passphrase=config.secret_from("passphrase", file=passphrase_file))
+    now = SystemClock().now()
     with ledger.open_sqlite(data / LEDGER) as store:
-        der = authority.crl(store.revocations(), number=store.crl_number(), now=SystemClock().now())
+        # The number of a list is the log's size, so an entry of its own gives each list its own (RFC 5280 §5.2.3).
+        store.note(Event("crl.published", now, authority.public.name, {"by": "handfast ca crl"})).result()
+        der = authority.crl(store.revocations(), number=store.crl_number(), now=now)
     for each in (der, authority.public.root_crl):
         ui.emit(x509.load_der_x509_crl(each).public_bytes(Encoding.PEM).decode().rstrip())
 

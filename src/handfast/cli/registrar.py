@@ -113,7 +113,11 @@ def _ready(data: Path, as_json: bool) -> Callable[[dict[str, object]], None]:
 @click.option("--san", "sans", multiple=True, help="A DNS name or IP address of it (repeatable).  [default: NAME]")
 @click.option("--for", "lasting", default="1h", show_default=True, help="How long it is good: 90s, 15m, 1h, 7d.")
 @click.option(
-    "--uses", type=click.IntRange(1, 1000), default=1, show_default=True, help="How many machines may use it."
+    "--uses",
+    type=click.IntRange(1, 1000),
+    default=1,
+    show_default=True,
+    help="How many keys may use it; all get this one name.",
 )
 @click.option("--from", "sources", multiple=True, help="Only from this network, as CIDR (repeatable).")
 @click.option("--address", "addresses", multiple=True, help="HOST:PORT of the registrar, if not as `up` announced it.")

@@ -45,7 +45,7 @@ def open_ledger(url: str) -> SqlLedger:
     database = Database(
         engine=engine,
         name=parsed.render_as_string(hide_password=True),
-        begin="BEGIN",
+        begin="BEGIN ISOLATION LEVEL READ COMMITTED",  # whatever the default: the lock on the head orders the writers
         snapshot="BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
         driver_errors=(psycopg.Error,),
         hint=_hint,

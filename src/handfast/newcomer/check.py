@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from handfast.core.chain import Identity, load_certificate, pinned_root, read_identity, verify_chain
 from handfast.core.flow import Wish
 from handfast.core.keys import spki
+from handfast.core.roles import GRANTABLE
 from handfast.core.transcript import answer as answer_transcript
 from handfast.core.wire import IntroductionAnswer
 from handfast.errors import Malformed, UntrustedPeer
@@ -74,6 +75,8 @@ def check_answer(
             hint="nothing was kept; look at the registrar's log",
         )
     role = wish.role if wish.role is not None else read_identity(leaf).role
+    if role not in GRANTABLE:
+        raise UntrustedPeer(f"the answer would make this machine a {role}, which nobody is granted")
     identity = verify_chain(leaf, chain, roots, pin=pin, role=role, at=signed_time)
     _check_identity(identity, trust_domain=trust_domain, wish=wish, at=signed_time)
     root = pinned_root(roots, pin)

@@ -19,7 +19,7 @@ from handfast.core import csr
 from handfast.core.flow import Wish
 from handfast.core.invitation import Address, InvitationLine
 from handfast.core.keys import format_pin
-from handfast.errors import InvitationExpired, UntrustedPeer
+from handfast.errors import AlreadySpent, HandfastError, InvitationExpired, UntrustedPeer
 from handfast.introducers import invitation
 from handfast.newcomer.check import Checked
 from handfast.newcomer.connection import Verified, verified
@@ -59,7 +59,7 @@ def join(
     """
     with keystore.exclusive():
         keystore.check(layouts=layouts, owner=owner)  # what would fail at (5) fails before anything is sent
-        keys = keystore.pending(f"invitation:{line.key_id}")  # (1)
+        keys = _keys(line, keystore)  # (1)
         judge = lambda claimed: claimed  # noqa: E731  see _check_time, which asks once the registrar is authentic
         with verified(line.addresses, newcomer_context(), pin=line.pin, judge=judge) as registrar:  # (2)
             _check_time(line, registrar.time)
@@ -82,6 +82,24 @@ def join(
         )
         keystore.adopt(material, layouts=layouts, owner=owner)  # (5)
     return Joined(checked, registrar.identity.machine, registrar.connection.address, offset)
+
+
+def _keys(line: InvitationLine, keystore: Keystore) -> Pending:
+    # Said twice, by a boot script or after a crash that came late, it is the same machine with the same key: with a new
+    # one it would be refused, and alarm the operator for nothing.
+    purpose = f"invitation:{line.key_id}"
+    try:
+        held = keystore.load()
+    except HandfastError:  # nothing there, or damaged: no reason not to join anew
+        return keystore.pending(purpose)
+    if held.identity.get("invitation") != line.key_id:
+        return keystore.pending(purpose)
+    if held.identity.get("method") != invitation.NAME:
+        raise AlreadySpent(
+            "this machine has joined with this invitation, and renewed since",
+            hint="nothing is to be done: `handfast status` shows what it holds",
+        )
+    return Pending(purpose, held.private_key, held.reintroduction_key)
 
 
 def describe(

@@ -96,6 +96,8 @@ def renew(keystore: Keystore, *, now: Callable[[], datetime]) -> Held:
         checked, registrar, method = _succeed(old, keys, keystore, now=now)
         about = describe(checked, registrar, old.addresses, pin=old.pin, offset=checked.time - now(), method=method)
         about["predecessor"] = f"{old.serial:032x}"
+        if "invitation" in old.material.identity:
+            about["invitation"] = old.material.identity["invitation"]  # so that `join` knows it when it is used again
         keystore.adopt(
             Material(checked.leaf, checked.chain, checked.trust, keys.private_key, keys.reintroduction_key, about)
         )

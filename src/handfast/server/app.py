@@ -11,7 +11,7 @@ from aiohttp import web
 from aiohttp.typedefs import Middleware
 
 from handfast.core.chain import read_identity
-from handfast.errors import Fault, HandfastError, TooMuch, UntrustedPeer
+from handfast.errors import Fault, HandfastError, Malformed, TooMuch, UntrustedPeer
 from handfast.server import openapi, operators, problems, public
 from handfast.server.limits import Limits
 from handfast.server.routes import ROUTES, Route
@@ -83,6 +83,8 @@ async def _body(request: web.Request, limits: Limits) -> bytes:
             return await request.read()
     except TimeoutError:
         raise web.HTTPRequestTimeout(reason="the body took too long") from None
+    except web.RequestPayloadError as error:
+        raise Malformed(f"the body is broken: {error}") from None
 
 
 def _door(state: State) -> Middleware:
@@ -114,10 +116,11 @@ async def _answer(state: State, request: web.Request, handler: _Handler) -> web.
         problem = problems.from_http(error)
         code, response = problem.code, problems.response(problem, headers=_allow(error))
     except ConnectionError:
-        raise  # the client is gone, and aiohttp knows it
-    except Exception:
+        code, response = "gone", web.Response(status=400)  # nobody will read it; raised, aiohttp would log a traceback
+    except Exception:  # noqa: BLE001  a bug must answer 500 and be logged, not close the connection
         code, response = Fault.code, problems.response(problems.unexpected())
         _log.exception("unexpected")  # without the body, and without local variables: see logs
+    response.headers["Server"] = "handfast"  # not which version of what
     if state.stopping or response.status in {408, 413}:
         response.force_close()
     _account(state, request, response.status, code=code, reason=reason, seconds=time.perf_counter() - started)

@@ -13,6 +13,7 @@ import socket
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import structlog
 from aiohttp import web
@@ -153,8 +154,7 @@ class _Connection(asyncio.Protocol):
         tls = transport.get_extra_info("ssl_object")
         if tls is not None and tls.session_reused:
             # unreachable with TLS 1.3 without tickets. A resumed session would prove neither side's key anew.
-            assert isinstance(transport, asyncio.Transport)
-            transport.abort()
+            cast(asyncio.Transport, transport).abort()
             return
         der = tls.getpeercert(binary_form=True) if tls is not None else None
         client = x509.load_der_x509_certificate(der) if der else None

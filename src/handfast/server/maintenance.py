@@ -29,7 +29,7 @@ async def forever(state: State, name: str, work: Callable[[State], Awaitable[Non
         except HandfastError as error:
             failures += 1
             _log.error("failed", task=name, code=error.code, reason=error.message, hint=error.hint)
-        except Exception:
+        except Exception:  # noqa: BLE001  a bug in one task must not end the others
             failures += 1
             _log.exception("failed", task=name)
         # The tick is short against every deadline here, so that a clock that jumps is noticed soon.

@@ -65,8 +65,8 @@ async def run(
     service: Service, asked: asyncio.Queue[signal.Signals], *, ready: Callable[[Ready], None], limits: Limits
 ) -> None:
     """Serve until something else than SIGHUP is ``asked``; see ``serve``."""
-    notifier = systemd.Notifier(os.environ)
-    passed = systemd.sockets(os.environ)
+    notifier = systemd.Notifier()
+    passed = systemd.sockets()
     if unknown := passed.keys() - {HTTPS, CRL}:
         raise UsageError(f"systemd passed a socket called {min(unknown)!r}", hint="FileDescriptorName=https or =crl")
     https = sockets.listen(service.listen, passed.get(HTTPS))
@@ -131,7 +131,7 @@ async def _reload(state: State, listen: Address, notifier: systemd.Notifier) -> 
         identity: Identity = await obtain(new)
     except HandfastError as error:
         _log.error("reload failed, the old configuration stays", code=error.code, reason=error.message, hint=error.hint)
-    except Exception:
+    except Exception:  # noqa: BLE001  whatever it was, the old configuration works
         _log.exception("reload failed, the old configuration stays")
     else:
         state.service = new

@@ -38,8 +38,8 @@ def serial(out: Path) -> str:
 
 
 def nothing_adopted(out: Path) -> bool:
-    """Whether there is nothing that a program would find, nor a half of it."""
-    return not out.exists() or all(name.startswith(".") for name in os.listdir(out))
+    """Whether there is nothing that a program could open; names may be there that lead nowhere yet."""
+    return not out.exists() or not any((out / name).exists() for name in os.listdir(out) if not name.startswith("."))
 
 
 def the_one_credential(registrar: Registrar, name: str) -> str:
@@ -93,35 +93,38 @@ class TestCutCable:
 
 
 class TestPowerFailure:
-    @pytest.mark.parametrize("step", ["after pending", "before adopt", "before swap", "after swap", "after adopt"])
-    def test_P4_the_newcomers_steps(self, here: Host, local: Registrar, step: str) -> None:
-        """kill -9 of `join` between any two of its steps: the same command ends well, with the one certificate."""
-        name = step.replace(" ", "-")
-        file = here.put(f"{name}.line", local.invite(f"{name}.lan"))
-        command = ("join", "--out", name, "--invitation-file", file)
-        ended = here.run(*killed(step), *command, env=sources(here), code=-signal.SIGKILL)
-        assert ended.stdout == ""
-        assert nothing_adopted(here.directory / name) == (step in {"after pending", "before adopt"}) or step == "before swap"
+    """kill -9 between two steps, then between the next two, and so on: the same command, again and again."""
+
+    def test_P4_the_newcomers_steps(self, here: Host, local: Registrar) -> None:
+        """A newcomer that dies at each of its steps has nothing or all of it, and ends with the one certificate."""
+        file, out = here.put("dying.line", local.invite("dying.lan")), here.directory / "dying"
+        command = ("join", "--out", out, "--invitation-file", file)
+        for step in ("after pending", "before adopt", "before swap", "after swap", "after adopt"):
+            ended = here.run(*killed(step), *command, env=sources(here), code=-signal.SIGKILL)
+            assert ended.stdout == ""
+            if step in {"after pending", "before adopt", "before swap"}:
+                assert nothing_adopted(out)
+            else:
+                assert here.handfast("status", "--out", out, "--json").json()["status"] == "valid"
         here.handfast(*command)
-        assert serial(here.directory / name) == the_one_credential(local, f"{name}.lan")
+        assert serial(out) == the_one_credential(local, "dying.lan")
 
     def test_P4_the_registrars_steps(self, here: Host) -> None:
-        """kill -9 of the registrar at each step of the flow: with a new one the same command gets one certificate."""
+        """A registrar that dies at each step of the flow has issued one certificate in the end, and its log is whole."""
         registrar = Registrar(here, data="falling")
+        line = registrar.invite("patient.lan")
+        registrar.process.stop()
         for step in ("before intend", "after intend", "before issue", "after issue", "after issued", "before answer"):
-            name = step.replace(" ", "-")
-            line = registrar.invite(f"{name}.lan")
-            registrar.process.stop()
             registrar.up(command=killed(step), env=sources(here))
-            here.handfast("join", "--out", f"falling-{name}", stdin=line, code=4)
+            here.handfast("join", "--out", "patient", stdin=line, code=4)
             assert registrar.process.wait() == -signal.SIGKILL
-            assert nothing_adopted(here.directory / f"falling-{name}")
-            before = [c["serial"] for c in registrar.show(f"{name}.lan")["credentials"]]
-            assert len(before) == (0 if step == "before intend" else 1)
-            registrar.up()
-            out = here.join(line, f"falling-{name}")
-            assert serial(out) == the_one_credential(registrar, f"{name}.lan")
-            assert before in ([], [serial(out)])
+            assert nothing_adopted(here.directory / "patient")
+        registrar.up()
+        out = here.join(line, "patient")
+        assert serial(out) == the_one_credential(registrar, "patient.lan")
+        assert [event["kind"] for event in registrar.show("patient.lan")["history"]] == [
+            "invitation.created", "credential.intended", "credential.issued",
+        ]  # fmt: skip
         here.handfast("log", "verify", "--data", registrar.data)
         assert registrar.process.stop() == 0
 
@@ -146,7 +149,7 @@ class TestRace:
         file = here.put("hurried.line", local.invite("hurried.lan"))
         both = [here.start(*HANDFAST, "join", "--out", "hurried", "--invitation-file", file) for _ in range(2)]
         codes = sorted(process.wait() for process in both)
-        assert codes in ([0, 1], [0, 0]), [str(process) for process in both]
+        assert codes in ([0, 1], [0, 0]), [str(process) for process in both]  # 0 twice if one was quick
         assert serial(here.directory / "hurried") == the_one_credential(local, "hurried.lan")
 
 
@@ -170,8 +173,7 @@ class TestClock:
         """A newcomer whose clock is wrong by ten years joins all the same, and is told."""
         name = "ahead" if offset == "+10y" else "behind"
         done = here.handfast("join", "--out", name, stdin=local.invite(f"{name}.lan"), env=clock(offset))
-        assert f"this machine's clock is 365" in done.stderr
-        assert f"d {name}" in done.stderr
+        assert f"d {name}: until it is set, it will misjudge its peers" in done.stderr
         out = here.directory / name
         assert abs(json.loads((out / "identity.json").read_bytes())["clock_offset_seconds"]) > 3600 * 24 * 3649
         assert serial(out) == the_one_credential(local, f"{name}.lan")

@@ -7,6 +7,7 @@ import itertools
 import json
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -76,7 +77,7 @@ def verify_command(data: Path, checkpoint_file: Path | None, key: str | None, as
     with ledger.open_sqlite(data / LEDGER) as store, _progress() as progress:
         report = audit.verify(store, log_key, origin, external, progress=progress)
     if as_json:
-        ui.emit_json(report)
+        ui.emit_json(asdict(report) | {"root": report.root.hex()})
         return
     ui.emit(f"{report.size} entries, root {report.root.hex()}")
     if external is None:

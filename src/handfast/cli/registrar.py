@@ -222,7 +222,7 @@ def _fields(event: views.EventView) -> str:
 @click.argument("what", metavar="NAME|SERIAL")
 @DATA
 @IDENTITY
-@click.option("--reason", required=True, help="RFC 5280 reason: keyCompromise, superseded, cessationOfOperation ...")
+@click.option("--reason", required=True, help="keyCompromise, superseded, cessationOfOperation (RFC 5280), or your own words.")
 @JSON
 def revoke_command(what: str, data: Path, identity: Path | None, reason: str, as_json: bool) -> None:
     """Take back all that NAME holds, or one SERIAL; renewal is refused at once and the CRL lists it."""

@@ -101,7 +101,7 @@ class RevokeRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """POST /v1/revocations. ``what`` is a machine's name or a serial."""
 
     what: NameText
-    reason: Annotated[str, Meta(max_length=40)]
+    reason: Annotated[str, Meta(max_length=200)]
 
 
 class RevokeAnswer(msgspec.Struct, frozen=True):

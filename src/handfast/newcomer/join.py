@@ -26,6 +26,7 @@ from handfast.newcomer.connection import Verified, verified
 from handfast.newcomer.exchange import exchange, reintroduction_key
 from handfast.newcomer.keystore import Keystore
 from handfast.newcomer.layouts import Material
+from handfast.newcomer.pending import Pending
 
 SKEW = timedelta(minutes=5)  # a registrar's clock may lag a little behind the one that made the invitation
 NOTICEABLE = timedelta(seconds=60)

@@ -19,6 +19,7 @@ from handfast.errors import Malformed, NotFound, Refused, UsageError
 
 LONGEST_INVITATION = timedelta(days=30)
 MOST_USES = 1000
+LONGEST_REMARK = 200  # characters
 
 # RFC 5280 §5.3.1, without those that make no sense for a leaf of ours (removeFromCRL, certificateHold).
 REASONS = (
@@ -142,30 +143,35 @@ class Administration:
         """
         Revoke a serial (hex) or everything a machine holds; its open invitations are cancelled too.
 
-        Returns the serials revoked. Renewal is refused from the moment this returns.
+        Returns the serials revoked. Renewal is refused from the moment this returns. A ``reason`` in the
+        operator's own words goes into the log; the CRL, which strangers read, says ``unspecified`` then.
 
-        :raises UsageError: a reason that RFC 5280 does not have.
+        :raises UsageError: no reason, or one that would not fit on a line.
         :raises NotFound: no such machine or serial.
         :raises Refused: nothing left to revoke.
         """
-        if reason not in REASONS:
-            raise UsageError(f"unknown reason {reason!r}", hint=f"one of {', '.join(REASONS)}")
-        now = self.clock.now()
+        code, now = _reason(reason), self.clock.now()
         serial = _serial(what)
         if serial is not None and self.ledger.credential(serial) is not None:
-            self.ledger.revoke(serial, reason=reason, at=now).result()
+            self.ledger.revoke(serial, reason=code, at=now).result()
+            self._remark(what, reason, code)
             return (serial,)
         view = self.show(what)
         invitations = [i.key_id for i in view.invitations if i.status(now) == "open"]
-        _finish([self.ledger.cancel(key, reason=reason, at=now) for key in invitations])
+        _finish([self.ledger.cancel(key, reason=code, at=now) for key in invitations])
         revoked: tuple[int, ...] = ()
         # Again, until nothing is found: a join or a renewal may have come in between. Each pass closes what it came by.
         while serials := self._revocable(view.name, now):
-            _finish([self.ledger.revoke(number, reason=reason, at=now) for number in serials])
+            _finish([self.ledger.revoke(number, reason=code, at=now) for number in serials])
             revoked += serials
         if not revoked and not invitations:
             raise Refused(f"{what!r} holds nothing that could be revoked", hint="`handfast show` has its history")
+        self._remark(view.name, reason, code)
         return revoked
+
+    def _remark(self, what: str, reason: str, code: str) -> None:
+        if code == "unspecified" and reason != code:
+            self.ledger.note(Event("revocation.remark", self.clock.now(), what, {"remark": reason})).result()
 
     def _revocable(self, machine: str, now: datetime) -> tuple[int, ...]:
         held = self.ledger.credentials(machine)
@@ -177,6 +183,17 @@ class Administration:
             if credential.revoked_at is None
             and (credential.status(now) in {"valid", "intended"} or credential.successor_marker not in succeeded)
         )
+
+
+def _reason(text: str) -> str:
+    """Return the RFC 5280 name for ``text``: itself in any spelling, else ``unspecified``."""
+    if not 0 < len(text) <= LONGEST_REMARK or not text.isprintable():
+        raise UsageError(
+            f"not a reason: {text[:40]!r}",
+            hint=f"one of {', '.join(REASONS)}, or your own words, up to {LONGEST_REMARK} characters",
+        )
+    plain = text.casefold().replace("-", "").replace("_", "").replace(" ", "")
+    return next((reason for reason in REASONS if reason.casefold() == plain), "unspecified")
 
 
 def _finish(changes: Sequence[Future[None]]) -> None:

@@ -146,7 +146,9 @@ def test_durations_have_a_unit(text: str, seconds: int) -> None:
     assert duration(text) == timedelta(seconds=seconds)
 
 
-@pytest.mark.parametrize("text", ["", "1", "h", "0h", "-1h", "1.5h", "1 h", "1y", "1H", "9999999999s", "\u0661h", "1h1m"])
+@pytest.mark.parametrize(
+    "text", ["", "1", "h", "0h", "-1h", "1.5h", "1 h", "1y", "1H", "9999999999s", "\u0661h", "1h1m"]
+)
 def test_a_duration_without_a_clear_meaning_is_refused(text: str) -> None:
     """No unit, no number, zero, a fraction: a person meant something else."""
     with pytest.raises(UsageError, match="not a duration") as caught:

@@ -242,6 +242,11 @@ class Registrar:
         self.host.handfast("revoke", what, "--data", self.data, "--reason", reason)
 
 
+def serial(out: Path) -> str:
+    """Return the serial of the credential in a newcomer's directory, as 32 hex digits."""
+    return str(json.loads((out / "identity.json").read_bytes())["serial"])
+
+
 @contextlib.contextmanager
 def scratch() -> Iterator[Path]:
     """

@@ -13,6 +13,8 @@ from handfast.core import invitation
 from tests.interop import transcripts
 from tests.interop.hosts import Host, Registrar
 
+pytestmark = pytest.mark.timeout(180)  # a dozen starts of Python each, on a machine that may be busy
+
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 
 

@@ -45,6 +45,7 @@ def java(net: Network, registrar: Registrar) -> Iterator[Java]:
 
 
 def listed(host: Host, store: Path, password: str) -> str:
+    """Return what keytool says about a store."""
     done = host.run(
         program("keytool"), "-list", "-v", "-keystore", store, "-storepass:env", "PASSWORD", env={"PASSWORD": password}
     )

@@ -1,4 +1,4 @@
-"""nginx serves with what `join --layout nginx` wrote, and curl on another machine verifies it: both with certificates."""
+"""nginx serves with what `join --layout nginx` wrote, curl on another machine verifies it: both with certificates."""
 
 from __future__ import annotations
 
@@ -49,7 +49,8 @@ class Nginx:
         """Start it, and wait until it serves."""
         directory = host.directory / f"nginx-{listen}"
         directory.mkdir()
-        file = host.put(f"{directory.name}.conf", CONFIGURATION.format(directory=directory, listen=listen, server=server))
+        text = CONFIGURATION.format(directory=directory, listen=listen, server=server)
+        file = host.put(f"{directory.name}.conf", text)
         process = host.start(program("nginx"), "-e", "stderr", "-c", file)
         process.expect("start worker process ")
         return cls(host, process, file)
@@ -71,7 +72,7 @@ class Web:
     client: Path
 
     def curl(self, *arguments: str | Path, name: str = "web.lan", code: int | None = 0) -> Done:
-        """Ask the server for a page, from the registrar's machine, trusting what `join` wrote there and nothing else."""
+        """Ask the server for a page, from the registrar's machine, trusting what `join` wrote there, nothing else."""
         url = ("--resolve", f"{name}:443:{self.net.SERVER}", f"https://{name}/")
         return self.net.registrar.run(
             "curl", "-sS", "--fail", "--cacert", self.client / "trust.pem", *arguments, *url, code=code
@@ -162,7 +163,7 @@ def test_P1_an_insider_in_the_middle(web: Web) -> None:
     insider = net.server.join(web.registrar.invite("insider.lan", "--role", "peer"), "insider")
     relay = (
         f"ssl_certificate {insider}/fullchain.pem; ssl_certificate_key {insider}/privkey.pem; ssl_protocols TLSv1.3;"
-        f" location / {{ proxy_pass https://{net.REGISTRAR}:7443; proxy_ssl_protocols TLSv1.3; proxy_http_version 1.1; }}"
+        f" location / {{ proxy_pass https://{net.REGISTRAR}:7443; proxy_ssl_protocols TLSv1.3; }}"
     )
     nginx = Nginx.start(net.server, f"{net.SERVER}:7443", relay)
     shown = net.registrar.run("curl", "-sS", "--fail", "--insecure", f"https://{net.SERVER}:7443/v1/hello").json()

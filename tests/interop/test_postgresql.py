@@ -64,7 +64,8 @@ def _initialize(host: Host) -> Path:
     shutil.chown(cluster, "postgres", "postgres")
     tools = Path(program("postgresql")).parent
     host.run(*_AS_POSTGRES, tools / "initdb", "-D", cluster, "--no-sync", "--auth=reject", "-E", "UTF8", "--locale=C")
-    host.run(*_AS_POSTGRES, tools / "postgres", "--single", "-j", "-D", cluster, "postgres", stdin="create user alice;\n")
+    single = (tools / "postgres", "--single", "-j", "-D", cluster, "postgres")
+    host.run(*_AS_POSTGRES, *single, stdin="create user alice;\n")
     return cluster
 
 

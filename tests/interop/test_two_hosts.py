@@ -7,6 +7,7 @@ import json
 import os
 import stat
 import subprocess
+from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +15,8 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from tests.interop.hosts import HANDFAST, PATIENCE, Host, Network, Registrar, clock
+from handfast.core.invitation import InvitationLine
+from tests.interop.hosts import HANDFAST, PATIENCE, Host, Network, Registrar, clock, serial
 
 pytestmark = [pytest.mark.root, pytest.mark.peer("ip")]
 
@@ -22,14 +24,12 @@ NAMES = {"cert.pem", "chain.pem", "fullchain.pem", "privkey.pem", "trust.pem", "
 
 
 def certificate(out: Path) -> x509.Certificate:
+    """Return what a newcomer holds."""
     return x509.load_pem_x509_certificate((out / "cert.pem").read_bytes())
 
 
-def serial(out: Path) -> str:
-    return str(json.loads((out / "identity.json").read_bytes())["serial"])
-
-
 def joined(net: Network, registrar: Registrar, name: str, *flags: str) -> Path:
+    """Have the server join under a name."""
     return net.server.join(registrar.invite(name, *flags), name)
 
 
@@ -63,6 +63,8 @@ def at_a_prompt(host: Host, answer: str, *arguments: str) -> tuple[int, str]:
 
 
 class TestJoin:
+    """The first command on a new machine."""
+
     @pytest.mark.parametrize("way", ["stdin", "file", "environment", "environment-file"])
     def test_each_way_in(self, net: Network, registrar: Registrar, way: str) -> None:
         """However the invitation comes, the machine has what it was invited for, and stdout stays empty."""
@@ -146,10 +148,25 @@ class TestJoin:
             "invitation.created", "credential.intended", "credential.issued",
         ]  # fmt: skip
 
+    def test_P12_the_secret_is_nowhere(self, net: Network, registrar: Registrar) -> None:
+        """The seed is in no file of the registrar, in no file of the newcomer, and in no line that either has said."""
+        line = registrar.invite("secret.lan")
+        done = net.server.handfast("join", "--out", "secret.lan", stdin=line)
+        seed = InvitationLine.parse(line).seed.reveal()
+        payload = line.removeprefix("handfast1_").partition("@")[0]
+        forms = (seed, seed.hex().encode(), b64encode(seed).rstrip(b"="), payload[20:60].encode())
+        places = [p for root in (registrar.data, net.server.directory / "secret.lan") for p in root.rglob("*")]
+        texts = {str(path): path.read_bytes() for path in places if path.is_file()}
+        texts |= {"the log": "\n".join(registrar.process.lines).encode(), "the newcomer": done.stderr.encode()}
+        assert len(texts) > 10
+        assert [name for name, text in texts.items() for form in forms if form in text] == []
+
 
 class TestLife:
+    """Renewal, revocation, return."""
+
     def test_renewal(self, net: Network, registrar: Registrar) -> None:
-        """A renewal brings a new key and a new serial, at once for all files; before its time `--if-due` does nothing."""
+        """A renewal brings a new key and a new serial; before its time `--if-due` does nothing."""
         out = joined(net, registrar, "renewed.lan", "--role", "peer")
         first = certificate(out)
         early = net.server.handfast("renew", "--out", out, "--if-due")
@@ -170,8 +187,11 @@ class TestLife:
         hook = 'echo "$HANDFAST_NAME $HANDFAST_OUT" > hooked'
         net.server.handfast("renew", "--out", out, "--if-due", "--exec", hook)
         assert not (net.server.directory / "hooked").exists()
-        done = net.server.handfast("renew", "--out", out, "--exec", f"echo noise; {hook}")
-        assert done.stdout == ""
+        secret = {"HANDFAST_INVITATION": "handfast1_secret"}
+        done = net.server.handfast("renew", "--out", out, "--exec", f"env; {hook}", env=secret)
+        assert done.stdout == "", "what a hook prints is talk"
+        assert "HANDFAST_NAME=hook.lan" in done.stderr
+        assert "secret" not in done.stderr, "P12: no secret in the environment of a child"
         assert (net.server.directory / "hooked").read_text() == f"hook.lan {out}\n"
         before = serial(out)
         failed = net.server.handfast("renew", "--out", out, "--exec", "exit 9", code=1)
@@ -208,12 +228,12 @@ class TestLife:
     @pytest.mark.peer("curl")
     def test_plain_http_serves_nothing_else(self, net: Network, registrar: Registrar) -> None:
         """Over plain HTTP there are revocation lists: no root that somebody might trust, no introductions."""
+        asking = ("curl", "-s", "-o", "/dev/null", "-w", "%{http_code}")
         for path in ("/roots.pem", "/v1/hello", "/v1/introductions/invitation", "/metrics"):
-            status = net.server.run("curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", f"{net.REGISTRAR}:7480{path}")
-            assert status.stdout == "404", path
+            assert net.server.run(*asking, f"http://{net.REGISTRAR}:7480{path}").stdout == "404", path
 
     def test_one_serial(self, net: Network, registrar: Registrar) -> None:
-        """One serial can be taken back, and then the machine's next renewal is refused too if it is the one it holds."""
+        """One serial can be taken back too: the machine that holds it cannot renew."""
         out = joined(net, registrar, "serial.lan")
         registrar.revoke(serial(out), reason="superseded")
         assert "(superseded)" in net.server.handfast("renew", "--out", out, code=3).stderr
@@ -238,6 +258,8 @@ class TestLife:
 
 
 class TestBounds:
+    """What an invitation is bound to, and who answers at its address."""
+
     def test_network(self, net: Network, registrar: Registrar) -> None:
         """From another network than `--from` it is refused with that reason; nothing is spent by it."""
         line = registrar.invite("bound.lan", "--from", "10.77.1.0/24")
@@ -307,6 +329,8 @@ class TestBounds:
 
 
 class TestOperator:
+    """Administration from another machine."""
+
     def test_at_a_distance(self, net: Network, registrar: Registrar) -> None:
         """With an operator credential one invites, looks and revokes from anywhere, as on the registrar itself."""
         net.office.join(registrar.invite("alice", "--role", "operator"), "alice")
@@ -335,7 +359,7 @@ class TestOperator:
 
     @pytest.mark.peer("curl")
     def test_the_api_insists_too(self, net: Network, registrar: Registrar) -> None:
-        """Not only our own client asks for the role: the registrar refuses others, and callers without a certificate."""
+        """Not only our own client looks at the role: the registrar refuses others, and who has no certificate."""
         out = joined(net, registrar, "direct.lan", "--role", "peer")
         url = f"https://{net.REGISTRAR}:7443/v1/machines"
         asking = ("curl", "-s", "-w", "\n%{http_code}", "--cacert", out / "trust.pem", url)

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import msgspec
 from cryptography import x509
@@ -24,12 +24,11 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from handfast.adapters.tls import server_context
 from handfast.core import csr, keys, wire
 from handfast.core.invitation import Address, InvitationLine
-from handfast.core.names import Names
 from handfast.core.roles import Role
 from handfast.core.secret import Secret
 from handfast.core.transcript import answer as answer_transcript
 from handfast.introducers import invitation, reintroduction, renewal
-from tests.authority.helpers import HOUR, NOW, Pki, grant, new_key
+from tests.authority.helpers import DAY, HOUR, NOW, Pki, grant, new_key
 
 Requests: TypeAlias = wire.InvitationRequest | wire.RenewalRequest | wire.ReintroductionRequest
 KINDS: dict[str, tuple[Any, Any]] = {
@@ -79,13 +78,15 @@ class Fake:
         self.requests: list[str] = []
         self.client: x509.Certificate | None = None
         self._context = server_context(self.chain, self.key, [pki.root])
+        # OpenSSL's X509_V_FLAG_NO_CHECK_TIME: client certificates are of NOW, whenever the test runs.
+        self._context.verify_flags = ssl.VerifyFlags(self._context.verify_flags | 0x200000)
         self._listening = socket.create_server(("127.0.0.1", 0))
         self.address = Address("127.0.0.1", self._listening.getsockname()[1])
         self._stopping = threading.Event()
         self._threads = [threading.Thread(target=self._accept)]
         self._threads[0].start()
 
-    def __enter__(self) -> Fake:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -107,7 +108,12 @@ class Fake:
 
     def leaf_for(self, request: Requests, **changes: Any) -> x509.Certificate:
         """An honest leaf for the key of the request."""
-        options: dict[str, Any] = {"names": self.names, "public_key": csr.read(request.csr)}
+        options: dict[str, Any] = {
+            "names": self.names,
+            "public_key": csr.read(request.csr),
+            "not_before": self.time - HOUR,
+            "not_after": self.time + DAY,
+        }
         return self.pki.leaf(grant(self.pki.domain, changes.pop("role", self.role), **(options | changes)))
 
     def answering(
@@ -125,9 +131,7 @@ class Fake:
         certificate = (leaf or self.leaf_for(request)).public_bytes(Encoding.DER)
         roots = der(self.pki.root) if trust is None else trust
         said = (time or self.time).isoformat()
-        signature = self.key.sign(
-            answer_transcript(digest, certificate, tuple(roots), said), ec.ECDSA(hashes.SHA256())
-        )
+        signature = self.key.sign(answer_transcript(digest, certificate, tuple(roots), said), ec.ECDSA(hashes.SHA256()))
         sent = der(self.pki.issuing) if chain is None else chain
         return msgspec.structs.replace(wire.IntroductionAnswer(certificate, sent, roots, said, signature), **changes)
 
@@ -167,7 +171,9 @@ class Fake:
         while b"\r\n\r\n" not in head:
             head += self._receive(tls)
         head, _, body = head.partition(b"\r\n\r\n")
-        length = next((int(h.split(b":")[1]) for h in head.split(b"\r\n") if h.lower().startswith(b"content-length")), 0)
+        length = next(
+            (int(h.split(b":")[1]) for h in head.split(b"\r\n") if h.lower().startswith(b"content-length")), 0
+        )
         while len(body) < length:
             body += self._receive(tls)
         return head.split(b"\r\n", 1)[0].decode(), body

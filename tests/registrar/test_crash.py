@@ -92,9 +92,9 @@ def test_a_disk_that_is_full_signs_or_answers_nothing(house: House, method: str)
         resource.setrlimit(resource.RLIMIT_FSIZE, (log.stat().st_size, limits[1]))
 
     try:
+        registrar = house.registrar(ledger=Faulty(house.ledger, method, before=fill), authority=authority)
         with pytest.raises(Fault) as caught:
-            ledger = Faulty(house.ledger, method, before=fill)
-            house.join(line, who, registrar=house.registrar(ledger=ledger, authority=authority))
+            house.join(line, who, registrar=registrar)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert "disk" in caught.value.hint
@@ -133,7 +133,7 @@ async def test_cancelled_before_it_was_spent_is_not_spent(house: House) -> None:
     held = house.ledger._writer.submit(hold)
     busy.wait(10)
     task = asyncio.ensure_future(registrar.introduce(house.joining(line, Newcomer())[0], house.tls))
-    while house.ledger._writer._queue.empty():
+    while house.ledger._writer._queue.empty():  # noqa: ASYNC110  the queue is the ledger's own
         await asyncio.sleep(0)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)

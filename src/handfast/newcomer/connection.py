@@ -49,23 +49,25 @@ class Connection:
             ) from None
         # http.client writes head and body apart; without this the body waits for the peer's delayed ACK, 40 ms.
         raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._watchdog = threading.Timer(deadline, self._expire, (raw,))
-        self._watchdog.daemon = True
-        self._watchdog.start()
-        try:
-            self._socket = self._handshake(raw, context)
-        except BaseException:
-            self._watchdog.cancel()
-            raw.close()
-            raise
+        self._socket = context.wrap_socket(raw, do_handshake_on_connect=False)
         self._http = http.client.HTTPConnection(address.host, address.port)
         self._http.sock = self._socket
         # When the peer closes, http.client would connect again by itself: without TLS, to anybody.
         self._http.auto_open = 0
-
-    def _handshake(self, raw: socket.socket, context: ssl.SSLContext) -> ssl.SSLSocket:
+        self._watchdog = threading.Timer(deadline, self._expire)
+        self._watchdog.daemon = True
+        self._watchdog.start()
         try:
-            return context.wrap_socket(raw)
+            self.leaf = self._handshake()
+        except BaseException:
+            self.close()
+            raise
+
+    def _handshake(self) -> bytes:
+        """Return the certificate (DER) whose key the peer proves."""
+        try:
+            self._socket.do_handshake()
+            leaf = self._socket.getpeercert(binary_form=True)
         except ssl.SSLCertVerificationError as error:
             raise UntrustedPeer(
                 f"{self.address} presents a certificate that is not from our root: {error.verify_message}",
@@ -75,14 +77,9 @@ class Connection:
             raise Unreachable(
                 f"no TLS 1.3 with {self.address}: {self._reason(error)}", hint="is this the registrar's port?"
             ) from None
-
-    @property
-    def leaf(self) -> bytes:
-        """The certificate (DER) whose key the peer proved in the handshake."""
-        der = self._socket.getpeercert(binary_form=True)
-        if der is None:
+        if leaf is None:  # unreachable in TLS 1.3 without pre-shared keys
             raise UntrustedPeer(f"{self.address} presented no certificate")
-        return der
+        return leaf
 
     def request(self, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
         """
@@ -96,6 +93,8 @@ class Connection:
             self._http.request(method, path, body=body, headers=headers)
             response = self._http.getresponse()
             answer = response.read(wire.MAX_ANSWER + 1)
+            if response.length and len(answer) <= wire.MAX_ANSWER:  # with a limit, http.client takes half for a whole
+                raise http.client.IncompleteRead(answer, response.length)
         except (OSError, http.client.HTTPException) as error:
             raise Unreachable(
                 f"{self.address} did not answer {method} {path}: {self._reason(error)}",
@@ -122,12 +121,10 @@ class Connection:
         text = getattr(error, "reason", None) or getattr(error, "strerror", None) or str(error)
         return str(text or type(error).__name__)
 
-    def _expire(self, raw: socket.socket) -> None:
+    def _expire(self) -> None:
         self._late = True
         with contextlib.suppress(OSError):
-            raw.shutdown(socket.SHUT_RDWR)
-        with contextlib.suppress(OSError, AttributeError):
-            # wrap_socket detaches ``raw``; the descriptor lives on in the TLS socket.
+            # Not SSLSocket's own: that would drop TLS while another thread reads.
             socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
 
     def close(self) -> None:
@@ -181,8 +178,8 @@ def _first(addresses: Sequence[Address], context: ssl.SSLContext) -> Connection:
 
 
 def _verify(connection: Connection, *, pin: bytes, judge: TimeJudge) -> Verified:
-    status, answer = connection.request("GET", _HELLO)
     try:
+        status, answer = connection.request("GET", _HELLO)
         if status != http.client.OK:  # what an unknown peer says is wrong is no error of ours, nor its words
             raise Malformed(f"status {status}")
         hello = wire.decode(answer, wire.Hello)

@@ -9,7 +9,7 @@ from handfast.newcomer.renew import Held
 
 _HOW = {
     "invitation": "an operator handed it an invitation, whose key it used to sign its request",
-    "renewal": "it proved possession of its previous credential's key over mutual TLS",
+    "renewal": "it signed with the key of its previous credential, which was still valid",
     "reintroduction": "its credential had expired, and it signed with the reintroduction key it had kept",
 }
 

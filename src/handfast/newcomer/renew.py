@@ -19,7 +19,7 @@ from handfast.core.chain import Identity, read_identity
 from handfast.core.flow import Wish
 from handfast.core.invitation import Address
 from handfast.core.keys import parse_pin
-from handfast.errors import Fault
+from handfast.errors import Fault, Malformed
 from handfast.introducers import reintroduction, renewal
 from handfast.newcomer.check import Checked
 from handfast.newcomer.connection import Verified, parse_time, verified
@@ -76,8 +76,8 @@ def held(keystore: Keystore) -> Held:
             tuple(Address.parse(str(address)) for address in addresses),
             parse_time(str(about["issued_at"])),
         )
-    except (KeyError, TypeError) as error:
-        raise Fault(f"identity.json lacks {error}", hint="join again with a new invitation") from None
+    except (KeyError, TypeError, Malformed) as error:
+        raise Fault(f"identity.json is damaged: {error}", hint="join again with a new invitation") from None
 
 
 def renew(keystore: Keystore, *, now: Callable[[], datetime]) -> Held:

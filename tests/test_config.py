@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from handfast import config
+from handfast.adapters.process import child_environment
 from handfast.config import Config, duration, parse_listen, parse_role, secret_from
 from handfast.core.invitation import Address
 from handfast.core.names import network
 from handfast.core.roles import GRANTABLE, Role
-from handfast.errors import ConfigError, UsageError
+from handfast.errors import ConfigError, TooMuch, Unsafe, UsageError
 
 WHOLE = """
 [registrar]
@@ -198,10 +201,16 @@ def test_directories_come_from_the_environment_first(tmp_path: Path, monkeypatch
     assert config.identity_directory({"XDG_STATE_HOME": "/s"}) == Path("/s/handfast/identity")
 
 
+def private(path: Path, text: str) -> None:
+    """Write a file that is ours alone."""
+    path.write_text(text)
+    path.chmod(0o600)
+
+
 def test_secrets_are_looked_for_in_order(tmp_path: Path) -> None:
     """A file named by a flag, one named by a variable, the variable, the systemd credential, nothing."""
     for name in ("flag", "named", "handfast.invitation"):
-        (tmp_path / name).write_text(f" {name}\n")
+        private(tmp_path / name, f" {name}\n")
     everything = {
         "HANDFAST_INVITATION_FILE": str(tmp_path / "named"),
         "HANDFAST_INVITATION": "variable",
@@ -221,21 +230,21 @@ def test_secrets_are_looked_for_in_order(tmp_path: Path) -> None:
 
 def test_P12_a_secret_does_not_stay_in_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether it is used or a file comes first: no child inherits it."""
-    (tmp_path / "file").write_text("other")
+    private(tmp_path / "file", "other")
     for file in (None, tmp_path / "file"):
         monkeypatch.setenv("HANDFAST_PASSPHRASE", "canary")
         assert secret_from("passphrase", file=file) is not None
         assert "HANDFAST_PASSPHRASE" not in os.environ
     monkeypatch.setenv("HANDFAST_PASSPHRASE", "canary")
     monkeypatch.setenv("HANDFAST_INVITATION", "canary")
-    child = config.hook_environment(HANDFAST_OUT="/o")
+    child = child_environment(HANDFAST_OUT="/o")
     assert "canary" not in child.values()
     assert child["HANDFAST_OUT"] == "/o"
 
 
 def test_a_source_that_is_named_has_a_secret(tmp_path: Path) -> None:
     """A missing or empty file, or an empty variable, is a mistake: an empty passphrase would protect nothing."""
-    (tmp_path / "empty").write_text(" \n")
+    private(tmp_path / "empty", " \n")
     for environ in ({"HANDFAST_PASSPHRASE": ""}, {"HANDFAST_PASSPHRASE_FILE": str(tmp_path / "empty")}):
         with pytest.raises(UsageError, match="is empty"):
             secret_from("passphrase", environ=environ)
@@ -243,3 +252,54 @@ def test_a_source_that_is_named_has_a_secret(tmp_path: Path) -> None:
         secret_from("passphrase", environ={"HANDFAST_PASSPHRASE_FILE": str(tmp_path / "none")})
     with pytest.raises(UsageError, match="cannot read"):
         secret_from("passphrase", file=tmp_path)
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o660, 0o606])
+def test_a_passphrase_that_others_can_read_is_refused(tmp_path: Path, mode: int) -> None:
+    """Whoever can read it opens the authority's keys; whoever can write it chooses it."""
+    path = tmp_path / "passphrase"
+    path.write_text("secret")
+    path.chmod(mode)
+    with pytest.raises(Unsafe, match="by others"):
+        secret_from("passphrase", file=path)
+    with pytest.raises(Unsafe):
+        secret_from("passphrase", environ={"HANDFAST_PASSPHRASE_FILE": str(path)})
+
+
+def test_an_invitation_that_others_can_read_is_told(tmp_path: Path) -> None:
+    """A shell's > makes such files, and it is good for an hour: it works, and the danger has a name."""
+    path = tmp_path / "invitation"
+    path.write_text("line\n")
+    path.chmod(0o644)
+    told: list[str] = []
+    secret = secret_from("invitation", file=path, warn=told.append)
+    assert secret is not None
+    assert secret.reveal() == b"line"
+    assert ["whoever reads the invitation first may use it" in text for text in told] == [True]
+    path.chmod(0o600)
+    assert secret_from("invitation", file=path, warn=told.append) is not None
+    assert len(told) == 1
+
+
+def test_a_file_without_end_is_not_read_to_it(tmp_path: Path) -> None:
+    """/dev/zero, or a wrong path, does not fill the memory."""
+    with pytest.raises(TooMuch):
+        secret_from("invitation", file=Path("/dev/zero"), warn=lambda _text: None)
+    with pytest.raises(Unsafe):
+        secret_from("passphrase", file=Path("/dev/zero"))
+    (tmp_path / "handfast.passphrase").write_bytes(b"x" * 70_000)
+    with pytest.raises(TooMuch):
+        secret_from("passphrase", environ={"CREDENTIALS_DIRECTORY": str(tmp_path)})
+
+
+def test_P12_no_key_ends_in_a_core_file() -> None:
+    """The limit is inherited by whatever is started."""
+    script = "from handfast.cli.main import run; import resource; run(['--version']); "
+    done = subprocess.run(
+        [sys.executable, "-c", script + "print(resource.getrlimit(resource.RLIMIT_CORE))"],
+        env=child_environment(PYTHONPATH=os.pathsep.join(sys.path)),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.endswith("(0, 0)\n")

@@ -186,7 +186,8 @@ def _install(venv: str, lock: str, gate: int) -> None:
     if not call(sys.executable, "-I", "-m", "venv", "--without-pip", venv):
         raise Failure(f"cannot make a virtual environment in {venv}", "see the message above")
     uv = shutil.which("uv")
-    fast = ("pip", "install", "-q", "--python", _python(venv), "--no-build", "--compile-bytecode")
+    # --no-config: a uv.toml in the directory where we were started could name a cache of its owner's making.
+    fast = ("--no-config", "pip", "install", "-q", "--python", _python(venv), "--no-build", "--compile-bytecode")
     if not uv or not call(uv, *fast, *exact):
         _need_ensurepip(call)
         pip = (_python(venv), "-I", "-m", "pip", "-qq", "--no-input", "--disable-pip-version-check")

@@ -10,25 +10,28 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from handfast.adapters.files import read_private
 from handfast.core.invitation import Address
 from handfast.core.names import IPNetwork, dns_name, machine_name, network
 from handfast.core.roles import GRANTABLE, Role
 from handfast.core.secret import Secret
 from handfast.core.x509 import distribution_points
-from handfast.errors import ConfigError, HandfastError, Malformed, UsageError
+from handfast.errors import ConfigError, Fault, HandfastError, Malformed, NotFound, TooMuch, Unsafe, UsageError
 from handfast.policy.rules import Rules
 
 DEFAULT_PORT = 7443
 DEFAULT_CRL_PORT = 7480
 ANYWHERE = Address("0.0.0.0", DEFAULT_PORT)  # noqa: S104  a registrar is there to be reached
 LONGEST = timedelta(days=100 * 365)
+MAX_SECRET = 64 * 1024  # bytes of a passphrase or an invitation
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _DURATION = re.compile(r"([0-9]{1,9})([smhdw])")
 
@@ -202,7 +205,13 @@ def _xdg_state(environ: Mapping[str, str]) -> Path:
     return Path(environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "handfast"
 
 
-def secret_from(name: str, *, file: Path | None = None, environ: Mapping[str, str] = os.environ) -> Secret | None:
+def secret_from(
+    name: str,
+    *,
+    file: Path | None = None,
+    warn: Callable[[str], None] | None = None,
+    environ: Mapping[str, str] = os.environ,
+) -> Secret | None:
     """
     Return a secret such as ``invitation`` or ``passphrase``, or None where no source has it.
 
@@ -210,22 +219,44 @@ def secret_from(name: str, *, file: Path | None = None, environ: Mapping[str, st
     credential ``handfast.<name>`` in ``$CREDENTIALS_DIRECTORY``. White space around it is dropped. The
     variable is removed from our environment, so that no child inherits it.
 
-    :raises UsageError: a file that cannot be read, or a source that is empty.
+    A file that others can read or write is refused. With ``warn`` it is only told: an invitation is good
+    once and for an hour, and its file is often what a shell's ``>`` made.
+
+    :raises Unsafe: others can get at the file. :raises TooMuch: over ``MAX_SECRET`` bytes.
+    :raises UsageError: there is none, it cannot be read, or it is empty.
     """
     variable = f"HANDFAST_{name.upper()}"
     path = file or (Path(environ[f"{variable}_FILE"]) if environ.get(f"{variable}_FILE") else None)
     value = os.environ.pop(variable, None) if environ is os.environ else environ.get(variable)
     if path is None and value is not None:
         return _not_empty(value.strip().encode(), variable)
-    if path is None and environ.get("CREDENTIALS_DIRECTORY"):
-        credential = Path(environ["CREDENTIALS_DIRECTORY"]) / f"handfast.{name}"
-        path = credential if credential.exists() else None
     if path is None:
-        return None
+        credential = Path(environ.get("CREDENTIALS_DIRECTORY") or "/nonexistent") / f"handfast.{name}"
+        # systemd keeps it from others by means that its mode does not show (0440, in a private mount).
+        return _not_empty(_read(credential, name), repr(str(credential))) if credential.exists() else None
     try:
-        return _not_empty(path.read_bytes().strip(), repr(str(path)))
+        return _not_empty(read_private(path, limit=MAX_SECRET).strip(), repr(str(path)))
+    except NotFound:
+        raise UsageError(f"cannot read {str(path)!r}: no such file", hint=f"it should hold the {name}") from None
+    except Fault as error:
+        raise UsageError(error.message, hint=f"it should hold the {name}") from None
+    except Unsafe as error:
+        if warn is None:
+            raise
+        if not stat.S_ISFIFO(path.stat().st_mode):  # a pipe is a shell's <(…), and nobody else's
+            warn(f"{error.message}: whoever reads the {name} first may use it")
+        return _not_empty(_read(path, name), repr(str(path)))
+
+
+def _read(path: Path, name: str) -> bytes:
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_SECRET + 1)
     except OSError as error:
         raise UsageError(f"cannot read {str(path)!r}: {error.strerror}", hint=f"it should hold the {name}") from None
+    if len(data) > MAX_SECRET:
+        raise TooMuch(f"{str(path)!r} is longer than {MAX_SECRET} bytes", hint=f"it should hold the {name}")
+    return data.strip()
 
 
 def _not_empty(value: bytes, where: str) -> Secret:
@@ -233,12 +264,6 @@ def _not_empty(value: bytes, where: str) -> Secret:
     if not value:
         raise UsageError(f"{where} is empty", hint="put the secret there, or leave it out")
     return Secret(value)
-
-
-def hook_environment(**added: str) -> dict[str, str]:
-    """Return the environment of a child: ours without any secret that was handed to us in it, and ``added``."""
-    secret = {f"HANDFAST_{name}" for name in ("INVITATION", "PASSPHRASE")}
-    return {key: value for key, value in os.environ.items() if key not in secret} | added
 
 
 def wants_color(environ: Mapping[str, str] = os.environ) -> bool:

@@ -88,4 +88,3 @@ def message(stream: ssl.SSLSocket) -> bytes:
     while lengths and len(body) < lengths[0] and (more := stream.recv(65536)):
         body += more
     return head + b"\r\n\r\n" + body
-

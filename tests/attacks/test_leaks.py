@@ -15,10 +15,13 @@ from handfast.core.invitation import InvitationLine
 from handfast.newcomer.keystore import Keystore
 from tests.attacks.world import Registrar, run
 
-PASSPHRASE = "canary passphrase 5b1e"  # noqa: S105  the canary
+PASSPHRASE = "canary passphrase 5b1e"
 
 # The hook writes down what any user could see of its parents, and what it inherited itself.
-HOOK = 'for p in /proc/[0-9]*; do cat "$p/cmdline"; done > "$HANDFAST_OUT/../argv" 2>/dev/null; env > "$HANDFAST_OUT/../environ"'
+HOOK = """
+for p in /proc/[0-9]*; do cat "$p/cmdline"; done > "$HANDFAST_OUT/../argv" 2>/dev/null
+env > "$HANDFAST_OUT/../environ"
+"""
 
 
 def forms(secret: bytes) -> Iterator[bytes]:
@@ -65,17 +68,20 @@ class Story:
                 assert said[-1].returncode == 3
             said.append(run("join", "--out", str(directory / "typo"), text))
             assert said[-1].returncode == 2
-            for command in (("explain",), ("status", "--json")):
-                said.append(run(*command, "--out", str(self.out)))
-            for command in (("show", "web1.lan", "--json"), ("list", "--json")):
-                said.append(run(*command, "--data", str(registrar.data)))
+            mine, theirs = ("--out", str(self.out)), ("--data", str(registrar.data))
+            said += [run("explain", *mine), run("status", "--json", *mine)]
+            said += [run("show", "web1.lan", "--json", *theirs), run("list", "--json", *theirs)]
         self.said = "".join(done.stdout + done.stderr for done in said).encode()
         self.log = registrar.log.read_bytes()
         self.data = registrar.data
 
     def secrets(self) -> dict[str, bytes]:
         """What must not be found."""
-        found = {"seed": self.line.seed.reveal(), "line": self.line.reveal()[20:90].encode(), "passphrase": PASSPHRASE.encode()}
+        found = {
+            "seed": self.line.seed.reveal(),
+            "line": self.line.reveal()[20:90].encode(),
+            "passphrase": PASSPHRASE.encode(),
+        }
         for name, material in (("first", self.first), ("second", self.second)):
             found[f"{name} key"] = material.private_key.private_numbers().private_value.to_bytes(32, "big")
             found[f"{name} way back"] = material.reintroduction_key.private_bytes(

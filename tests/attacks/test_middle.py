@@ -114,11 +114,13 @@ def test_P1_the_command_ends_with_5_and_keeps_nothing(registrar: Registrar, tmp_
 def test_P5_an_insider_in_the_middle_receives_a_hello_and_nothing_else(
     registrar: Registrar, insider: Keystore, tmp_path: Path
 ) -> None:
-    """Right root, wrong role: all that he is sent is one GET that anybody could send, without key id, request or proof."""
+    """Right root, wrong role: he is sent one GET that anybody could send, without key id, request or proof."""
     line = registrar.invite("web3.lan")
-    with Mitm(registrar.address, *stolen(insider)) as attacker:
-        with pytest.raises(UntrustedPeer, match="is a peer, not a registrar"):
-            joining(line, tmp_path / "out", via=attacker)
+    with (
+        Mitm(registrar.address, *stolen(insider)) as attacker,
+        pytest.raises(UntrustedPeer, match="is a peer, not a registrar"),
+    ):
+        joining(line, tmp_path / "out", via=attacker)
     head, _, rest = bytes(attacker.seen).partition(b"\r\n\r\n")
     first, *headers = head.decode().split("\r\n")
     assert first == "GET /v1/hello HTTP/1.1"
@@ -127,7 +129,12 @@ def test_P5_an_insider_in_the_middle_receives_a_hello_and_nothing_else(
     pending = Keystore(tmp_path / "out").pending(f"invitation:{line.key_id}")
     public = pending.reintroduction_key.public_key().public_bytes_raw()
     for secret in (line.seed.reveal(), line.public_key(), line.pin, csr.build(pending.private_key)[30:90], public):
-        for form in (secret, secret.hex().encode(), base64.b64encode(secret)[:-4], base64.urlsafe_b64encode(secret)[:-4]):
+        for form in (
+            secret,
+            secret.hex().encode(),
+            base64.b64encode(secret)[:-4],
+            base64.urlsafe_b64encode(secret)[:-4],
+        ):
             assert form not in attacker.seen
     assert line.key_id.encode() not in attacker.seen
     joining(line, tmp_path / "out")
@@ -161,7 +168,12 @@ def present(connection: Connection, line: InvitationLine, spki: bytes) -> bytes:
     """A genuine message, signed for a TLS key, with a fresh nonce of the true registrar."""
     hello = connection.call("GET", "/v1/hello", wire.Hello)
     return invitation.present(
-        line, csr_der=csr.build(new_key()), reintroduction_key=bytes(32), wish=Wish(), nonce=hello.nonce, server_spki=spki
+        line,
+        csr_der=csr.build(new_key()),
+        reintroduction_key=bytes(32),
+        wish=Wish(),
+        nonce=hello.nonce,
+        server_spki=spki,
     )[0]
 
 
@@ -175,7 +187,9 @@ def connected(registrar: Registrar) -> Connection:
     return Connection(registrar.address, newcomer_context(), deadline=30)
 
 
-def test_P2_what_was_signed_for_the_middle_is_worthless_at_the_registrar(registrar: Registrar, insider: Keystore) -> None:
+def test_P2_what_was_signed_for_the_middle_is_worthless_at_the_registrar(
+    registrar: Registrar, insider: Keystore
+) -> None:
     """Even a newcomer that did not check would not help him: its signature names his TLS key, not the registrar's."""
     line = registrar.invite("web5.lan")
     chain, key = stolen(insider)
@@ -201,7 +215,11 @@ def test_P2_a_recorded_message_gives_no_other_key_a_certificate(registrar: Regis
     assert post(again, body).certificate == first.certificate
     tree = msgspec.json.decode(body)
     other = base64.b64encode(csr.build(new_key())).decode()
-    for change in ({"csr": other}, {"names": ["web6.lan"]}, {"reintroduction_key": base64.b64encode(b"x" * 32).decode()}):
+    for change in (
+        {"csr": other},
+        {"names": ["web6.lan"]},
+        {"reintroduction_key": base64.b64encode(b"x" * 32).decode()},
+    ):
         with pytest.raises(EvidenceRejected):
             post(again, msgspec.json.encode(tree | change))
     again.close()

@@ -35,7 +35,7 @@ def test_the_units_are_written(tmp_path: Path) -> None:
     service, units = install(tmp_path)
     assert service.name == "handfast-renew-etc-handfast-identity.service"
     assert units.name == "handfast-renew-etc-handfast-identity.timer"
-    expected = [sys.executable, "-m", "handfast", "renew", "--out", "/etc/handfast/identity", "--if-due"]
+    expected = [sys.executable, "-P", "-m", "handfast", "renew", "--out", "/etc/handfast/identity", "--if-due"]
     assert shlex.split(exec_start(service)) == expected
     assert "OnUnitActiveSec=" in units.read_text()
     assert "NoNewPrivileges=yes" in service.read_text()

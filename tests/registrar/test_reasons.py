@@ -1,11 +1,17 @@
-"""Why a credential was revoked: one of RFC 5280's words for strangers, the operator's own for the log."""
+"""Taking back: for which reason, how much of it, and what an operator is told."""
 
 from __future__ import annotations
 
+import contextlib
+from typing import Any, cast
+
 import pytest
 
-from handfast.errors import UsageError
-from tests.registrar.house import House, Newcomer
+from handfast.core.ports import Ledger
+from handfast.core.roles import Role
+from handfast.errors import Revoked, UsageError
+from handfast.registrar.administer import Administration
+from tests.registrar.house import HOUR, House, Newcomer
 
 
 @pytest.mark.parametrize("text", ["keyCompromise", "KEYCOMPROMISE", "key-compromise", "key compromise"])
@@ -33,3 +39,62 @@ def test_what_fits_on_no_line_is_refused(house: House, text: str) -> None:
     with pytest.raises(UsageError, match="not a reason"):
         house.administration.revoke("web1.lan", reason=text)
     assert house.ledger.revocations() == []
+
+
+def test_a_serial_is_taken_back_with_what_succeeded_it(house: House) -> None:
+    """Who stole a key and renewed with it does not keep the successor."""
+    stolen, thief = Newcomer(), Newcomer()
+    first = house.join(house.invite(), stolen).credential.serial
+    second = house.introduce(house.renewing(stolen, first, thief)).credential.serial
+    assert set(house.administration.revoke(f"{first:032x}", reason="keyCompromise")) == {first, second}
+    with pytest.raises(Revoked):
+        house.introduce(house.renewing(thief, second, Newcomer()))
+
+
+def test_a_superseded_serial_leaves_its_successor(house: House) -> None:
+    """The machine goes on with the new one."""
+    old, new = Newcomer(), Newcomer()
+    first = house.join(house.invite(), old).credential.serial
+    second = house.introduce(house.renewing(old, first, new)).credential.serial
+    assert house.administration.revoke(f"{first:032x}", reason="superseded") == (first,)
+    assert house.ledger.credential(second) is not None
+    house.introduce(house.renewing(new, second, Newcomer()))
+
+
+def test_another_operator_was_faster(house: House) -> None:
+    """Half of it is revoked by somebody else meanwhile: the other half is taken back all the same."""
+    old, new = Newcomer(), Newcomer()
+    first = house.join(house.invite(), old).credential.serial
+    house.introduce(house.renewing(old, first, new))
+    base = house.administration
+
+    class Faster:
+        """The ledger, on which somebody else revokes the first one just before we do."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(house.ledger, name)
+
+        def revoke(self, serial: int, **why: Any) -> Any:
+            with contextlib.suppress(Revoked):
+                house.ledger.revoke(first, reason="unspecified", at=house.clock.time).result()
+            return house.ledger.revoke(serial, **why)
+
+    slow = Administration(cast(Ledger, Faster()), base.clock, base.pin, base.addresses, base.excluded)
+    slow.revoke("web1.lan", reason="keyCompromise")
+    assert all(held.revoked_at is not None for held in house.ledger.credentials("web1.lan"))
+
+
+def test_inviting_a_machine_that_holds_something_is_remarked(house: House) -> None:
+    """A thief joins, keeps the honest machine away until the invitation expires: the next invitation tells."""
+    house.join(house.invite(), Newcomer())
+    _, again = house.administration.invite("web1.lan", role=Role.SERVER, lasting=HOUR)
+    [remark] = house.administration.remarks(again)
+    assert "web1.lan holds a valid credential since 2026-11-22 12:00Z" in remark
+
+
+def test_a_server_without_a_name_is_remarked(house: House) -> None:
+    """Nobody could verify it by name."""
+    _, made = house.administration.invite("my_host", role=Role.SERVER, lasting=HOUR)
+    assert ["--san" in remark for remark in house.administration.remarks(made)] == [True]
+    _, made = house.administration.invite("my_host", role=Role.CLIENT, lasting=HOUR)
+    assert list(house.administration.remarks(made)) == []

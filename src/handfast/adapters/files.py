@@ -178,7 +178,7 @@ def private_directory(path: Path, *, group: int | None = None) -> None:
     if group is not None and path.stat().st_uid == os.geteuid():
         with faults("open", path):
             os.chown(path, -1, group)
-            os.chmod(path, 0o750)
+            os.chmod(path, 0o750)  # noqa: S103  for the one group that was asked for
 
 
 def check_directory(path: Path, *, group: int | None = None) -> None:

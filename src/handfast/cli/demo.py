@@ -19,6 +19,7 @@ from cryptography import x509
 
 from handfast import config, ledger
 from handfast.adapters.clock import SystemClock
+from handfast.adapters.process import OURSELVES
 from handfast.adapters.tls import newcomer_context
 from handfast.authority.authority import PublicAuthority
 from handfast.cli import ui
@@ -57,7 +58,7 @@ def demo_command() -> None:
 
 @contextlib.contextmanager
 def _registrar(data: Path) -> Iterator[Path]:
-    command = [sys.executable, "-m", "handfast", "up", "--data", str(data), "--listen", "127.0.0.1:0", "--json"]
+    command = [*OURSELVES, "up", "--data", str(data), "--listen", "127.0.0.1:0", "--json"]
     with (data.parent / "registrar.log").open("wb") as log:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log)
     try:

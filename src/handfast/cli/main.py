@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 import click
 
 from handfast import __version__
+from handfast.adapters.process import leave_no_core
 from handfast.cli import ui
 from handfast.cli.exit_codes import INTERRUPTED, exit_code
 from handfast.errors import Fault, HandfastError, UsageError
@@ -90,6 +91,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
 def run(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code; every deliberate error becomes words and a code."""
+    leave_no_core()
     try:
         result: Any = handfast.main(args=arguments, prog_name="handfast", standalone_mode=False)
         sys.stdout.flush()

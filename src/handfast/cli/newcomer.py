@@ -12,6 +12,7 @@ import click
 
 from handfast import config
 from handfast.adapters.clock import SystemClock
+from handfast.adapters.process import child_environment
 from handfast.cli import ui
 from handfast.core.flow import Wish
 from handfast.core.invitation import InvitationLine
@@ -153,7 +154,7 @@ def explain_command(out: Path) -> None:
 
 
 def _read_invitation(file: Path | None) -> str:
-    secret = config.secret_from("invitation", file=file)
+    secret = config.secret_from("invitation", file=file, warn=ui.warn)
     if secret is not None:
         return secret.reveal().decode("ascii", "replace")
     if sys.stdin.isatty():
@@ -168,7 +169,7 @@ def _read_invitation(file: Path | None) -> str:
 
 def _run_hook(command: str, out: Path, machine: str) -> None:
     # The operator's own command line, as in certbot's --deploy-hook; a shell is what they expect.
-    environment = config.hook_environment(HANDFAST_OUT=str(out.absolute()), HANDFAST_NAME=machine)
+    environment = child_environment(HANDFAST_OUT=str(out.absolute()), HANDFAST_NAME=machine)
     done = subprocess.run(["/bin/sh", "-c", command], env=environment, check=False, stdout=sys.stderr)
     if done.returncode:
         raise Fault(

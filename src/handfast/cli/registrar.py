@@ -157,6 +157,8 @@ def invite_command(
         ui.emit_json(answer)
     else:
         ui.emit(answer.line)
+    for remark in answer.remarks:
+        ui.warn(remark)
     if qr:
         _draw(answer.line)
 
@@ -222,7 +224,9 @@ def _fields(event: views.EventView) -> str:
 @click.argument("what", metavar="NAME|SERIAL")
 @DATA
 @IDENTITY
-@click.option("--reason", required=True, help="keyCompromise, superseded, cessationOfOperation (RFC 5280), or your own words.")
+@click.option(
+    "--reason", required=True, help="keyCompromise, superseded, cessationOfOperation (RFC 5280), or your own words."
+)
 @JSON
 def revoke_command(what: str, data: Path, identity: Path | None, reason: str, as_json: bool) -> None:
     """Take back all that NAME holds, or one SERIAL; renewal is refused at once and the CRL lists it."""

@@ -16,7 +16,16 @@ from handfast.errors import HandfastError
 
 def say(text: str) -> None:
     """Tell the person something, on stderr."""
-    print(text, file=sys.stderr)
+    print(harmless(text), file=sys.stderr)
+
+
+def harmless(text: str) -> str:
+    """
+    Return one line of text with everything escaped that a terminal would act on.
+
+    Much of what is printed was said by a peer: it could move the cursor, forge a line, or fill the clipboard.
+    """
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 
 def warn(text: str) -> None:
@@ -32,7 +41,11 @@ def complain(error: HandfastError) -> None:
 
 
 def emit(text: str) -> None:
-    """Print data, on stdout, at once: a pipe may be waiting for this line."""
+    """Print data, on stdout, at once: a pipe may be waiting for it. Only its own line ends are not escaped."""
+    _print("\n".join(harmless(line) for line in text.split("\n")))
+
+
+def _print(text: str) -> None:
     print(text, flush=True)
 
 
@@ -47,13 +60,14 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print rows as a table on a terminal, and as tab-separated values elsewhere."""
     if not sys.stdout.isatty():
         for row in rows:
-            emit("\t".join(row))
+            _print("\t".join(harmless(cell) for cell in row))
         return
     from rich import box
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     grid = Table(*headings, box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
     for row in rows:
-        grid.add_row(*row)
+        grid.add_row(*(Text(harmless(cell)) for cell in row))
     Console().print(grid)

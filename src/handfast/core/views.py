@@ -91,10 +91,11 @@ class InviteRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class InviteAnswer(msgspec.Struct, frozen=True):
-    """``line`` is the secret, shown this once."""
+    """``line`` is the secret, shown this once; ``remarks`` are for the operator."""
 
     line: str
     invitation: InvitationView
+    remarks: list[str] = []
 
 
 class RevokeRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -44,7 +44,7 @@ class Connection:
             raw = socket.create_connection((address.host, address.port), timeout=CONNECT_TIMEOUT)
         except OSError as error:
             raise Unreachable(
-                f"cannot reach {address}: {error.strerror or error}",
+                f"cannot reach {address}: {str(error.strerror or error).lower()}",
                 hint="is the registrar running, and the port open?",
             ) from None
         # http.client writes head and body apart; without this the body waits for the peer's delayed ACK, 40 ms.
@@ -91,10 +91,8 @@ class Connection:
         headers = {"Accept": "application/json"} | ({"Content-Type": "application/json"} if body else {})
         try:
             self._http.request(method, path, body=body, headers=headers)
-            response = self._http.getresponse()
-            answer = response.read(wire.MAX_ANSWER + 1)
-            if response.length and len(answer) <= wire.MAX_ANSWER:  # with a limit, http.client takes half for a whole
-                raise http.client.IncompleteRead(answer, response.length)
+            with contextlib.closing(self._http.getresponse()) as response:
+                answer = self._read(response)
         except (OSError, http.client.HTTPException) as error:
             raise Unreachable(
                 f"{self.address} did not answer {method} {path}: {self._reason(error)}",
@@ -103,6 +101,16 @@ class Connection:
         if len(answer) > wire.MAX_ANSWER:
             raise Malformed(f"{self.address} sent over {wire.MAX_ANSWER} bytes")
         return response.status, answer
+
+    def _read(self, response: http.client.HTTPResponse) -> bytes:
+        if response.length is None or response.chunked:
+            # http.client reads a chunk of negative size to its end, whatever limit it is given: a stranger could
+            # fill our memory. Our registrar always says how much it sends.
+            raise Malformed(f"{self.address} does not say how much it sends")
+        answer = response.read(wire.MAX_ANSWER + 1)
+        if response.length and len(answer) <= wire.MAX_ANSWER:  # with a limit, http.client takes half for a whole
+            raise http.client.IncompleteRead(answer, response.length)
+        return answer
 
     def call(self, method: str, path: str, kind: type[T], body: bytes | None = None) -> T:
         """
@@ -119,7 +127,8 @@ class Connection:
         if self._late or isinstance(error, TimeoutError):
             return "it took too long"
         text = getattr(error, "reason", None) or getattr(error, "strerror", None) or str(error)
-        return str(text or type(error).__name__)
+        words = str(text or type(error).__name__)
+        return words[:1].lower() + words[1:200]
 
     def _expire(self) -> None:
         self._late = True

@@ -136,7 +136,8 @@ def _check_time(line: InvitationLine, claimed: datetime) -> None:
     # inside the invitation's own times, so that nobody can make an old registrar certificate valid again.
     if claimed >= line.not_after:
         raise InvitationExpired(
-            f"the invitation expired at {line.not_after:%Y-%m-%d %H:%M:%S}Z", hint="ask for a new one"
+            f"the invitation expired at {line.not_after:%Y-%m-%d %H:%M:%S}Z",
+            hint="ask for a new one, and whether somebody used this one",
         )
     if claimed < line.not_before - SKEW:
         raise UntrustedPeer(

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 from handfast.adapters.files import write_atomic
+from handfast.adapters.process import OURSELVES, child_environment
 from handfast.errors import Fault, UsageError
 
 SYSTEM_UNITS = Path("/etc/systemd/system")
@@ -90,7 +90,7 @@ def _escape(path: Path) -> str:
 
 
 def _exec_start(out: Path, command: str | None) -> str:
-    words = [sys.executable, "-m", "handfast", "renew", "--out", str(out), "--if-due"]
+    words = [*OURSELVES, "renew", "--out", str(out), "--if-due"]
     if command:
         words += ["--exec", command]
     return " ".join(_quote(word) for word in words)
@@ -105,7 +105,9 @@ def _quote(word: str) -> str:
 
 
 def _systemctl(arguments: list[str]) -> None:
-    done = subprocess.run(["systemctl", *arguments], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["systemctl", *arguments], env=child_environment(), capture_output=True, text=True, check=False
+    )
     if done.returncode:
         said = done.stderr.strip()[:200]
         raise Fault(f"systemctl {' '.join(arguments)} failed: {said}", hint="see `systemctl status`")

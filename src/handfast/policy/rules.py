@@ -25,7 +25,8 @@ class Rules:
         default_factory=lambda: {
             "invitation": GRANTABLE,
             "renewal": GRANTABLE,
-            "reintroduction": GRANTABLE,
+            # A backup of an operator's directory must not open the registrar a month later.
+            "reintroduction": GRANTABLE - {Role.OPERATOR},
         }
     )
     lifetime: timedelta = timedelta(hours=24)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -15,7 +16,7 @@ from handfast.core.ports import Clock, Ledger
 from handfast.core.records import CredentialRecord, Event, Invitation, Machine
 from handfast.core.roles import GRANTABLE, Role
 from handfast.core.secret import Secret
-from handfast.errors import Malformed, NotFound, Refused, UsageError
+from handfast.errors import InvitationCancelled, Malformed, NotFound, Refused, Revoked, UsageError
 
 LONGEST_INVITATION = timedelta(days=30)
 MOST_USES = 1000
@@ -81,6 +82,9 @@ class Administration:
             raise UsageError(f"an invitation cannot have {uses} uses", hint=f"from 1 to {MOST_USES}")
         if not self.addresses:
             raise UsageError("the registrar's address is not known yet", hint="start `handfast up`, or give --address")
+        known = self.ledger.machine(machine)
+        if known is not None and known.role is Role.REGISTRAR:
+            raise UsageError(f"{machine!r} is the registrar itself", hint="choose another name")
         names = _names(machine, sans)
         if outside := self.excluded(names):
             raise UsageError(
@@ -101,6 +105,19 @@ class Administration:
         )
         self.ledger.invite(invitation).result()
         return line, invitation
+
+    def remarks(self, invitation: Invitation) -> Iterator[str]:
+        """Say what an operator should know about an invitation that was just made."""
+        now = self.clock.now()
+        holding = [held for held in self.ledger.credentials(invitation.machine) if held.status(now) == "valid"]
+        if holding:
+            # Or else: a thief uses an invitation, keeps the honest machine away until it expires, and nobody wonders.
+            yield (
+                f"{invitation.machine} holds a valid credential since {holding[-1].intended_at:%Y-%m-%d %H:%M}Z: if the"
+                " machine says that it never joined, somebody else did; revoke it"
+            )
+        if invitation.role.serves and not invitation.names:
+            yield f"{invitation.machine!r} is no DNS name: nobody can verify the server by name; --san gives it one"
 
     def cancel(self, key_id: str, *, reason: str) -> None:
         """
@@ -141,10 +158,12 @@ class Administration:
 
     def revoke(self, what: str, *, reason: str) -> tuple[int, ...]:
         """
-        Revoke a serial (hex) or everything a machine holds; its open invitations are cancelled too.
+        Revoke a serial (hex) with what succeeded it, or everything a machine holds, open invitations too.
 
-        Returns the serials revoked. Renewal is refused from the moment this returns. A ``reason`` in the
-        operator's own words goes into the log; the CRL, which strangers read, says ``unspecified`` then.
+        Returns the serials revoked. Renewal is refused from the moment this returns. What succeeded a serial is
+        left alone only where the reason is ``superseded``: else whoever took the key may have renewed with it.
+        A ``reason`` in the operator's own words goes into the log; the CRL, which strangers read, says
+        ``unspecified`` then.
 
         :raises UsageError: no reason, or one that would not fit on a line.
         :raises NotFound: no such machine or serial.
@@ -152,29 +171,43 @@ class Administration:
         """
         code, now = _reason(reason), self.clock.now()
         serial = _serial(what)
-        if serial is not None and self.ledger.credential(serial) is not None:
-            self.ledger.revoke(serial, reason=code, at=now).result()
-            self._remark(what, reason, code)
-            return (serial,)
-        view = self.show(what)
-        invitations = [i.key_id for i in view.invitations if i.status(now) == "open"]
-        _finish([self.ledger.cancel(key, reason=code, at=now) for key in invitations])
-        revoked: tuple[int, ...] = ()
-        # Again, until nothing is found: a join or a renewal may have come in between. Each pass closes what it came by.
-        while serials := self._revocable(view.name, now):
-            _finish([self.ledger.revoke(number, reason=code, at=now) for number in serials])
-            revoked += serials
-        if not revoked and not invitations:
+        record = self.ledger.credential(serial) if serial is not None else None
+        cancelled = 0
+        if record is None:
+            view = self.show(what)
+            open_ones = [i.key_id for i in view.invitations if i.status(now) == "open"]
+            _finish([self.ledger.cancel(key, reason=code, at=now) for key in open_ones])
+            cancelled = len(open_ones)
+        revoked: set[int] = set()
+        # Again, until nothing is found: a join or a renewal may have come in between. Each pass closes its way.
+        while serials := set(self._affected(record, what, code, now)) - revoked:
+            _finish([self.ledger.revoke(number, reason=code, at=now) for number in sorted(serials)])
+            revoked |= serials
+        if not revoked and record is not None:
+            raise Revoked(f"the credential {what} was revoked before", hint="nothing is left to do")
+        if not revoked and not cancelled:
             raise Refused(f"{what!r} holds nothing that could be revoked", hint="`handfast show` has its history")
-        self._remark(view.name, reason, code)
-        return revoked
+        self._remark(what, reason, code)
+        return tuple(sorted(revoked))
+
+    def _affected(self, record: CredentialRecord | None, what: str, code: str, now: datetime) -> Iterable[int]:
+        if record is None:
+            return self._revocable(machine_name(what), now)
+        return _open(record) if code == "superseded" else self._with_successors(record)
 
     def _remark(self, what: str, reason: str, code: str) -> None:
         if code == "unspecified" and reason != code:
             self.ledger.note(Event("revocation.remark", self.clock.now(), what, {"remark": reason})).result()
 
+    def _with_successors(self, first: CredentialRecord) -> Iterator[int]:
+        by_marker = {held.marker: held for held in self.ledger.credentials(first.machine)}
+        record: CredentialRecord | None = first
+        while record is not None:
+            yield from _open(record)
+            record = by_marker.get(record.successor_marker)
+
     def _revocable(self, machine: str, now: datetime) -> tuple[int, ...]:
-        held = self.ledger.credentials(machine)
+        held = [held for held in self.ledger.credentials(machine) if held.role is not Role.REGISTRAR]
         succeeded = {credential.marker for credential in held}
         # An expired one counts while nothing has succeeded it: whoever has its key could still be reintroduced.
         return tuple(
@@ -196,9 +229,16 @@ def _reason(text: str) -> str:
     return next((reason for reason in REASONS if reason.casefold() == plain), "unspecified")
 
 
+def _open(record: CredentialRecord) -> Iterator[int]:
+    if record.revoked_at is None:
+        yield record.serial
+
+
 def _finish(changes: Sequence[Future[None]]) -> None:
     for change in changes:
-        change.result()
+        # Somebody else was faster: what was wanted is so.
+        with contextlib.suppress(Revoked, InvitationCancelled):
+            change.result()
 
 
 def _names(machine: str, sans: tuple[str, ...]) -> Names:

@@ -26,7 +26,8 @@ class LocalOperator:
             uses=request.uses,
             sources=None if request.sources is None else tuple(network(text) for text in request.sources),
         )
-        return views.InviteAnswer(line.reveal(), views.invitation_view(invitation, self.administration.clock.now()))
+        view = views.invitation_view(invitation, self.administration.clock.now())
+        return views.InviteAnswer(line.reveal(), view, list(self.administration.remarks(invitation)))
 
     def list(self) -> list[views.MachineView]:
         """Return every machine, without history."""

@@ -83,6 +83,14 @@ def test_modules_of_the_current_directory_are_not_imported(checkout: Checkout) -
     checkout.told(PYTHONPATH=str(checkout.home))
 
 
+def test_a_configuration_in_the_current_directory_is_not_read(checkout: Checkout) -> None:
+    """A uv.toml where the first run happens to be called could name a cache of wheels that are not hashed again."""
+    (checkout.home / "uv.toml").write_text('cache-dir = "planted"\n')
+    (checkout.home / "pyproject.toml").write_text('[tool.uv]\ncache-dir = "planted"\n')
+    checkout.told()
+    assert not list(checkout.home.rglob("planted"))
+
+
 @pytest.mark.parametrize("change", ["lock", "move", "python"])
 def test_environment_is_remade_when_what_it_came_from_changes(checkout: Checkout, change: str) -> None:
     """Another lock, another place or another Python behind it: the environment is made anew, from scratch."""

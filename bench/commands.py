@@ -1,8 +1,8 @@
 """
 What a person waits for, and what an idle registrar holds: wall time and memory of whole processes.
 
-The limit of each command is the same interpreter doing the least: `python -c pass` for `--help`; for `join`, the imports it
-cannot do without. The commands run in turn, so that a drifting machine moves all of them.
+The limit of each command is the same interpreter doing the least: `python -c pass` for `--help`; for `join`, the
+imports it cannot do without. The commands run in turn, so that a drifting machine moves all of them.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from pathlib import Path
 
 ROUNDS = 11
 ROOT = Path(__file__).resolve().parent.parent
-HANDFAST = [str(ROOT / "handfast")]
-IMPORTS = "import ssl, http.client, click, msgspec; from cryptography import x509; import cryptography.x509.verification"
+# As its first line has it, with this interpreter: a version manager's `python3` on the path is a shell script.
+HANDFAST = [str(Path(sys.executable).resolve()), "-IS", str(ROOT / "handfast")]
+IMPORTS = "import ssl, http.client, click, msgspec, cryptography.x509.verification"
 
 
 def main() -> None:

@@ -1,246 +1,137 @@
 """
-What a join costs the registrar, in CPU time, against the limit that nobody can beat.
+What a join costs the registrar, in CPU time, against the limits of its parts.
 
-    kept alive       joins on open connections     limit: one CSR check and one ECDSA signature
-    fresh            connect, hello, join, close   limit: that, and one TLS 1.3 handshake of the standard library
+    kept alive       joins on open connections      goal: 2x one CSR check and one ECDSA signature
+    fresh            connect, hello, join, close    goal: 2x that, and one TLS 1.3 handshake of the standard library
 
-CPU time of the registrar's process divided by joins is the steadiest figure on a shared machine. Every join
-is complete (invitation, transcript, two durable commits, signed answer) and every answer is checked for its status.
+CPU time of the registrar's process (all threads) divided by joins is the steadiest figure on a shared machine, and
+only ratios within a round are compared. Every join is complete (an invitation of its own, another machine, two
+durable commits, a signed answer) and every answer is checked for its status.
+
+    our cryptography   CSR check, Ed25519 check, certificate built and signed, answer signed: one after the other
+    bare HTTP          aiohttp on uvloop with TLS, a body of this size in, an answer of this size out, nothing between
+    ledger             the two commits of each join, by this code in a process that does nothing else
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import multiprocessing
-import multiprocessing.connection
-import os
-import socket
-import ssl
+import argparse
 import statistics
-import sys
 import tempfile
-import time
-from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
-from functools import partial
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+import limits
+import newcomers
+import uvloop
+from newcomers import Load
+from servers import Server, bare_http, bare_tls, registrar, start
 
 from handfast import wiring
-from handfast.adapters.tls import leaf_spki_sha256, newcomer_context, server_context
-from handfast.core import csr, wire
-from handfast.core.flow import Wish
-from handfast.core.invitation import Address, InvitationLine
-from handfast.core.roles import Role
-from handfast.introducers import invitation
-from handfast.server.limits import Limits
-from handfast.server.run import Ready, serve
+from handfast.registrar.administer import Administration
 
-ROUNDS = 5
-JOINS = 400  # of each kind, in each round
-CONNECTIONS = 8
-UNLIMITED = Limits(introductions=1e6, introductions_burst=10**6, connections=10**5, connections_per_source=10**5)
+KEPT = (1, 8, 32)  # connections
+FRESH = 8
+Row = dict[str, float]
 
 
 def main() -> None:
     """Run all rounds and print medians and ratios."""
-    with tempfile.TemporaryDirectory() as scratch:
-        data = Path(scratch) / "registrar"
-        place, process = start(registrar, data)
-        administration = wiring.open_administration(data)
-        address = Address.parse(place["address"])
-        handshakes, bare_process = start(bare_tls, data)
-        rows: list[tuple[float, float, float, float]] = []
-        for _ in range(ROUNDS):
-            crypto = bare_crypto()
-            tls = cpu_of(bare_process.pid, lambda: asyncio.run(bare_handshakes(Address.parse(handshakes["address"]))))
-            lines = [invite(administration) for _ in range(2 * JOINS)]
-            kept = cpu_of(process.pid, partial(run, address, lines[:JOINS], fresh=False))
-            fresh = cpu_of(process.pid, partial(run, address, lines[JOINS:], fresh=True))
-            rows.append((crypto, tls / JOINS, kept / JOINS, fresh / JOINS))
-        for each in (process, bare_process):
-            each.terminate()
-            each.join()
-    report(rows)
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--rounds", type=int, default=5)
+    options.add_argument("--joins", type=int, default=800, help="of each kind, in each round")
+    options.add_argument("--data", type=Path, help="where the ledger goes: its disk is measured too")
+    chosen = options.parse_args()
+    with tempfile.TemporaryDirectory(dir=chosen.data) as scratch:
+        servers = [start(target, Path(scratch) / "registrar") for target in (registrar, bare_http, bare_tls)]
+        administration = wiring.open_administration(Path(scratch) / "registrar")
+        try:
+            rows = [one_round(servers, administration, number, chosen.joins) for number in range(chosen.rounds + 1)]
+        finally:
+            for server in servers:
+                server.close()
+    report(rows[1:])  # the first round warms caches and fills the ledger
 
 
-def report(rows: list[tuple[float, float, float, float]]) -> None:
-    """Print the medians in microseconds of CPU time, and the ratios."""
-    crypto, tls, kept, fresh = (statistics.median(column) for column in zip(*rows, strict=True))
-    ratios = [(k / c, f / (c + t)) for c, t, k, f in rows]
-    print(f"bare cryptography (CSR check, one signature)  {crypto * 1e6:7.0f} µs")
-    print(f"bare TLS 1.3 handshake                        {tls * 1e6:7.0f} µs")
-    print(f"join on a kept-alive connection               {kept * 1e6:7.0f} µs   {med(ratios, 0)}")
-    print(f"join on a fresh connection                    {fresh * 1e6:7.0f} µs   {med(ratios, 1)}")
+def one_round(servers: list[Server], administration: Administration, number: int, joins: int) -> Row:
+    """Measure everything once, in turn; return microseconds of CPU time, joins a second, and milliseconds."""
+    ours, http, tls = servers
+    row = limits.measure(joins)
+    lines = newcomers.invite(administration, joins * (len(KEPT) + 1), first=number * joins * (len(KEPT) + 1))
+    bodies = uvloop.run(newcomers.evidence(ours.address, lines))
+    same = [bodies[0]] * joins
+    row["tls"], _ = spent(tls, joins, lambda: newcomers.handshakes(tls.address, joins, connections=FRESH))
+    row["http"], _ = spent(http, joins, lambda: newcomers.kept_alive(http.address, same, connections=8))
+    row["http fresh"], _ = spent(http, joins, lambda: newcomers.fresh(http.address, same, connections=FRESH))
+    for connections in KEPT:
+        part = [bodies.pop() for _ in range(joins)]
+        kept = lambda part=part, n=connections: newcomers.kept_alive(ours.address, part, connections=n)  # noqa: E731
+        row[f"kept {connections}"], load = spent(ours, joins, kept)
+        row[f"rate {connections}"] = joins / load.seconds
+        row[f"middle {connections}"], row[f"slow {connections}"] = latencies(load)
+    row["fresh"], load = spent(ours, joins, lambda: newcomers.fresh(ours.address, bodies, connections=FRESH))
+    row["fresh rate"] = joins / load.seconds
+    row["goal kept"], row["goal fresh"] = row["bare crypto"], row["bare crypto"] + row["tls"]
+    return row
 
 
-def med(ratios: list[tuple[float, float]], column: int) -> str:
-    """Return the median ratio with its range."""
-    values = [row[column] for row in ratios]
-    return f"{statistics.median(values):.2f} x the limit ({min(values):.2f}-{max(values):.2f})"
+def spent(server: Server, joins: int, work: Callable[[], Coroutine[None, None, Load]]) -> tuple[float, Load]:
+    """Return the microseconds of CPU time that the server spends on each join, and what the load saw."""
+    before = server.cpu()
+    load: Load = uvloop.run(work())
+    return (server.cpu() - before) / joins * 1e6, load
 
 
-def bare_crypto() -> float:
-    """Return seconds of CPU time for parsing and verifying one CSR and making one ECDSA signature."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    der = csr.build(key)
-    begun = time.process_time()
-    for _ in range(JOINS):
-        request = x509.load_der_x509_csr(der)
-        assert request.is_signature_valid
-        key.sign(der, ec.ECDSA(hashes.SHA256()))
-    return (time.process_time() - begun) / JOINS
+def latencies(load: Load) -> tuple[float, float]:
+    """Return the median and the 99th percentile in milliseconds."""
+    cuts = statistics.quantiles(load.each, n=100)
+    return cuts[49] * 1e3, cuts[98] * 1e3
 
 
-def invite(administration: wiring.Administration) -> tuple[InvitationLine, bytes, bytes]:
-    """Return an invitation, and what its newcomer prepares before connecting."""
-    line, _ = administration.invite("bench.internal", role=Role.SERVER, lasting=timedelta(hours=1))
-    request = csr.build(ec.generate_private_key(ec.SECP256R1()))
-    return line, request, Ed25519PrivateKey.generate().public_key().public_bytes_raw()
+def report(rows: list[Row]) -> None:
+    """Print medians, ranges and ratios."""
+    print("limits, µs of CPU time                      median       range")
+    for key, label in (
+        ("bare crypto", "CSR check and one signature"),
+        ("cold crypto", "the same, each after 2 ms of sleep"),
+        ("our crypto", "our cryptography"),
+        ("tls", "TLS 1.3 handshake"),
+        ("http", "bare HTTP, kept alive"),
+        ("http fresh", "bare HTTP, fresh, two requests"),
+        ("ledger 1", "ledger, one caller"),
+        ("ledger 8", "ledger, eight in a commit"),
+    ):
+        print(f"  {label:40} {middle(rows, key):6.0f}   {span(rows, key)}")
+    print("joins, µs of CPU time                       median       range   ratio to the goal's limit    to our crypto")
+    for key, label, goal in (
+        *((f"kept {n}", f"kept alive, {n} connections", "goal kept") for n in KEPT),
+        ("fresh", f"fresh, {FRESH} connections at once", "goal fresh"),
+    ):
+        print(f"  {label:40} {middle(rows, key):6.0f}   {span(rows, key)}   {ratio(rows, key, goal)}", end="")
+        print(f"   {ratio(rows, key, 'our crypto')}" if key != "fresh" else "")
+    print("joins, wall time                          a second       range   median and 99th percentile, ms")
+    for n in KEPT:
+        times = f"{middle(rows, f'middle {n}'):.2f}  {middle(rows, f'slow {n}'):.2f}"
+        label, rate = f"kept alive, {n} connections", f"rate {n}"
+        print(f"  {label:40} {middle(rows, rate):6.0f}   {span(rows, rate)}   {times}")
+    print(f"  {f'fresh, {FRESH} at once':40} {middle(rows, 'fresh rate'):6.0f}   {span(rows, 'fresh rate')}")
 
 
-def run(address: Address, lines: list[tuple[InvitationLine, bytes, bytes]], *, fresh: bool) -> None:
-    """Run one load to its end."""
-    asyncio.run(load(address, lines, fresh=fresh))
+def middle(rows: list[Row], key: str) -> float:
+    """Return the median of a column."""
+    return statistics.median(row[key] for row in rows)
 
 
-async def load(address: Address, lines: list[tuple[InvitationLine, bytes, bytes]], *, fresh: bool) -> None:
-    """Join with every line, over ``CONNECTIONS`` at once."""
-    queue = list(lines)
-
-    async def worker() -> None:
-        peer: Peer | None = None
-        while queue:
-            line, request, reintroduction = queue.pop()
-            if peer is None or fresh:
-                peer = await Peer.connect(address)
-            await peer.join(line, request, reintroduction)
-            if fresh:
-                await peer.close()
-        if peer is not None and not fresh:
-            await peer.close()
-
-    await asyncio.gather(*(worker() for _ in range(CONNECTIONS)))
+def span(rows: list[Row], key: str) -> str:
+    """Return a column's range."""
+    text = f"{min(row[key] for row in rows):.0f}-{max(row[key] for row in rows):.0f}"
+    return f"{text:>9}"
 
 
-class Peer:
-    """A newcomer that is as cheap as possible, so that the registrar is what is measured."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, nonce: bytes) -> None:
-        self._reader, self._writer, self._nonce = reader, writer, nonce
-        self._spki = leaf_spki_sha256(writer.get_extra_info("ssl_object").getpeercert(binary_form=True))
-
-    @classmethod
-    async def connect(cls, address: Address) -> Peer:
-        reader, writer = await asyncio.open_connection(address.host, address.port, ssl=newcomer_context())
-        peer = cls(reader, writer, b"")
-        hello = wire.decode(await peer.request("GET", "/v1/hello"), wire.Hello)
-        peer._nonce = hello.nonce
-        return peer
-
-    async def join(self, line: InvitationLine, request: bytes, reintroduction: bytes) -> None:
-        body, _ = invitation.present(
-            line,
-            csr_der=request,
-            reintroduction_key=reintroduction,
-            wish=Wish(),
-            nonce=self._nonce,
-            server_spki=self._spki,
-        )
-        await self.request("POST", "/v1/introductions/invitation", body)
-
-    async def request(self, method: str, path: str, body: bytes = b"") -> bytes:
-        head = f"{method} {path} HTTP/1.1\r\nHost: bench\r\nContent-Length: {len(body)}\r\n"
-        kind = "Content-Type: application/json\r\n" if body else ""
-        self._writer.write(f"{head}{kind}\r\n".encode() + body)
-        answer = await self._reader.readuntil(b"\r\n\r\n")
-        status, _, headers = answer.partition(b"\r\n")
-        length = next(int(h.split(b":")[1]) for h in headers.lower().splitlines() if h.startswith(b"content-length"))
-        content = await self._reader.readexactly(length)
-        if b" 200 " not in status:
-            raise SystemExit(f"{status!r} {content!r}")
-        return content
-
-    async def close(self) -> None:
-        self._writer.close()
-        with contextlib.suppress(OSError):
-            await self._writer.wait_closed()
-
-
-async def bare_handshakes(address: Address) -> None:
-    """Make ``JOINS`` connections, one after another on each of ``CONNECTIONS`` workers."""
-
-    async def worker() -> None:
-        for _ in range(JOINS // CONNECTIONS):
-            reader, writer = await asyncio.open_connection(address.host, address.port, ssl=newcomer_context())
-            await reader.read(1)
-            writer.close()
-            with contextlib.suppress(OSError):
-                await writer.wait_closed()
-
-    await asyncio.gather(*(worker() for _ in range(CONNECTIONS)))
-
-
-def bare_tls(pipe: multiprocessing.connection.Connection, data: Path) -> None:
-    """Serve nothing but TLS 1.3 handshakes with a P-256 chain, in a plain loop."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([])
-    now = datetime.now(UTC)
-    leaf = (
-        x509.CertificateBuilder(name, name, key.public_key(), 1)
-        .not_valid_before(now)
-        .not_valid_after(now + timedelta(days=1))
-        .sign(key, hashes.SHA256())
-    )
-    context = server_context([leaf, leaf], key, [leaf])
-    listening = socket.create_server(("127.0.0.1", 0), backlog=512)
-    pipe.send({"address": f"127.0.0.1:{listening.getsockname()[1]}"})
-    while True:
-        raw, _ = listening.accept()
-        with contextlib.suppress(OSError, ssl.SSLError), context.wrap_socket(raw, server_side=True) as tls:
-            tls.sendall(b".")
-
-
-def registrar(pipe: multiprocessing.connection.Connection, data: Path) -> None:
-    """Serve a real registrar without rate limits, for all load comes from one address."""
-    sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115  for the life of the process
-    overrides = wiring.Overrides(listen=Address("127.0.0.1", 0))
-    service = wiring.open_service(data, overrides, passphrase=None)
-
-    def ready(place: Ready) -> None:
-        addresses = [str(address) for address in place.addresses]
-        wiring.remember_place(data, wiring.Place(addresses, place.url, place.crl_url))
-        pipe.send({"address": place.listen})
-
-    serve(service, ready=ready, limits=UNLIMITED)
-
-
-def start(
-    target: Callable[[multiprocessing.connection.Connection, Path], None], data: Path
-) -> tuple[dict[str, str], multiprocessing.Process]:
-    """Start ``target`` in a process of its own and return what it says when it is ready."""
-    here, there = multiprocessing.Pipe()
-    process = multiprocessing.get_context("spawn").Process(target=target, args=(there, data))
-    process.start()
-    return here.recv(), process  # type: ignore[return-value]
-
-
-def cpu_of(pid: int | None, work: Callable[[], object]) -> float:
-    """Return the CPU seconds that process ``pid`` spends while ``work`` runs."""
-    before = cpu(pid)
-    work()
-    return cpu(pid) - before
-
-
-def cpu(pid: int | None) -> float:
-    """Return user and system seconds of a process so far; the kernel counts in steps of 10 ms."""
-    fields = Path(f"/proc/{pid}/stat").read_text("ascii").rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+def ratio(rows: list[Row], key: str, to: str) -> str:
+    """Return the median of the rounds' ratios, with their range."""
+    values = [row[key] / row[to] for row in rows]
+    return f"{statistics.median(values):.2f} x ({min(values):.2f}-{max(values):.2f})"
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from handfast.core.invitation import Address
 from handfast.core.names import network
 from handfast.core.roles import GRANTABLE, Role
 from handfast.errors import ConfigError, TooMuch, Unsafe, UsageError
+from handfast.wiring import Overrides, open_service
 
 WHOLE = """
 [registrar]
@@ -89,7 +90,6 @@ def test_every_mistake_is_reported_at_once(tmp_path: Path) -> None:
     invitation = ["root"]
     renewal = ["registrar"]
     reintroduction = "server"
-    parchment = ["server"]
     [surprise]
     a = 1
     """
@@ -111,12 +111,25 @@ def test_every_mistake_is_reported_at_once(tmp_path: Path) -> None:
             "methods.invitation",
             "methods.renewal",
             "methods.reintroduction",
-            "methods.parchment",
             "surprise.a",
         ]
     )
     assert str(tmp_path) in caught.value.message
     assert caught.value.hint
+
+
+def test_any_method_may_be_named_here(tmp_path: Path) -> None:
+    """Which methods there are is not configuration's to know: a new one changes no line of it."""
+    read = load(tmp_path, "[methods]\nssh_hostkey = ['server']")
+    assert read.rules.methods["ssh-hostkey"] == {Role.SERVER}
+
+
+def test_a_method_that_does_not_exist_is_refused(tmp_path: Path) -> None:
+    """At the start, not at the first machine that wants to use it."""
+    (tmp_path / "config.toml").write_text("[methods]\nparchment = ['server']")
+    tmp_path.chmod(0o700)
+    with pytest.raises(ConfigError, match="no method 'parchment'"):
+        open_service(tmp_path, Overrides(), passphrase=None)
 
 
 @pytest.mark.parametrize("text", ["[", "a = ", 'a = "\x00"', "[a]\nb=1\nb=2"])

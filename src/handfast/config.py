@@ -80,9 +80,9 @@ def load(path: Path) -> Config:
 def _rules(reader: _Reader) -> Rules:
     default = Rules()
     lifetimes = {role: reader.take(f"lifetime.{role}", duration, None) for role in Role}
-    methods = {
-        method: reader.take(f"methods.{method.replace('-', '_')}", _roles, roles)
-        for method, roles in default.methods.items()
+    # Whether such a method exists is wiring's to say: here it is only a name.
+    methods = default.methods | {
+        name.replace("_", "-"): reader.take(f"methods.{name}", _roles, frozenset()) for name in reader.names("methods")
     }
     return Rules(
         methods={method: roles for method, roles in methods.items() if roles},
@@ -110,6 +110,9 @@ class _Reader:
         except (TypeError, ValueError, AttributeError):
             self._mistakes.append(f"{key}: {value!r} is not of the right kind")
         return default
+
+    def names(self, table: str) -> list[str]:
+        return [key.removeprefix(f"{table}.") for key in self._left if key.startswith(f"{table}.")]
 
     def finish(self, path: Path) -> None:
         mistakes = [*self._mistakes, *(f"{key}: unknown" for key in sorted(self._left))]

@@ -107,7 +107,7 @@ class InvitationCancelled(Refused):
 
 class AlreadySpent(Refused):
     """
-    The one-time marker already belongs to another key, or has no use left.
+    The one-time marker already belongs to another key, or all its uses do.
 
     An honest newcomer keeps its key across retries, so this is raised to the operator as an alarm:
     somebody else may hold the secret.
@@ -145,9 +145,17 @@ class NotFound(Refused):
 
 
 class TooMuch(Refused):
-    """Larger, longer or more often than allowed."""
+    """
+    Larger, longer or more often than allowed.
+
+    ``after`` is in how many seconds to try again; 0 where that would not help.
+    """
 
     code = "too-much"
+
+    def __init__(self, message: str, *, hint: str = "", after: int = 0) -> None:
+        super().__init__(message, hint=hint)
+        self.after = after
 
 
 class Unsafe(Refused):

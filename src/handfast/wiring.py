@@ -28,7 +28,7 @@ from handfast.config import Config
 from handfast.core.invitation import Address
 from handfast.core.ports import Clock
 from handfast.core.secret import Secret
-from handfast.errors import NotFound, UsageError
+from handfast.errors import ConfigError, NotFound, UsageError
 from handfast.registrar.administer import Administration
 from handfast.registrar.introduce import LedgerContext, Registrar
 
@@ -173,13 +173,16 @@ def open_service(data: Path, overrides: Overrides, *, passphrase: Secret | None)
     nonce_key = Secret(secrets.token_bytes(32))
 
     def build(settings: Config) -> Service:
+        known = introducers.known()
+        if unknown := settings.rules.methods.keys() - known.keys():
+            raise ConfigError(f"no method {min(unknown)!r} in [methods]", hint=f"known: {', '.join(sorted(known))}")
         addresses = settings.addresses
         crl_listen = settings.crl_listen or _crl_listen(settings.listen)
         authority = opened.with_crl_url(settings.crl_url or _crl_url(settings, crl_listen, opened.public))
         context = LedgerContext(store, clock, opened.pin, nonce_key)
         return Service(
             name=settings.name,
-            registrar=Registrar(introducers.known(), settings.rules, store, authority, context),
+            registrar=Registrar(known, settings.rules, store, authority, context),
             administration=Administration(store, clock, opened.pin, addresses, opened.excluded),
             ledger=store,
             authority=authority,

@@ -19,6 +19,7 @@ NOBODY = 65534
 
 
 def mode(path: Path) -> int:
+    """The permission bits of a file."""
     return stat.S_IMODE(path.stat().st_mode)
 
 
@@ -31,6 +32,8 @@ def umask(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[None]:
 
 
 class TestWriteAtomic:
+    """The old file or the new one, at every moment."""
+
     @pytest.mark.parametrize("wanted", [0o600, 0o644])
     @pytest.mark.usefixtures("umask")
     def test_mode_is_exact(self, tmp_path: Path, wanted: int) -> None:
@@ -125,6 +128,8 @@ def test_leftovers_are_ours_alone(tmp_path: Path) -> None:
 
 
 class TestReplaceSymlink:
+    """A link changes in one step."""
+
     def test_makes_and_replaces(self, tmp_path: Path) -> None:
         """A link is made, then swapped, and no other name remains."""
         for target in ("a", "b"):
@@ -142,6 +147,8 @@ class TestReplaceSymlink:
 
 
 class TestReadPrivate:
+    """What others can reach is not read."""
+
     def test_reads(self, tmp_path: Path) -> None:
         """What only we can read is read, through a link too."""
         files.write_atomic(tmp_path / "f", b"secret")
@@ -197,6 +204,8 @@ class TestReadPrivate:
 
 
 class TestPrivateDirectory:
+    """Ours alone, or refused."""
+
     @pytest.mark.usefixtures("umask")
     def test_created_private(self, tmp_path: Path) -> None:
         """It is ours alone, whatever the umask; others may pass through parents that root made for a service."""
@@ -271,6 +280,8 @@ with FileLock(Path(sys.argv[1])):
 
 
 class TestFileLock:
+    """One process at a time, and none for ever."""
+
     def test_names_the_holder_and_dies_with_it(self, tmp_path: Path) -> None:
         """While another process holds it we are told which; kill -9 frees it."""
         source = str(Path(files.__file__).parents[2])

@@ -21,6 +21,7 @@ from handfast.core.invitation import InvitationLine
 from handfast.core.roles import GRANTABLE, Role
 from handfast.errors import EvidenceRejected, UntrustedPeer
 from handfast.introducers import invitation
+from handfast.introducers.invitation import Invited
 from handfast.newcomer.connection import Connection
 from handfast.newcomer.join import Joined, join
 from handfast.newcomer.keystore import Keystore
@@ -38,7 +39,7 @@ def now() -> datetime:
 def joining(line: InvitationLine, out: Path, *, via: Mitm | None = None) -> Joined:
     """Join, perhaps led astray."""
     led = line if via is None else dataclasses.replace(line, addresses=(via.address,))
-    return join(led, Keystore(out), wish=Wish(), layouts=("pem",), owner=None, now=now)
+    return join(Invited(led, Wish()), Keystore(out), layouts=("pem",), owner=None, now=now)
 
 
 def likeness(registrar: Registrar) -> tuple[list[x509.Certificate], ec.EllipticCurvePrivateKey]:

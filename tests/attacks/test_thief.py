@@ -10,6 +10,7 @@ from pathlib import Path
 from handfast.core.flow import Wish
 from handfast.core.invitation import InvitationLine
 from handfast.errors import AlreadySpent, HandfastError
+from handfast.introducers.invitation import Invited
 from handfast.newcomer.join import Joined, join
 from handfast.newcomer.keystore import Keystore
 from tests.attacks.world import Registrar, run
@@ -18,7 +19,7 @@ from tests.attacks.world import Registrar, run
 def attempt(line: InvitationLine, out: Path) -> Joined | HandfastError:
     """Join, and return what came of it."""
     try:
-        return join(line, Keystore(out), wish=Wish(), layouts=("pem",), owner=None, now=lambda: datetime.now(UTC))
+        return join(Invited(line, Wish()), Keystore(out), layouts=("pem",), owner=None, now=lambda: datetime.now(UTC))
     except HandfastError as error:
         return error
 

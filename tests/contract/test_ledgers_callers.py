@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 
@@ -134,14 +135,16 @@ def test_two_processes_make_one_ledger(place: Place) -> None:
 # --- all callers ---
 
 
-async def test_asynchronous_callers(store: SqlLedger) -> None:
-    """Many coroutines wait for their own answer, and a refusal reaches only its own."""
+@pytest.mark.parametrize("in_loop", [False, True])
+async def test_asynchronous_callers(store: SqlLedger, in_loop: bool) -> None:
+    """Many coroutines wait for their own answer, and a refusal reaches only its own, whoever writes."""
 
     async def attempt(key: int, marker: str) -> Intent:
         return await asyncio.wrap_future(store.intend(grant(key), Once(marker), at=NOW))
 
     attempts = [attempt(i, f"test:{i % 50}") for i in range(100)]
-    results = await asyncio.gather(*attempts, return_exceptions=True)
+    async with store.in_loop() if in_loop else contextlib.nullcontext():
+        results = await asyncio.gather(*attempts, return_exceptions=True)
     assert sum(isinstance(result, Intent) for result in results) == 50
     assert sum(isinstance(result, AlreadySpent) for result in results) == 50
 

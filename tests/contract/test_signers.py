@@ -22,7 +22,7 @@ from handfast.authority.signers import Signer, known, pkcs8
 from handfast.core import chain, csr, x509
 from handfast.core.records import Revocation
 from handfast.core.roles import Role
-from tests.authority.helpers import LEAF_KEY, NOW, SERIAL, Pki, grant
+from tests.authority.helpers import DAY, LEAF_KEY, NOW, SERIAL, Pki, grant
 
 Provision = Callable[[Path, Signer], None]
 
@@ -98,7 +98,7 @@ def test_csr(ecdsa: ec.EllipticCurvePrivateKey) -> None:
 
 def test_crl(ecdsa: ec.EllipticCurvePrivateKey) -> None:
     """A revocation list signed by the signer verifies."""
-    revocations = [Revocation(serial=SERIAL, at=NOW, reason="keyCompromise")]
+    revocations = [Revocation(serial=SERIAL, at=NOW, reason="keyCompromise", not_after=NOW + DAY)]
     assert x509.crl(ecdsa, _pki(ecdsa).issuing, revocations, number=1, now=NOW).is_signature_valid(ecdsa.public_key())
 
 

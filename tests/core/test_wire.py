@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from handfast.core import wire
 from handfast.errors import Malformed
+from handfast.introducers import invitation, reintroduction, renewal
 
 
 def b64(data: bytes) -> str:
@@ -33,9 +34,9 @@ def request() -> dict[str, Any]:
     }
 
 
-def decode(tree: dict[str, Any]) -> wire.InvitationRequest:
+def decode(tree: dict[str, Any]) -> invitation.InvitationRequest:
     """Read it as the registrar does."""
-    return wire.decode(msgspec.json.encode(tree), wire.InvitationRequest)
+    return wire.decode(msgspec.json.encode(tree), invitation.InvitationRequest)
 
 
 def test_a_request_is_read() -> None:
@@ -85,7 +86,9 @@ def test_every_field_is_required(field: str) -> None:
         decode({key: value for key, value in request().items() if key != field})
 
 
-@pytest.mark.parametrize("kind", [wire.InvitationRequest, wire.RenewalRequest, wire.ReintroductionRequest])
+@pytest.mark.parametrize(
+    "kind", [invitation.InvitationRequest, renewal.RenewalRequest, reintroduction.ReintroductionRequest]
+)
 def test_requests_refuse_what_they_do_not_know(kind: type) -> None:
     """All requests alike."""
     assert kind.__struct_config__.forbid_unknown_fields  # type: ignore[attr-defined]
@@ -114,7 +117,7 @@ def test_answers_may_grow(kind: type) -> None:
 )
 def test_garbage_is_malformed_and_never_a_crash(data: bytes) -> None:
     """Depth, bad UTF-8 and truncation end in the same refusal, for requests and for answers."""
-    for kind in (wire.InvitationRequest, wire.Hello, wire.Problem):
+    for kind in (invitation.InvitationRequest, wire.Hello, wire.Problem):
         with pytest.raises(Malformed):
             wire.decode(data, kind)
 
@@ -122,7 +125,7 @@ def test_garbage_is_malformed_and_never_a_crash(data: bytes) -> None:
 @given(st.binary(max_size=200))
 def test_no_bytes_raise_anything_else(data: bytes) -> None:
     """Whatever a stranger sends is read or Malformed."""
-    for kind in (wire.InvitationRequest, wire.RenewalRequest, wire.IntroductionAnswer):
+    for kind in (invitation.InvitationRequest, renewal.RenewalRequest, wire.IntroductionAnswer):
         try:
             wire.decode(data, kind)
         except Malformed:
@@ -132,4 +135,4 @@ def test_no_bytes_raise_anything_else(data: bytes) -> None:
 def test_duplicate_keys_have_one_meaning() -> None:
     """The last one counts, for the signature and for the flow alike: both read the same parsed value."""
     data = msgspec.json.encode(request())[:-1] + b',"key_id":"ffffffffffffffff"}'
-    assert wire.decode(data, wire.InvitationRequest).key_id == "ffffffffffffffff"
+    assert wire.decode(data, invitation.InvitationRequest).key_id == "ffffffffffffffff"

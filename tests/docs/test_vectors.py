@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime
 
-from handfast.core import transcript, wire
+from handfast.core import transcript
 from handfast.core.invitation import InvitationLine
 from handfast.core.merkle import Frontier, leaf_hash
 from handfast.introducers import invitation, reintroduction, renewal
@@ -41,7 +41,7 @@ def test_the_line() -> None:
 
 def test_the_invitation_transcripts() -> None:
     """Request digest, its signature, and the answer's digest."""
-    request = wire.InvitationRequest(
+    request = invitation.InvitationRequest(
         key_id=LINE.key_id,
         csr=CSR,
         reintroduction_key=NEXT,
@@ -61,9 +61,11 @@ def test_the_renewal_transcripts() -> None:
     """Both kinds of succession, over the same inputs."""
     given = vectors("renewal.md")
     serial = "0123456789abcdef0123456789abcdef"
-    ours = wire.RenewalRequest(serial=serial, csr=CSR, reintroduction_key=NEXT, signature=b"", **NONCES)
+    ours = renewal.RenewalRequest(serial=serial, csr=CSR, reintroduction_key=NEXT, signature=b"", **NONCES)
     assert renewal.transcript(ours, **SEEN).hex() == given["renewal digest"]
-    late = wire.ReintroductionRequest(serial=serial, csr=CSR, reintroduction_key=NEXT, signature=bytes(64), **NONCES)
+    late = reintroduction.ReintroductionRequest(
+        serial=serial, csr=CSR, reintroduction_key=NEXT, signature=bytes(64), **NONCES
+    )
     assert reintroduction.transcript(late, **SEEN).hex() == given["reintroduction digest"]
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+from typing import Any
+
 import pytest
 from cryptography import x509 as pyca
 from cryptography.hazmat.primitives import hashes
@@ -101,3 +104,23 @@ def test_an_rsa_credential_cannot_renew_and_is_told() -> None:
     honest = by_renewal(record=a_credential(certificate=foreign.public_bytes(Encoding.DER)))
     with pytest.raises(EvidenceRejected, match="RSA 2048"):
         REGISTRAR_HALF.verify(honest.evidence, honest.stage)
+
+
+def test_only_renewals_in_a_row_and_of_late_are_counted() -> None:
+    """A line of successors is followed back to what is older than a 24th of the life, or began anew."""
+    honest = by_renewal(record=a_credential())
+    assert REGISTRAR_HALF.verify(honest.evidence, honest.stage).renewals == 0  # it is one day old, and invited
+    lately: dict[str, Any] = {"intended_at": NOW - timedelta(minutes=1), "not_after": NOW + DAY}
+    line = {
+        SERIAL: a_credential(marker=f"successor:{1:032x}", **lately),
+        1: a_credential(serial=1, marker=f"successor:{2:032x}", **lately),
+        2: a_credential(serial=2, marker=f"successor:{3:032x}", **lately),
+        3: a_credential(serial=3, marker=f"successor:{4:032x}", **(lately | {"intended_at": NOW - DAY / 24 * 1.1})),
+        4: a_credential(serial=4, **lately),
+    }
+    honest.stage.credentials |= line
+    assert REGISTRAR_HALF.verify(honest.evidence, honest.stage).renewals == 3
+    honest.stage.credentials[2] = a_credential(serial=2, **lately)
+    assert REGISTRAR_HALF.verify(honest.evidence, honest.stage).renewals == 2
+    del honest.stage.credentials[1]
+    assert REGISTRAR_HALF.verify(honest.evidence, honest.stage).renewals == 1

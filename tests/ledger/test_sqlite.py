@@ -89,10 +89,10 @@ def test_a_full_disk(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """When nothing more fits, the write fails with path and hint, nothing half-written stays, and later it works."""
     with ledger.open_sqlite(path) as store:
         store.note(EVENT).result()
-        (pages,) = store._writer._begin()[0].connection.execute("PRAGMA page_count").fetchone() or (0,)
+        (pages,) = store._writer.open().connection.execute("PRAGMA page_count").fetchone() or (0,)
         with monkeypatch.context() as patch:
             patch.setattr(sqlite, "_PRAGMAS", (*sqlite._PRAGMAS, f"PRAGMA max_page_count={pages}"))
-            store._writer._disconnect()
+            store._writer.disconnect()
             futures = [store.intend(grant(key), Once(f"test:{key}"), at=NOW) for key in range(50)]
             errors = [error for future in futures if (error := future.exception()) is not None]
         assert errors

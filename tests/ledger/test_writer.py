@@ -42,9 +42,9 @@ def commits(store: SqlLedger, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     sizes: list[int] = []
     real = Transaction.commit
 
-    def commit(self: Transaction, head: object) -> None:
+    def commit(self: Transaction) -> None:
         sizes.append(len(self.pending))
-        real(self, head)  # type: ignore[arg-type]  # passed through
+        real(self)
 
     monkeypatch.setattr(Transaction, "commit", commit)
     return sizes
@@ -87,10 +87,10 @@ def test_nothing_is_answered_before_the_commit(store: SqlLedger, monkeypatch: py
     entered, leave = threading.Event(), threading.Event()
     real = Transaction.commit
 
-    def commit(self: Transaction, head: object) -> None:
+    def commit(self: Transaction) -> None:
         entered.set()
         leave.wait()
-        real(self, head)  # type: ignore[arg-type]  # passed through
+        real(self)
 
     monkeypatch.setattr(Transaction, "commit", commit)
     intent = store.intend(grant(), Once("test:1"), at=NOW)
@@ -140,7 +140,7 @@ def test_a_commit_that_fails_answers_nobody_with_success(store: SqlLedger, monke
     """When the commit itself fails, everybody in it is told, nothing is kept, and the writer goes on."""
     real = Transaction.commit
 
-    def commit(self: Transaction, head: object) -> None:
+    def commit(self: Transaction) -> None:
         self.connection.execute("INSERT INTO revocations VALUES ('nothing', 1, '', '')")  # breaks a foreign key
 
     gate = Gate(store)

@@ -30,11 +30,11 @@ from handfast.core.transcript import answer as answer_transcript
 from handfast.introducers import invitation, reintroduction, renewal
 from tests.authority.helpers import DAY, HOUR, NOW, Pki, grant, new_key
 
-Requests: TypeAlias = wire.InvitationRequest | wire.RenewalRequest | wire.ReintroductionRequest
+Requests: TypeAlias = invitation.InvitationRequest | renewal.RenewalRequest | reintroduction.ReintroductionRequest
 KINDS: dict[str, tuple[Any, Any]] = {
-    "invitation": (wire.InvitationRequest, invitation.transcript),
-    "renewal": (wire.RenewalRequest, renewal.transcript),
-    "reintroduction": (wire.ReintroductionRequest, reintroduction.transcript),
+    "invitation": (invitation.InvitationRequest, invitation.transcript),
+    "renewal": (renewal.RenewalRequest, renewal.transcript),
+    "reintroduction": (reintroduction.ReintroductionRequest, reintroduction.transcript),
 }
 
 

@@ -26,6 +26,7 @@ def holding(role: Role = Role.SERVER, names: tuple[str, ...] = ("web1.home.lan",
     leaf = PKI.leaf(grant(PKI.domain, role, names=names, public_key=key.public_key()))
     story: dict[str, object] = {
         "method": "invitation",
+        "origin": "invitation:0123456789abcdef",
         "registrar": "registrar",
         "spiffe_id": f"spiffe://{PKI.domain}/{role}/web1.home.lan",
         "clock_offset_seconds": 0,
@@ -53,7 +54,7 @@ def test_it_names_whom_it_trusts_and_why() -> None:
         keys.format_pin(PKI.pin),
         "'registrar'",
         "in the role of registrar",
-        "inside the invitation",
+        "came with the invitation it joined with",
         keys.spki_sha256(held.material.certificate.public_key()).hex(),
         f"{SERIAL:032x}",
         "is valid",
@@ -80,7 +81,7 @@ def test_it_says_in_which_direction_others_accept_it(role: Role, part: str) -> N
         ("invitation", "an operator handed it an invitation"),
         ("renewal", "previous credential"),
         ("reintroduction", "had expired"),
-        ("parchment", "of method parchment"),
+        ("parchment", "of the method 'parchment'"),
     ],
 )
 def test_it_says_how_it_was_accepted(method: str, part: str) -> None:

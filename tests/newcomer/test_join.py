@@ -24,6 +24,7 @@ from handfast.errors import (
     UntrustedPeer,
     UsageError,
 )
+from handfast.introducers.invitation import Invited
 from handfast.newcomer import connection
 from handfast.newcomer.join import Joined, join
 from handfast.newcomer.keystore import Keystore
@@ -53,7 +54,7 @@ def joining(
     """Join, by default with a wish for exactly what it is to get."""
     invitation = dataclasses.replace(a_line(PKI, fake.address), **line)
     insists = wish if wish is not None else Wish(Role.SERVER, NAMES)
-    return join(invitation, Keystore(out), wish=insists, layouts=("pem",), owner=None, now=now)
+    return join(Invited(invitation, insists), Keystore(out), layouts=("pem",), owner=None, now=now)
 
 
 def adopted(out: Path) -> list[str]:
@@ -72,7 +73,7 @@ def test_what_was_issued_is_adopted(fake: Fake, out: Path) -> None:
     about = material.identity
     assert about["pin"] == keys.format_pin(PKI.pin)
     assert about["method"] == "invitation"
-    assert about["invitation"] == a_line(PKI).key_id
+    assert about["origin"] == f"invitation:{a_line(PKI).key_id}"
     assert about["names"] == ["web1.home.lan"]
     assert not (out / ".pending").exists()
     assert fake.requests == ["GET /v1/hello", "POST /v1/introductions/invitation"]
@@ -235,7 +236,7 @@ def test_what_the_disk_would_refuse_is_refused_before_anything_is_sent(fake: Fak
     line = a_line(PKI, fake.address)
     for layouts, owner in ((("parchment",), None), (("pem",), "nobody-of-this-name")):
         with pytest.raises(UsageError):
-            join(line, Keystore(out), wish=Wish(), layouts=layouts, owner=owner, now=lambda: NOW)
+            join(Invited(line, Wish()), Keystore(out), layouts=layouts, owner=owner, now=lambda: NOW)
     out.mkdir(mode=0o700, exist_ok=True)
     (out / "cert.pem").write_text("mine")
     with pytest.raises(HandfastError):

@@ -38,14 +38,18 @@ def store(directory: Path) -> Keystore:
 
 
 def visible(directory: Path) -> set[str]:
+    """The public names in a directory."""
     return {name for name in os.listdir(directory) if not name.startswith(".")}
 
 
 def public(key: ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey) -> bytes:
+    """A key's SubjectPublicKeyInfo."""
     return key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
 class TestAdoptAndLoad:
+    """What is adopted is what is loaded."""
+
     def test_round_trip(self, store: Keystore, directory: Path) -> None:
         """What was adopted is loaded, by another process too, under the names of the contract."""
         store.adopt(OLD)
@@ -138,6 +142,8 @@ class TestAdoptAndLoad:
 
 
 class TestPending:
+    """Keys are kept before they are used."""
+
     def test_same_purpose_same_keys(self, store: Keystore, directory: Path) -> None:
         """After a crash the same request is made with the same keys: its marker belongs to them."""
         first = store.pending("invitation-1")
@@ -191,6 +197,8 @@ class TestPending:
 
 
 class TestRefusals:
+    """What cannot be is refused, and nothing is written."""
+
     def test_nothing_joined(self, store: Keystore, directory: Path) -> None:
         """Before a join there is nothing to load, with or without a directory, and loading makes none."""
         for _ in range(2):

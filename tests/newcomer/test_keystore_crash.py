@@ -34,9 +34,12 @@ def store(directory: Path) -> Keystore:
 
 
 class TestCrash:
+    """Killed at any step, the directory holds all the old or all the new."""
+
     def drive(self, mode: str, directory: Path) -> dict[str, int]:
         done = subprocess.run(
             [sys.executable, "-m", "tests.newcomer.crash", mode, directory],
+            check=False,
             capture_output=True,
             text=True,
             cwd=ROOT,
@@ -123,6 +126,7 @@ class TestCrash:
         drive = f"exec {sys.executable} -m tests.newcomer.crash full {tmp_path}"
         done = subprocess.run(
             ["unshare", "--mount", "sh", "-c", f"{mount} && {drive}"],
+            check=False,
             capture_output=True,
             text=True,
             cwd=ROOT,

@@ -22,6 +22,8 @@ NOBODY = 65534
 
 @pytest.mark.root
 class TestOwner:
+    """The service reads its files and owns nothing else."""
+
     @pytest.fixture
     def reachable(self) -> Iterator[Path]:
         """A directory whose parents everybody may pass, unlike pytest's own."""
@@ -36,6 +38,7 @@ class TestOwner:
             user=NOBODY,
             group=NOBODY,
             extra_groups=[],
+            check=False,
             capture_output=True,
             text=True,
         )

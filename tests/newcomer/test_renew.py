@@ -15,6 +15,7 @@ from handfast.core import csr, keys, wire
 from handfast.core.flow import Wish
 from handfast.core.roles import GRANTABLE, Role
 from handfast.errors import Fault, NotFound, Revoked, Unreachable, UntrustedPeer
+from handfast.introducers.invitation import Invited
 from handfast.newcomer.join import join
 from handfast.newcomer.keystore import Keystore
 from handfast.newcomer.renew import EARLIEST, LATEST, held, renew
@@ -41,7 +42,7 @@ def joined(fake: Fake, out: Path, role: Role = Role.SERVER) -> Keystore:
     """A machine that has joined at NOW."""
     fake.role = role
     line, keystore = a_line(PKI, fake.address), Keystore(out)
-    join(line, keystore, wish=Wish(), layouts=("pem",), owner=None, now=lambda: NOW)
+    join(Invited(line, Wish()), keystore, layouts=("pem",), owner=None, now=lambda: NOW)
     fake.requests.clear()
     return keystore
 

@@ -16,7 +16,7 @@ from handfast.core.names import IPAddress, Names, ip_address, network
 from handfast.core.roles import GRANTABLE, Role, spiffe_id
 from handfast.errors import PolicyRefused
 from handfast.policy.decide import decide, serving
-from handfast.policy.rules import BACKDATE, SHORTEST, Rules
+from handfast.policy.rules import BACKDATE, MOST_RENEWALS, SHORTEST, Rules
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 DOMAIN = "abc.handfast"
@@ -88,6 +88,13 @@ def test_the_grant_is_the_whole_content() -> None:
         why=("it signed with the key of invitation 00", "policy allows invitation to lead to role server"),
         reintroduction_key=b"r" * 32,
     )
+
+
+def test_P3_a_line_of_renewals_has_a_limit() -> None:
+    """A few in a short time are a person's; more is refused, beside every other reason."""
+    assert decided(finding(renewals=MOST_RENEWALS - 1)) == decided(finding())
+    assert reasons(finding(renewals=MOST_RENEWALS)) == ("renewed 10 times within a 24th of its life",)
+    assert len(reasons(finding(wish=Wish(Role.CLIENT), renewals=MOST_RENEWALS))) == 2
 
 
 def test_a_wish_narrows() -> None:
@@ -242,8 +249,9 @@ def test_no_method_leads_to_more_than_its_roles() -> None:
 
 
 def test_the_defaults_enable_the_three_methods_and_never_the_registrar() -> None:
-    """What a registrar without configuration grants."""
-    assert Rules().methods == dict.fromkeys(("invitation", "renewal", "reintroduction"), GRANTABLE)
+    """What a registrar without configuration grants; an operator's old backup does not come back."""
+    back = GRANTABLE - {Role.OPERATOR}
+    assert Rules().methods == {"invitation": GRANTABLE, "renewal": GRANTABLE, "reintroduction": back}
     assert (Rules().lifetime, Rules().return_within, BACKDATE) == (DAY, timedelta(days=30), HOUR)
 
 

@@ -6,6 +6,7 @@ import asyncio
 import resource
 import threading
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ import pytest
 from handfast.authority.authority import FileAuthority
 from handfast.core import chain
 from handfast.core.flow import Answer
-from handfast.errors import AlreadySpent, Fault
-from tests.registrar.house import Crash, Faulty, House, Newcomer, TlsKey, crash
+from handfast.errors import AlreadySpent, Fault, InvitationCancelled
+from tests.registrar.house import HOUR, Crash, Faulty, House, Newcomer, TlsKey, crash
 from tests.registrar.house import house as open_house
 
 POINTS = ("before intend", "after intend", "before issue", "after issue", "before issued", "after issued")
@@ -65,6 +66,34 @@ def test_P3_a_crash_gives_the_marker_to_nobody_else(tmp_path: Path, made: FileAu
             house.join(line, Newcomer(), registrar=house.registrar(**broken(house, point)))
     with open_house(tmp_path, made) as house, pytest.raises(AlreadySpent):
         house.join(line, Newcomer())
+
+
+@pytest.mark.parametrize("after_issue", [False, True])
+def test_P4_a_renewal_that_crashed_goes_on_after_its_intent_was_abandoned(house: House, after_issue: bool) -> None:
+    """The timer comes hours later with the same key: it renews, and what may have been signed stays revoked."""
+    old, new = Newcomer(), Newcomer()
+    first = house.join(house.invite(), old).credential.serial
+    point = "after issue" if after_issue else "before issue"
+    with pytest.raises(Crash):
+        house.introduce(house.renewing(old, first, new), registrar=house.registrar(**broken(house, point)))
+    house.clock.time += timedelta(hours=3)
+    assert house.ledger.abandon_intents(house.clock.time, at=house.clock.time).result() == 1
+    renewed = house.introduce(house.renewing(old, first, new)).credential
+    (revoked,) = house.ledger.revocations()
+    assert revoked.serial not in {first, renewed.serial}
+    with pytest.raises(AlreadySpent):
+        house.introduce(house.renewing(old, first, Newcomer()))
+
+
+def test_P3_a_machine_that_is_revoked_does_not_come_back_by_an_abandoned_intent(house: House) -> None:
+    """Its invitation is used up, and cancelled all the same: its key has no certificate yet."""
+    line, who = house.invite(), Newcomer()
+    with pytest.raises(Crash):
+        house.join(line, who, registrar=house.registrar(**broken(house, "before issue")))
+    house.ledger.abandon_intents(house.clock.time + HOUR, at=house.clock.time).result()
+    house.administration.revoke("web1.lan", reason="keyCompromise")
+    with pytest.raises(InvitationCancelled):
+        house.join(line, who)
 
 
 def test_a_crash_before_the_answer_costs_nothing(house: House) -> None:

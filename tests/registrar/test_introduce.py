@@ -97,7 +97,12 @@ def test_a_refusal_is_logged_with_every_reason(house: House) -> None:
     assert len(caught.value.reasons) == 3
     (event,) = house.ledger.events(kind_prefix="introduction.")
     assert event.subject == "web1.lan"
-    assert event.fields == {"method": "invitation", "code": "policy-refused", "reason": caught.value.message[:500]}
+    assert event.fields == {
+        "method": "invitation",
+        "marker": f"invitation:{line.key_id}",
+        "code": "policy-refused",
+        "reason": caught.value.message[:500],
+    }
     honest, signed = house.joining(line, Newcomer(), source=ip_address("10.0.0.9"))
     house.check_proof(house.introduce(honest), signed)
 

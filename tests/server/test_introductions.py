@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
@@ -18,20 +19,30 @@ from handfast.core.chain import read_identity
 from handfast.core.invitation import InvitationLine
 from handfast.core.roles import Role
 from handfast.core.secret import Secret
-from handfast.introducers import renewal
+from handfast.introducers import invitation, renewal
 from tests.server.running import Client, Joined, Running, running
 
 INTRODUCE = "/v1/introductions/invitation"
 
 
-def renew(client: Client, registrar: Running, old: Joined) -> tuple[int, bytes]:
+def renewed(client: Client, registrar: Running, old: Joined) -> Joined:
+    """Return the successor."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    status, answer = renew(client, registrar, old, key)
+    assert status == 200, answer
+    return Joined(key, x509.load_der_x509_certificate(wire.decode(answer, wire.IntroductionAnswer).certificate))
+
+
+def renew(
+    client: Client, registrar: Running, old: Joined, key: ec.EllipticCurvePrivateKey | None = None
+) -> tuple[int, bytes]:
     """Ask for a successor on this connection."""
     hello = msgspec.json.decode(client.call("GET", "/v1/hello")[1], type=wire.Hello)
     body, _ = renewal.present(
         old.key,
         serial=old.certificate.serial_number,
         pin=registrar.service.authority.pin,
-        csr_der=csr.build(ec.generate_private_key(ec.SECP256R1())),
+        csr_der=csr.build(key or ec.generate_private_key(ec.SECP256R1())),
         next_key=bytes(32),
         nonce=hello.nonce,
         server_spki=tls.leaf_spki_sha256(client.leaf),
@@ -72,7 +83,7 @@ def test_stranger_cannot_tell_unknown_from_forged(registrar: Running) -> None:
     unknown = InvitationLine(Secret(bytes(32)), line.pin, line.not_before, line.not_after, line.addresses)
     with registrar.connect() as client:
         key = ec.generate_private_key(ec.SECP256R1())
-        known = msgspec.json.decode(client.evidence(line, key)[0], type=wire.InvitationRequest)
+        known = msgspec.json.decode(client.evidence(line, key)[0], type=invitation.InvitationRequest)
         forged = msgspec.structs.replace(known, signature=bytes(64))
         stale = msgspec.structs.replace(known, nonce=bytes(56))
         bodies = [client.evidence(unknown, key)[0], msgspec.json.encode(forged), msgspec.json.encode(stale)]
@@ -99,14 +110,29 @@ def test_policy_tells_the_holder_every_reason(registrar: Running) -> None:
     line = registrar.invite("bounded.lan")
     with registrar.connect() as client:
         key = ec.generate_private_key(ec.SECP256R1())
-        request = msgspec.json.decode(client.evidence(line, key)[0], type=wire.InvitationRequest)
+        request = msgspec.json.decode(client.evidence(line, key)[0], type=invitation.InvitationRequest)
         request = msgspec.structs.replace(request, role=Role.CLIENT, names=["other.lan"])
-        from handfast.introducers import invitation
 
         signed = invitation.transcript(request, pin=line.pin, server_spki=tls.leaf_spki_sha256(client.leaf))
         request = msgspec.structs.replace(request, signature=line.signing_key().sign(signed))
         problem = client.problem("POST", INTRODUCE, msgspec.json.encode(request))
         assert (problem.status, problem.code, len(problem.reasons)) == (403, "policy-refused", 2)
+
+
+def test_P3_a_line_of_successors_cannot_flood_the_ledger(tmp_path: Path) -> None:
+    """Ten renewals in a 24th of the life, then policy refuses until time has passed; the log keeps ten refusals."""
+    with running(tmp_path / "data") as registrar, registrar.connect() as client:
+        held = registrar.credential("thief.lan", Role.SERVER)
+        for _ in range(10):
+            held = renewed(client, registrar, held)
+        for _ in range(12):
+            status, answer = renew(client, registrar, held)
+            assert (status, b"renewed 10 times" in answer) == (403, True)
+        assert len(registrar.service.ledger.credentials("thief.lan")) == 11
+        assert len(registrar.service.ledger.events(kind_prefix="introduction.refused", subject="thief.lan")) == 10
+        registrar.credential("other.lan", Role.SERVER)
+        registrar.clock.offset = timedelta(minutes=61)
+        assert renew(client, registrar, held)[0] == 200
 
 
 @pytest.mark.parametrize("role", [Role.CLIENT, Role.PEER])

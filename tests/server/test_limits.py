@@ -8,15 +8,19 @@ import ssl
 import time
 from collections.abc import Iterator
 from ipaddress import ip_address
+from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from handfast.adapters import tls
 from handfast.server.connections import Connections
 from handfast.server.limits import Buckets, Limits, peer_address, prefix
 from handfast.server.metrics import Metrics
 from tests.server.running import Running, running
 
+INTRODUCE = "/v1/introductions/invitation"
 SOON = Limits(
     head_timeout=0.3,
     body_timeout=0.3,
@@ -154,15 +158,63 @@ def test_too_many_connections_of_one_source(impatient: Running) -> None:
             assert time.monotonic() < deadline
 
 
-def test_failures_are_slowed_down(impatient: Running) -> None:
-    """After some rejected proofs a source gets 429 with Retry-After, for good evidence too."""
-    with impatient.connect() as client:
+def test_garbage_of_a_neighbor_stops_nobody(impatient: Running) -> None:
+    """Rejected proofs are answered with 429 after some, and good evidence from the same address as always."""
+    with impatient.connect() as client, impatient.connect() as honest:
         for _ in range(SOON.failures_burst):
-            assert client.call("POST", "/v1/introductions/invitation", b"{}")[0] == 400
-        body, _ = client.evidence(impatient.invite("slowed.lan"), ec.generate_private_key(ec.SECP256R1()))
-        problem = client.problem("POST", "/v1/introductions/invitation", body)
-        assert (problem.status, problem.code) == (429, "too-much")
-        assert int(client.headers["Retry-After"]) > 0
+            assert client.call("POST", INTRODUCE, b"{}")[0] == 400
+        for garbage in (b"{}", b"", os.urandom(100)):
+            problem = client.problem("POST", INTRODUCE, garbage)
+            assert (problem.status, problem.code) == (429, "too-much")
+            assert int(client.headers["Retry-After"]) > 0
+        assert client.problem("POST", "/v1/introductions/none", b"{}").status == 429
+        honest.join(impatient.invite("neighbor.lan"))
+        expired = impatient.invite("cancelled.lan")
+        impatient.service.administration.cancel(expired.key_id, reason="lost")
+        body, _ = honest.evidence(expired, ec.generate_private_key(ec.SECP256R1()))
+        assert honest.problem("POST", INTRODUCE, body).code == "invitation-cancelled"
+        assert b"handfast_limited_total 4.0" in client.call("GET", "/metrics")[1]
+
+
+def test_evidence_is_counted_by_what_it_proves(tmp_path: Path) -> None:
+    """Who repeats good evidence too often gets 429 for his own marker alone."""
+    limits = Limits(introductions=0.01, introductions_burst=2)
+    with running(tmp_path / "data", limits=limits) as registrar, registrar.connect() as client:
+        line, key = registrar.invite("eager.lan"), ec.generate_private_key(ec.SECP256R1())
+        assert client.join(line, key).certificate == client.join(line, key).certificate
+        problem = client.problem("POST", INTRODUCE, client.evidence(line, key)[0])
+        assert (problem.status, problem.code, client.headers["Retry-After"]) == (429, "too-much", "100")
+        client.join(registrar.invite("other.lan"))
+        assert not registrar.service.ledger.events(kind_prefix="introduction.")
+
+
+def is_cut_off(connection: socket.socket, request: bytes) -> bool:
+    """Ask and never read; return whether the peer ends it within ten seconds."""
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        try:
+            connection.sendall(request * 100)
+        except TimeoutError:
+            continue
+        except OSError:
+            return True
+    return False
+
+
+@pytest.mark.parametrize("secure", [True, False])
+def test_a_client_that_does_not_read_loses_its_place(tmp_path: Path, secure: bool) -> None:
+    """Whoever asks for much and reads nothing is cut off when its time is over, over TLS and over plain HTTP."""
+    with running(tmp_path / "data", limits=Limits(unread=0.3, head_timeout=60)) as registrar:
+        place = urlsplit(registrar.ready.crl_url)
+        raw = socket.socket()
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        raw.connect(registrar.address if secure else (place.hostname, place.port))
+        path = "/openapi.json" if secure else place.path
+        with tls.newcomer_context().wrap_socket(raw) if secure else raw as connection:
+            connection.settimeout(0.1)
+            assert is_cut_off(connection, b"GET %s HTTP/1.1\r\nHost: x\r\n\r\n" % path.encode())
+        with registrar.connect() as client:
+            assert b"handfast_connections 1.0" in client.call("GET", "/metrics")[1]
 
 
 def test_other_content_type_is_refused(registrar: Running) -> None:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from datetime import timedelta
+from ipaddress import ip_address
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from handfast.core import checkpoint, merkle, views
+from handfast.core import checkpoint, merkle, views, wire
 from handfast.core.invitation import InvitationLine
 from handfast.core.roles import Role
 from handfast.registrar.operator import LocalOperator
+from handfast.server import connections
 from handfast.server.operators import Entries
 from handfast.server.routes import ROUTES
 from handfast.wiring import log_origin
@@ -103,15 +105,78 @@ def test_list_and_show_say_what_the_command_says(registrar: Running, operator: C
 
 
 def test_revocation_takes_back_remotely(registrar: Running, operator: Client) -> None:
-    """What is revoked through the API is on the ledger when the answer comes; a foreign reason is refused."""
+    """What is revoked through the API is on the ledger when the answer comes, and why in the operator's words."""
     joined = registrar.credential("gone.lan", Role.SERVER)
-    request = {"what": "gone.lan", "reason": "keyCompromise"}
+    request = {"what": "gone.lan", "reason": "the laptop was stolen"}
     status, answer = operator.call("POST", "/v1/revocations", msgspec.json.encode(request))
     serial = joined.certificate.serial_number
     assert (status, msgspec.json.decode(answer)) == (200, {"serials": [views.serial_text(serial)]})
     assert serial in {revocation.serial for revocation in registrar.service.ledger.revocations()}
-    request["reason"] = "boredom"
+    (remark,) = registrar.service.ledger.events(kind_prefix="revocation.remark", subject="gone.lan")
+    assert remark.fields == {"remark": "the laptop was stolen"}
+    request["reason"] = ""
     assert operator.problem("POST", "/v1/revocations", msgspec.json.encode(request)).code == "usage"
+
+
+def test_an_operator_forges_no_line_of_the_log(registrar: Running, operator: Client) -> None:
+    """What is no name is refused before it is noted; a name is noted as it is, not as it was written."""
+    size = registrar.service.ledger.head().size
+    for text in ("x\n4711  2026-01-01T00:00:00Z  credential.revoked  web1.lan", "\x1b[2K", "", "a b"):
+        invite = {"machine": text, "role": "server", "seconds": 60}
+        assert operator.problem("POST", "/v1/invitations", msgspec.json.encode(invite)).code == "malformed"
+        revoke = {"what": text, "reason": "superseded"}
+        assert operator.problem("POST", "/v1/revocations", msgspec.json.encode(revoke)).code == "malformed"
+    assert registrar.service.ledger.head().size == size
+    invited(operator, machine="UPPER.lan")
+    joined = registrar.credential("colons.lan", Role.SERVER)
+    serial = views.serial_text(joined.certificate.serial_number)
+    colons = ":".join(serial[i : i + 2] for i in range(0, 32, 2)).upper()
+    request = {"what": colons, "reason": "superseded"}
+    assert operator.call("POST", "/v1/revocations", msgspec.json.encode(request))[0] == 200
+    subjects = [event.subject for event in registrar.service.ledger.events(kind_prefix="operator.")]
+    assert subjects[-2:] == ["upper.lan", serial]
+
+
+def test_a_long_list_comes_in_pages(tmp_path: Path) -> None:
+    """More machines than fit into one answer are listed whole by the command that asks from elsewhere."""
+    with running(tmp_path / "data") as registrar:
+        joined = registrar.credential("alice", Role.OPERATOR)
+        names = [f"{number:03}.{'x' * 60}.lan" for number in range(300)]
+        for name in names:
+            registrar.invite(name, sans=(name, *(f"{n}.{name}" for n in range(15))))
+        expected = LocalOperator(registrar.service.administration).list()
+        with registrar.connect(registrar.context_with(joined)) as client:
+            found: list[views.MachineView] = []
+            sizes = []
+            while True:
+                after = f"?after={found[-1].name}" if found else ""
+                status, answer = client.call("GET", f"/v1/machines{after}")
+                sizes.append(len(answer))
+                page = msgspec.json.decode(answer, type=list[views.MachineView])
+                assert status == 200
+                if not page:
+                    break
+                found += page
+    assert len(sizes) > 2
+    assert max(sizes) < wire.MAX_ANSWER / 2
+    assert found == expected
+    assert [machine.name for machine in found] == [*names, "alice"]
+
+
+def test_metrics_are_for_this_machine_and_holders_of_credentials(
+    registrar: Running, operator: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From elsewhere a stranger learns nothing of the alarms; any credential of ours, while it is valid, reads them."""
+    monkeypatch.setattr(connections, "peer_address", lambda _peername: ip_address("192.0.2.7"))
+    scraper = registrar.credential("prometheus.lan", Role.CLIENT)
+    with registrar.connect() as stranger:
+        problem = stranger.problem("GET", "/metrics")
+        assert (problem.status, problem.code) == (403, "not-authorized")
+    with registrar.connect(registrar.context_with(scraper)) as client:
+        assert b"handfast_alarms_total" in client.call("GET", "/metrics")[1]
+        registrar.service.administration.revoke("prometheus.lan", reason="keyCompromise")
+        assert client.problem("GET", "/metrics").code == "not-authorized"
+    assert operator.call("GET", "/metrics")[0] == 200
 
 
 def test_unknown_fields_are_refused(operator: Client) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import re
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -117,6 +118,19 @@ def test_revocation_list_follows_revocations(registrar: Running) -> None:
     assert crl.is_signature_valid(key)  # type: ignore[arg-type]
     assert crl.get_revoked_certificate_by_serial_number(joined.certificate.serial_number) is not None
     assert number(after) > number(before)
+
+
+def test_a_herd_gets_one_revocation_list(tmp_path: Path) -> None:
+    """After a revocation many who ask at once get the same bytes, and the log has one entry more for them."""
+    with running(tmp_path / "data") as registrar:
+        registrar.credential("revoked.lan", Role.SERVER)
+        before = fetch(registrar.ready.crl_url)[2]
+        registrar.service.administration.revoke("revoked.lan", reason="superseded")
+        with ThreadPoolExecutor(20) as herd:
+            lists = {der for _, _, der in herd.map(fetch, [registrar.ready.crl_url] * 60)}
+        assert len(lists) == 1
+        assert number(lists.pop()) > number(before)
+        assert len(registrar.service.ledger.events(kind_prefix="crl.")) == 2
 
 
 @pytest.mark.parametrize("days", [5, -5])

@@ -7,7 +7,6 @@ never opened here.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -23,6 +22,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_ssh_public_key,
 )
 
+from handfast.adapters import files
 from handfast.authority import layout
 from handfast.authority.signers import file
 from handfast.core import keys, x509
@@ -244,13 +244,10 @@ class Signers:
 
 def _check_directory(directory: Path) -> None:
     try:
-        facts = os.stat(directory)
-    except FileNotFoundError:
+        # Whoever can write here could exchange the root that every invitation pins.
+        files.check_directory(directory)
+    except NotFound:
         raise NotFound(f"no authority in {str(directory)!r}", hint="`handfast up` makes one") from None
-    except OSError as error:
-        raise Fault(f"cannot read {str(directory)!r}: {error.strerror}") from error
-    # Whoever can write here could exchange the root that every invitation pins.
-    file.check_private(facts, directory)
 
 
 def _damaged(directory: Path, what: str) -> Fault:

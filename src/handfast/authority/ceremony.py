@@ -20,6 +20,7 @@ from cryptography import x509 as pyca
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from handfast.adapters import files
 from handfast.authority import layout
 from handfast.authority.signers import Signer, pkcs8
 from handfast.core import x509
@@ -59,34 +60,38 @@ def create(
         directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         building = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", suffix=".new", dir=directory.parent))
         try:
-            files = _Files(building, passphrase)
+            room = _Room(building, passphrase)
             root = ec.generate_private_key(ec.SECP256R1())
-            _write_cas(files, root, name=name, now=now, constraints=constraints)
-            _write_others(files, layout.State(name=name))
-            _adopt(files, root, directory, root_key)
+            _write_cas(room, root, name=name, now=now, constraints=constraints)
+            _write_others(room, layout.State(name=name))
+            _adopt(room, root, directory, root_key)
         except BaseException:
             shutil.rmtree(building, ignore_errors=True)
             raise
-        layout.sync_directory(directory.parent)
+        files.sync_directory(directory.parent)
+    except Fault as error:
+        raise Fault(
+            f"cannot make the authority in {str(directory)!r}: {error.message}", hint="nothing was made; try again"
+        ) from error
     except OSError as error:
         raise _failed(error, directory) from error
 
 
-def _adopt(files: _Files, root: ec.EllipticCurvePrivateKey, directory: Path, root_key: Path | None) -> None:
+def _adopt(room: _Room, root: ec.EllipticCurvePrivateKey, directory: Path, root_key: Path | None) -> None:
     """Store the root's key and give the directory its name, in this order: a root without its key has no successor."""
-    path = root_key or files.directory / layout.ROOT_KEY
-    files.key(path, root)
+    path = root_key or room.directory / layout.ROOT_KEY
+    room.key(path, root)
     try:
-        layout.sync_directory(path.parent)
-        layout.sync_directory(files.directory / "issuing")
-        layout.sync_directory(files.directory)
-        files.directory.rename(directory)
+        files.sync_directory(path.parent)
+        files.sync_directory(room.directory / "issuing")
+        files.sync_directory(room.directory)
+        room.directory.rename(directory)
     except BaseException:
         path.unlink(missing_ok=True)
         raise
 
 
-class _Files:
+class _Room:
     """Writes keys and public files, all below ``directory`` but for an offline root key."""
 
     def __init__(self, directory: Path, passphrase: Secret | None) -> None:
@@ -94,14 +99,14 @@ class _Files:
         self._passphrase = passphrase
 
     def key(self, path: Path, key: Signer) -> None:
-        layout.write_new(path, pkcs8.dump(key, self._passphrase))
+        files.write_new(path, pkcs8.dump(key, self._passphrase))
 
     def public(self, name: str, content: bytes) -> None:
-        layout.write_new(self.directory / name, content, mode=0o644)
+        files.write_new(self.directory / name, content, mode=0o644)
 
 
 def _write_cas(
-    files: _Files,
+    room: _Room,
     root: ec.EllipticCurvePrivateKey,
     *,
     name: str,
@@ -117,23 +122,23 @@ def _write_cas(
     # list, empty, holds until the issuing CA is replaced, which takes the root anyway.
     lifetime = issuing_certificate.not_valid_after_utc - now
     root_crl = x509.crl(root, root_certificate, (), number=1, now=now, lifetime=lifetime)
-    (files.directory / "issuing").mkdir(mode=0o700)
-    files.public(layout.ROOT, root_certificate.public_bytes(Encoding.PEM))
-    files.public(layout.ROOT_CRL, root_crl.public_bytes(Encoding.PEM))
-    files.public(layout.issuing(1, "crt"), issuing_certificate.public_bytes(Encoding.PEM))
-    files.key(files.directory / layout.issuing(1, "key"), issuing)
+    (room.directory / "issuing").mkdir(mode=0o700)
+    room.public(layout.ROOT, root_certificate.public_bytes(Encoding.PEM))
+    room.public(layout.ROOT_CRL, root_crl.public_bytes(Encoding.PEM))
+    room.public(layout.issuing(1, "crt"), issuing_certificate.public_bytes(Encoding.PEM))
+    room.key(room.directory / layout.issuing(1, "key"), issuing)
 
 
-def _write_others(files: _Files, state: layout.State) -> None:
+def _write_others(room: _Room, state: layout.State) -> None:
     for ca in (layout.SSH_HOST_CA, layout.SSH_USER_CA):
         key = ed25519.Ed25519PrivateKey.generate()
-        files.key(files.directory / ca, key)
+        room.key(room.directory / ca, key)
         line = key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
-        files.public(f"{ca}.pub", line + f" {ca}\n".encode())
+        room.public(f"{ca}.pub", line + f" {ca}\n".encode())
     log = ed25519.Ed25519PrivateKey.generate()
-    files.key(files.directory / layout.LOG_KEY, log)
-    files.public(layout.LOG_PUBLIC, log.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
-    files.public(layout.STATE, msgspec.json.format(msgspec.json.encode(state)) + b"\n")
+    room.key(room.directory / layout.LOG_KEY, log)
+    room.public(layout.LOG_PUBLIC, log.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    room.public(layout.STATE, msgspec.json.format(msgspec.json.encode(state)) + b"\n")
 
 
 def _exists(path: Path) -> Refused:

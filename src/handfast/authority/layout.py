@@ -11,7 +11,6 @@ The authority's directory: what is called how, and how a file gets there for goo
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import msgspec
@@ -51,30 +50,3 @@ def read_state(directory: Path) -> State:
     if state.version != 1:
         raise Fault(f"{str(path)!r} is of version {state.version}, this is version 1", hint="use a newer Handfast")
     return state
-
-
-def write_new(path: Path, content: bytes, *, mode: int = 0o600) -> None:
-    """
-    Write a file which must not exist yet, durably (its name is not yet: see ``sync_directory``), or not at all.
-
-    :raises FileExistsError: it exists.
-    """
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
-    try:
-        with open(descriptor, "wb") as file:
-            os.fchmod(file.fileno(), mode)  # the umask may have taken bits from public files
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
-
-
-def sync_directory(path: Path) -> None:
-    """Make the names in a directory durable."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -13,19 +13,11 @@ from handfast.adapters.clock import SystemClock
 from handfast.authority import ceremony
 from handfast.authority.authority import FileAuthority, PublicAuthority
 from handfast.cli import ui
-from handfast.cli.newcomer import FILE, JSON
-from handfast.cli.registrar import DATA
+from handfast.cli.arguments import DATA, FILE, JSON, NETWORK, PASSPHRASE, SUFFIX
 from handfast.core.checkpoint import vkey
 from handfast.core.keys import describe, format_pin
-from handfast.core.names import dns_name, network
-from handfast.core.records import Event
+from handfast.core.names import IPNetwork
 from handfast.wiring import AUTHORITY, CONFIG, LEDGER, log_origin, require_data
-
-PASSPHRASE = click.option(
-    "--passphrase-file",
-    type=FILE,
-    help="The passphrase of the keys; else HANDFAST_PASSPHRASE_FILE or a systemd credential.",
-)
 
 
 @click.group("ca")
@@ -38,15 +30,19 @@ def ca_command() -> None:
 @PASSPHRASE
 @click.option("--name", default="registrar", show_default=True, help="Appears in the root's subject.")
 @click.option("--root-key", type=FILE, help="Keep the root's key there, offline.")
-@click.option("--permit-dns", multiple=True, help="Constrain the issuing CA to this DNS suffix (repeatable).")
-@click.option("--permit-net", multiple=True, help="Constrain the issuing CA to this network (repeatable).")
+@click.option(
+    "--permit-dns", type=SUFFIX, multiple=True, help="Constrain the issuing CA to this DNS suffix (repeatable)."
+)
+@click.option(
+    "--permit-net", type=NETWORK, multiple=True, help="Constrain the issuing CA to this network (repeatable)."
+)
 def init_command(
     data: Path,
     passphrase_file: Path | None,
     name: str,
     root_key: Path | None,
     permit_dns: tuple[str, ...],
-    permit_net: tuple[str, ...],
+    permit_net: tuple[IPNetwork, ...],
 ) -> None:
     """Make the authority before the first `up`, with choices that `up` does not ask for."""
     from handfast.adapters.files import private_directory
@@ -59,8 +55,8 @@ def init_command(
         now=SystemClock().now(),
         passphrase=config.secret_from("passphrase", file=passphrase_file),
         root_key=root_key,
-        permitted_dns=tuple(dns_name(suffix) for suffix in permit_dns) or settings.permitted_dns,
-        permitted_ips=tuple(network(net) for net in permit_net) or settings.permitted_ips,
+        permitted_dns=permit_dns or settings.permitted_dns,
+        permitted_ips=permit_net or settings.permitted_ips,
     )
     pin = PublicAuthority.read(data / AUTHORITY).pin
     ui.say(f"made the authority in {data / AUTHORITY}, root {format_pin(pin)}")
@@ -118,9 +114,8 @@ def crl_command(data: Path, passphrase_file: Path | None) -> None:
     authority = FileAuthority.open(data / AUTHORITY, passphrase=config.secret_from("passphrase", file=passphrase_file))
     now = SystemClock().now()
     with ledger.open_sqlite(data / LEDGER) as store:
-        # The number of a list is the log's size, so an entry of its own gives each list its own (RFC 5280 §5.2.3).
-        store.note(Event("crl.published", now, authority.public.name, {"by": "handfast ca crl"})).result()
-        der = authority.crl(store.revocations(), number=store.crl_number(), now=now)
+        state = store.publish(authority.public.name, at=now).result()
+        der = authority.crl(list(state.revocations), number=state.number, now=now)
     for each in (der, authority.public.root_crl):
         ui.emit(x509.load_der_x509_crl(each).public_bytes(Encoding.PEM).decode().rstrip())
 

@@ -28,6 +28,7 @@ from handfast.core.flow import Wish
 from handfast.core.invitation import Address, InvitationLine
 from handfast.core.roles import Role
 from handfast.errors import Fault, HandfastError
+from handfast.introducers.invitation import Invited
 from handfast.ledger import audit
 from handfast.newcomer.join import Joined, join
 from handfast.newcomer.keystore import Keystore
@@ -166,7 +167,7 @@ class _Story:
         """Join as ``who``; ``via`` is where the attacker leads the newcomer's traffic."""
         led = line if via is None else replace(line, addresses=(via,))
         keystore = Keystore(self.scratch / who)
-        return join(led, keystore, wish=Wish(), layouts=("pem",), owner=None, now=self.now)
+        return join(Invited(led, Wish()), keystore, layouts=("pem",), owner=None, now=self.now)
 
     def refuse(self, attempt: Callable[[], object]) -> None:
         """Show that ``attempt`` ends in a deliberate error."""

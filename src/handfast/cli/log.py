@@ -11,14 +11,13 @@ from dataclasses import asdict
 from pathlib import Path
 
 import click
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from handfast import config, ledger
 from handfast.authority.authority import FileAuthority, PublicAuthority
 from handfast.cli import ui
-from handfast.cli.authority import PASSPHRASE
-from handfast.cli.newcomer import FILE, JSON
-from handfast.cli.registrar import DATA
-from handfast.core.checkpoint import Checkpoint, parse_vkey, sign
+from handfast.cli.arguments import DATA, FILE, JSON, LOG_KEY, PASSPHRASE
+from handfast.core.checkpoint import Checkpoint, sign
 from handfast.errors import UsageError
 from handfast.wiring import AUTHORITY, LEDGER, log_origin, require_data
 
@@ -60,19 +59,22 @@ def show_command(
     type=FILE,
     help="A checkpoint that was kept elsewhere (`handfast log show --checkpoint`).",
 )
-@click.option("--key", help="The log's key that was kept elsewhere (`handfast ca show`, log_key).")
+@click.option("--key", type=LOG_KEY, help="The log's key that was kept elsewhere (`handfast ca show`, log_key).")
 @JSON
-def verify_command(data: Path, checkpoint_file: Path | None, key: str | None, as_json: bool) -> None:
+def verify_command(
+    data: Path, checkpoint_file: Path | None, key: tuple[str, Ed25519PublicKey] | None, as_json: bool
+) -> None:
     """
     Recompute the log, compare the tables with it, and check every checkpoint. Exit code 5 if anything was changed.
 
-    Without a checkpoint kept elsewhere this shows damage, not a forger who has the data directory and its log key.
+    Without a checkpoint kept elsewhere this shows damage, not a forger: whoever can write the store needs no key to
+    make the whole log again.
     """
     from handfast.ledger import audit
 
     require_data(data)
     public = PublicAuthority.read(data / AUTHORITY)
-    origin, log_key = parse_vkey(key) if key else (log_origin(public), public.log_key)
+    origin, log_key = key or (log_origin(public), public.log_key)
     external = _read(checkpoint_file) if checkpoint_file is not None else None
     with ledger.open_sqlite(data / LEDGER) as store, _progress() as progress:
         report = audit.verify(store, log_key, origin, external, progress=progress)
@@ -81,7 +83,7 @@ def verify_command(data: Path, checkpoint_file: Path | None, key: str | None, as
         return
     ui.emit(f"{report.size} entries, root {report.root.hex()}")
     if external is None:
-        ui.warn("without a checkpoint from elsewhere this shows damage, not a forger who holds the log's key")
+        ui.warn("without a checkpoint from elsewhere this shows damage, not a forger who can write the store")
 
 
 def _read(path: Path) -> str:

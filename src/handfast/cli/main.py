@@ -84,6 +84,20 @@ def handfast() -> None:
     """Introduce machines to each other: authentic, encrypted, mutually authenticated, from the first packet."""
 
 
+def misused(error: click.ClickException) -> UsageError:
+    """Return click's complaint in our own words: lower case, and with what to do."""
+    from difflib import get_close_matches  # only here: --help does without
+
+    text = error.format_message().rstrip(".")
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    hint = f"see `{context.command_path} --help`" if context is not None else "see `handfast --help`"
+    if isinstance(error, click.exceptions.NoSuchCommand) and (
+        meant := get_close_matches(error.command_name, COMMANDS, 1)
+    ):
+        hint = f"did you mean `handfast {meant[0]}`?"
+    return UsageError(text[:1].lower() + text[1:], hint=hint)
+
+
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line and exit with the documented code."""
     sys.exit(run(arguments))
@@ -99,8 +113,9 @@ def run(arguments: list[str] | None = None) -> int:
         ui.complain(error)
         return exit_code(error)
     except click.ClickException as error:
-        error.show()
-        return error.exit_code if isinstance(error, click.UsageError) else 1
+        usage = misused(error)
+        ui.complain(usage)
+        return exit_code(usage)
     except (click.Abort, KeyboardInterrupt):
         ui.say("interrupted")
         return INTERRUPTED

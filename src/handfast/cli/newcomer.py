@@ -14,33 +14,21 @@ from handfast import config
 from handfast.adapters.clock import SystemClock
 from handfast.adapters.process import child_environment
 from handfast.cli import ui
+from handfast.cli.arguments import FILE, FOLDER, JSON, NAME, OUT, ROLE
 from handfast.core.flow import Wish
 from handfast.core.invitation import InvitationLine
 from handfast.core.keys import format_pin
 from handfast.core.names import Names
-from handfast.core.roles import GRANTABLE
-from handfast.errors import Fault, InvitationInvalid
+from handfast.errors import Fault, UsageError
 from handfast.newcomer.keystore import Keystore
 from handfast.newcomer.layouts import LAYOUTS, layout_names
-
-FILE = click.Path(dir_okay=False, path_type=Path)
-FOLDER = click.Path(file_okay=False, path_type=Path)
-ROLE = click.Choice([str(role) for role in sorted(GRANTABLE)])
-OUT = click.option(
-    "--out",
-    type=FOLDER,
-    default=config.identity_directory,
-    show_default="/etc/handfast/identity for root, else under XDG_STATE_HOME",
-    help="Directory of this machine's certificate and key.",
-)
-JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 
 @click.command("join")
 @OUT
 @click.option("--invitation-file", type=FILE, help="Read the invitation from FILE.")
 @click.option("--role", type=ROLE, help="Insist on this role.")
-@click.option("--san", "sans", multiple=True, help="Insist on exactly these names (repeatable).")
+@click.option("--san", "sans", type=NAME, multiple=True, help="Insist on exactly these names (repeatable).")
 @click.option(
     "--layout",
     "layouts",
@@ -63,12 +51,13 @@ def join_command(
 
     Writes cert.pem chain.pem fullchain.pem privkey.pem trust.pem identity.json, and what --layout asks for.
     """
+    from handfast.introducers.invitation import Invited
     from handfast.newcomer.join import join
 
     chosen = layout_names(("pem", *layouts))
     wish = Wish(config.parse_role(role) if role else None, Names.parse(sans))
     line = InvitationLine.parse(_read_invitation(invitation_file))
-    joined = join(line, Keystore(out), wish=wish, layouts=chosen, owner=owner, now=SystemClock().now)
+    joined = join(Invited(line, wish), Keystore(out), layouts=chosen, owner=owner, now=SystemClock().now)
     who = joined.checked.identity
     ui.say(f"joined as {who.machine} ({who.role}), until {who.not_after:%Y-%m-%d %H:%M}Z, in {out}")
     ui.say(
@@ -161,7 +150,7 @@ def _read_invitation(file: Path | None) -> str:
         return str(click.prompt("invitation", hide_input=True, err=True, prompt_suffix=": "))
     text = sys.stdin.read(4096)
     if not text.strip():
-        raise InvitationInvalid(
+        raise UsageError(
             "no invitation was given", hint="use --invitation-file, HANDFAST_INVITATION, stdin, or run it on a terminal"
         )
     return text

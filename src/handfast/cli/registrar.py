@@ -8,29 +8,33 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import click
+from click.core import ParameterSource
 
 from handfast import config
 from handfast.cli import ui
-from handfast.cli.newcomer import FILE, FOLDER, JSON, ROLE
+from handfast.cli.arguments import (
+    ADDRESS,
+    DATA,
+    DURATION,
+    FILE,
+    IDENTITY,
+    JSON,
+    LISTEN,
+    MACHINE,
+    NAME,
+    NETWORK,
+    PASSPHRASE,
+    ROLE,
+)
 from handfast.core.invitation import Address
-from handfast.core.names import network
+from handfast.core.names import IPNetwork
 from handfast.core.roles import Role
+from handfast.errors import UsageError
 
 if TYPE_CHECKING:
     from handfast.core import views
 
-DATA = click.option(
-    "--data",
-    type=FOLDER,
-    default=config.data_directory,
-    show_default="/var/lib/handfast for root, else under XDG_STATE_HOME",
-    help="The registrar's data directory.",
-)
-IDENTITY = click.option(
-    "--identity",
-    type=FOLDER,
-    help="Work at a distance, with the operator credential in this directory.",
-)
+_HASH = 64  # characters of a SHA-256 in hex
 
 
 class Operator(Protocol):
@@ -47,6 +51,11 @@ class Operator(Protocol):
 
 def _operator(data: Path, identity: Path | None, addresses: tuple[Address, ...] = ()) -> Operator:
     if identity is not None:
+        given = click.get_current_context().get_parameter_source
+        for option in ("data", "addresses"):
+            if given(option) is ParameterSource.COMMANDLINE:
+                name = {"data": "--data", "addresses": "--address"}[option]
+                raise UsageError(f"--identity and {name} exclude each other", hint="the registrar knows its own")
         from handfast.adapters.clock import SystemClock
         from handfast.newcomer.keystore import Keystore
         from handfast.newcomer.operate import RemoteOperator
@@ -60,17 +69,21 @@ def _operator(data: Path, identity: Path | None, addresses: tuple[Address, ...] 
 
 @click.command("up")
 @DATA
-@click.option("--listen", help="HOST:PORT for HTTPS; port 0 takes a free one.  [default: 0.0.0.0:7443]")
-@click.option("--crl-listen", help="HOST:PORT for the CRL over plain HTTP.  [default: as --listen, port 7480]")
-@click.option("--address", "addresses", multiple=True, help="HOST:PORT under which newcomers reach it (repeatable).")
+@click.option("--listen", type=LISTEN, help="HOST:PORT for HTTPS; port 0 takes a free one.  [default: 0.0.0.0:7443]")
+@click.option(
+    "--crl-listen", type=LISTEN, help="HOST:PORT for the CRL over plain HTTP.  [default: as --listen, port 7480]"
+)
+@click.option(
+    "--address", "addresses", type=ADDRESS, multiple=True, help="HOST:PORT under which newcomers reach it (repeatable)."
+)
 @click.option("--config", "config_file", type=FILE, help="Instead of DATA/config.toml.")
-@click.option("--passphrase-file", type=FILE, help="Encrypts the authority's keys at rest.")
+@PASSPHRASE
 @JSON
 def up_command(
     data: Path,
-    listen: str | None,
-    crl_listen: str | None,
-    addresses: tuple[str, ...],
+    listen: Address | None,
+    crl_listen: Address | None,
+    addresses: tuple[Address, ...],
     config_file: Path | None,
     passphrase_file: Path | None,
     as_json: bool,
@@ -85,9 +98,9 @@ def up_command(
     from handfast.wiring import Overrides
 
     overrides = Overrides(
-        listen=config.parse_listen(listen) if listen else None,
-        crl_listen=config.parse_listen(crl_listen) if crl_listen else None,
-        addresses=tuple(Address.parse(text) for text in addresses),
+        listen=listen,
+        crl_listen=crl_listen,
+        addresses=addresses,
         config=config_file,
     )
     passphrase = config.secret_from("passphrase", file=passphrase_file)
@@ -106,12 +119,16 @@ def _ready(data: Path, as_json: bool) -> Callable[[dict[str, object]], None]:
 
 
 @click.command("invite")
-@click.argument("name")
+@click.argument("name", type=MACHINE)
 @DATA
 @IDENTITY
 @click.option("--role", type=ROLE, default="server", show_default=True)
-@click.option("--san", "sans", multiple=True, help="A DNS name or IP address of it (repeatable).  [default: NAME]")
-@click.option("--for", "lasting", default="1h", show_default=True, help="How long it is good: 90s, 15m, 1h, 7d.")
+@click.option(
+    "--san", "sans", type=NAME, multiple=True, help="A DNS name or IP address of it (repeatable).  [default: NAME]"
+)
+@click.option(
+    "--for", "lasting", type=DURATION, default="1h", show_default=True, help="How long it is good: 90s, 15m, 1h, 7d."
+)
 @click.option(
     "--uses",
     type=click.IntRange(1, 1000),
@@ -119,8 +136,14 @@ def _ready(data: Path, as_json: bool) -> Callable[[dict[str, object]], None]:
     show_default=True,
     help="How many keys may use it; all get this one name.",
 )
-@click.option("--from", "sources", multiple=True, help="Only from this network, as CIDR (repeatable).")
-@click.option("--address", "addresses", multiple=True, help="HOST:PORT of the registrar, if not as `up` announced it.")
+@click.option("--from", "sources", type=NETWORK, multiple=True, help="Only from this network, as CIDR (repeatable).")
+@click.option(
+    "--address",
+    "addresses",
+    type=ADDRESS,
+    multiple=True,
+    help="HOST:PORT of the registrar, if not as `up` announced it.",
+)
 @click.option("--qr", is_flag=True, help="Also draw it as a QR code, on stderr.")
 @JSON
 def invite_command(
@@ -129,10 +152,10 @@ def invite_command(
     identity: Path | None,
     role: str,
     sans: tuple[str, ...],
-    lasting: str,
+    lasting: timedelta,
     uses: int,
-    sources: tuple[str, ...],
-    addresses: tuple[str, ...],
+    sources: tuple[IPNetwork, ...],
+    addresses: tuple[Address, ...],
     qr: bool,
     as_json: bool,
 ) -> None:
@@ -146,13 +169,12 @@ def invite_command(
     request = views.InviteRequest(
         machine=name,
         role=Role(role),
-        seconds=int(config.duration(lasting) / timedelta(seconds=1)),
+        seconds=int(lasting / timedelta(seconds=1)),
         names=list(sans),
         uses=uses,
-        sources=[str(network(text)) for text in sources] or None,
+        sources=[str(network) for network in sources] or None,
     )
-    operator = _operator(data, identity, tuple(Address.parse(text) for text in addresses))
-    answer = operator.invite(request)
+    answer = _operator(data, identity, addresses).invite(request)
     if as_json:
         ui.emit_json(answer)
     else:
@@ -181,8 +203,10 @@ def list_command(data: Path, identity: Path | None, as_json: bool) -> None:
     if as_json:
         ui.emit_json(machines)
         return
+    if not machines:
+        ui.say("no machine was invited yet: handfast invite NAME")
     rows = [
-        [m.name, str(m.role or ""), m.status, m.not_after or "", f"{len(m.alarms)} ALARM" if m.alarms else ""]
+        [m.name, str(m.role or ""), m.status, m.not_after or "", f"{m.alarm_count} ALARM" if m.alarms else ""]
         for m in machines
     ]
     ui.table(["name", "role", "status", "until", "alarms"], rows)
@@ -217,7 +241,8 @@ def show_command(name: str, data: Path, identity: Path | None, as_json: bool) ->
 
 
 def _fields(event: views.EventView) -> str:
-    return ", ".join(f"{key} {value}" for key, value in sorted(event.fields.items()))
+    # Hashes are for programs: --json and `handfast log show` have them.
+    return ", ".join(f"{key} {value}" for key, value in sorted(event.fields.items()) if len(value) < _HASH)
 
 
 @click.command("revoke")

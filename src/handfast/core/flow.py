@@ -60,6 +60,20 @@ class Wish:
 
 
 @dataclass(frozen=True, slots=True)
+class Opening:
+    """
+    What a newcomer's half signs over: its new keys, and the registrar that has just proved itself.
+
+    ``csr`` is DER, ``next_key`` the raw reintroduction key, ``server_spki`` the hash of the TLS key that was proved.
+    """
+
+    csr: bytes
+    next_key: bytes
+    nonce: bytes
+    server_spki: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Entitlement:
     """
     What the evidence entitles its holder to at most: policy narrows it, and never widens.
@@ -95,7 +109,8 @@ class Finding:
     hash both sides signed or will sign: the answer is bound to it. ``proof`` is one sentence for the
     log and for ``explain``. ``reintroduction_key`` is the raw Ed25519 public key with which the
     machine may come back after its credential expired. ``expired_at`` is set where the evidence is a
-    credential whose time is over: policy has the limit.
+    credential whose time is over: policy has the limit. ``renewals`` counts those in the credential's own line
+    of succession, up to itself, that happened within the last 24th of its life.
     """
 
     method: str
@@ -107,6 +122,7 @@ class Finding:
     transcript: bytes
     reintroduction_key: bytes | None = None
     expired_at: datetime | None = None
+    renewals: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,9 +11,11 @@ from concurrent.futures import Future
 from datetime import datetime
 from typing import Protocol
 
+import msgspec
 from cryptography import x509
 
-from handfast.core.flow import Credential, Evidence, Finding, Grant, Intent, Once
+from handfast.core.flow import Credential, Evidence, Finding, Grant, Intent, Once, Opening, Wish
+from handfast.core.invitation import Address
 from handfast.core.names import Names
 from handfast.core.records import CredentialRecord, Event, Invitation, Machine, Revocation
 from handfast.core.roles import Role
@@ -46,7 +48,16 @@ class Introducer(Protocol):
     """The registrar's half of one method of introduction."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Letters, digits and hyphens: it stands in URLs, in the configuration and in what is signed."""
+
+    @property
+    def evidence(self) -> type[msgspec.Struct]:
+        """The message that it verifies."""
+
+    @property
+    def because(self) -> str:
+        """How the newcomer was accepted, to follow "because": for ``explain``."""
 
     def verify(self, evidence: Evidence, context: Context) -> Finding:
         """
@@ -55,6 +66,36 @@ class Introducer(Protocol):
         :raises NotMine: evidence of another method.
         :raises Refused: anything that does not prove what it claims.
         """
+
+
+class Way(Protocol):
+    """The newcomer's half of one method, with what it holds."""
+
+    @property
+    def method(self) -> str: ...
+
+    @property
+    def pin(self) -> bytes: ...
+
+    @property
+    def wish(self) -> Wish: ...
+
+    def present(self, opening: Opening) -> tuple[bytes, bytes]:
+        """Return the message (JSON), and the digest that the registrar's answer must sign."""
+
+
+class FirstWay(Way, Protocol):
+    """A way for a newcomer that holds nothing yet."""
+
+    @property
+    def addresses(self) -> tuple[Address, ...]: ...
+
+    @property
+    def purpose(self) -> str:
+        """What the new keys are for, as ``method:id``: whoever comes again the same way comes with the same keys."""
+
+    def check_time(self, claimed: datetime) -> None:
+        """Refuse a registrar's clock that cannot be. :raises HandfastError: it cannot."""
 
 
 class Ledger(Protocol):
@@ -71,6 +112,9 @@ class Ledger(Protocol):
     def credential(self, serial: int) -> CredentialRecord | None: ...
 
     def credentials(self, machine: str | None = None) -> list[CredentialRecord]: ...
+
+    def newest_credentials(self, machine: str) -> list[CredentialRecord]:
+        """Return the last 20 of a machine, the newest first."""
 
     def revocations(self) -> list[Revocation]: ...
 
@@ -128,6 +172,14 @@ class Authority(Issuer, Protocol):
 
     @property
     def pin(self) -> bytes: ...
+
+    @property
+    def chain(self) -> tuple[bytes, ...]:
+        """What goes along with every leaf (DER)."""
+
+    @property
+    def trust(self) -> tuple[bytes, ...]:
+        """The roots (DER) that a leaf is verified with."""
 
     def issue(self, intent: Intent) -> Credential:
         """Sign exactly the intent's grant under its serial."""

@@ -8,6 +8,8 @@ from datetime import datetime
 from handfast.core.names import IPNetwork, Names
 from handfast.core.roles import Role
 
+_SUCCESSOR = "successor:"
+
 
 @dataclass(frozen=True, slots=True)
 class Invitation:
@@ -71,7 +73,12 @@ class CredentialRecord:
     @property
     def successor_marker(self) -> str:
         """The one-time marker under which this credential introduces its own successor, once."""
-        return f"successor:{self.serial:032x}"
+        return f"{_SUCCESSOR}{self.serial:032x}"
+
+    @property
+    def predecessor(self) -> int | None:
+        """The serial of the credential that introduced this one; None for one that began anew."""
+        return int(self.marker.removeprefix(_SUCCESSOR), 16) if self.marker.startswith(_SUCCESSOR) else None
 
     def status(self, now: datetime) -> str:
         """Return ``revoked``, ``intended``, ``expired`` or ``valid``."""
@@ -107,8 +114,21 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Revocation:
-    """A credential taken back. ``reason`` is an RFC 5280 §5.3.1 name such as ``keyCompromise``."""
+    """
+    A credential taken back. ``reason`` is an RFC 5280 §5.3.1 name such as ``keyCompromise``.
+
+    ``not_after`` is its own end, after which nobody needs to be told any more.
+    """
 
     serial: int
     at: datetime
     reason: str
+    not_after: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class RevocationState:
+    """All that was taken back, and the number that a CRL of exactly this state has (RFC 5280 §5.2.3)."""
+
+    number: int
+    revocations: tuple[Revocation, ...]

@@ -65,7 +65,8 @@ class MachineView(msgspec.Struct, frozen=True):
     A machine, as an operator is shown it.
 
     ``status`` is that of its newest credential, else that of its newest invitation (``invited``
-    for an open one). ``history`` is filled by ``show`` only.
+    for an open one). ``history`` is filled by ``show`` only. A list has only what is newest, and of credentials
+    and invitations what still counts; ``alarm_count`` counts all alarms.
     """
 
     name: str
@@ -77,6 +78,7 @@ class MachineView(msgspec.Struct, frozen=True):
     credentials: list[CredentialView]
     invitations: list[InvitationView]
     history: list[EventView] = []
+    alarm_count: int = 0
 
 
 class InviteRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -180,6 +182,7 @@ def machine_view(
         credentials=[credential_view(record, now) for record in credentials],
         invitations=[invitation_view(invitation, now) for invitation in invitations],
         history=[event_view(event) for event in history],
+        alarm_count=len(alarms),
     )
 
 

@@ -1,8 +1,9 @@
 """
-The JSON that crosses the wire, as msgspec structs: one place to read the protocol's shapes.
+The JSON that crosses the wire, as msgspec structs: what all methods share.
 
-Requests refuse unknown fields (every input is accounted for); answers ignore them, so that an older
-newcomer can talk to a newer registrar. Binary fields are base64, as msgspec writes bytes; times are RFC 3339 in UTC.
+A method's own request stands in its introducer. Requests refuse unknown fields (every input is accounted
+for); answers ignore them, so that an older newcomer can talk to a newer registrar. Binary fields are base64,
+as msgspec writes bytes; times are RFC 3339 in UTC.
 """
 
 from __future__ import annotations
@@ -12,8 +13,6 @@ from typing import Annotated, TypeVar
 import msgspec
 from msgspec import Meta
 
-from handfast.core.names import MAX_NAMES
-from handfast.core.roles import Role
 from handfast.errors import Malformed
 
 MAX_REQUEST = 64 * 1024  # bytes of any request body; a join needs about 1,500
@@ -37,41 +36,6 @@ class Hello(msgspec.Struct, frozen=True):
     time: str
     trust: list[bytes]
     chain: list[bytes]
-
-
-class InvitationRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """POST /v1/introductions/invitation."""
-
-    key_id: KeyId
-    nonce: Nonce
-    newcomer_nonce: Nonce
-    csr: Csr
-    reintroduction_key: Ed25519Key
-    signature: Ed25519Signature
-    role: Role | None = None
-    names: Annotated[list[NameText], Meta(max_length=MAX_NAMES)] = []
-
-
-class RenewalRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """POST /v1/introductions/renewal; ``signature`` is by the key of the credential ``serial``."""
-
-    serial: Serial
-    nonce: Nonce
-    newcomer_nonce: Nonce
-    csr: Csr
-    reintroduction_key: Ed25519Key
-    signature: Annotated[bytes, Meta(max_length=1100)]
-
-
-class ReintroductionRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """POST /v1/introductions/reintroduction: the credential has expired, the machine's own key has not."""
-
-    serial: Serial
-    nonce: Nonce
-    newcomer_nonce: Nonce
-    csr: Csr
-    reintroduction_key: Ed25519Key
-    signature: Ed25519Signature
 
 
 class IntroductionAnswer(msgspec.Struct, frozen=True):

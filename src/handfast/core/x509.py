@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from datetime import datetime, timedelta
+from functools import lru_cache
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey, EllipticCurvePublicKey
@@ -195,15 +196,25 @@ def name_constraints(permitted_dns: Iterable[str], permitted_ips: Iterable[IPNet
 
 def excluded(issuer: x509.Certificate, names: Names) -> tuple[str, ...]:
     """Return those of ``names`` that ``issuer``'s name constraints do not permit (RFC 5280 §4.2.1.10)."""
+    permitted = _permitted(issuer)
+    if permitted is None:
+        return ()
+    suffixes, networks = permitted
+    dns = tuple(name for name in names.dns if not f".{name}".endswith(suffixes))
+    return dns + tuple(str(ip) for ip in names.ips if not any(ip in net for net in networks))
+
+
+@lru_cache(maxsize=8)  # of the few issuing CAs of a process; asked twice for each leaf
+def _permitted(issuer: x509.Certificate) -> tuple[tuple[str, ...], tuple[IPNetwork, ...]] | None:
     try:
         constraints = issuer.extensions.get_extension_for_class(x509.NameConstraints).value
     except x509.ExtensionNotFound:
-        return ()
+        return None
     permitted = constraints.permitted_subtrees or []
     suffixes = tuple(f".{n.value}" for n in permitted if isinstance(n, x509.DNSName))
-    networks = [n.value for n in permitted if isinstance(n, x509.IPAddress) and isinstance(n.value, IPNetwork)]
-    dns = tuple(name for name in names.dns if not f".{name}".endswith(suffixes))
-    return dns + tuple(str(ip) for ip in names.ips if not any(ip in net for net in networks))
+    return suffixes, tuple(
+        n.value for n in permitted if isinstance(n, x509.IPAddress) and isinstance(n.value, IPNetwork)
+    )
 
 
 def crl(
@@ -222,6 +233,9 @@ def crl(
     that insists on a current list (nginx does, and fetches nothing by itself). This one gains little for whoever
     withholds newer lists, as a default leaf is dead within a day.
 
+    What expired longer than a lifetime ago is left off, so that the list does not grow for ever; it was on a list
+    issued beyond its end by then (RFC 5280 §3.3).
+
     :raises Malformed: a reason that RFC 5280 §5.3.1 does not have, or has not for complete lists.
     """
     builder = (
@@ -230,7 +244,8 @@ def crl(
         .add_extension(x509.CRLNumber(number), critical=False)
     )
     for revocation in revocations:
-        builder = builder.add_revoked_certificate(_revoked(revocation))
+        if now < revocation.not_after + lifetime:
+            builder = builder.add_revoked_certificate(_revoked(revocation))
     return builder.sign(key, keys.signature_hash(key))
 
 

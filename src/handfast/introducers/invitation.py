@@ -12,28 +12,45 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass
-from typing import ClassVar
+from datetime import datetime, timedelta
+from typing import Annotated, ClassVar
 
 import msgspec
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from msgspec import Meta
 
 from handfast.core import csr, keys, wire
-from handfast.core.flow import Entitlement, Evidence, Finding, Once, Wish
-from handfast.core.invitation import InvitationLine
-from handfast.core.names import Names
+from handfast.core.flow import Entitlement, Evidence, Finding, Once, Opening, Wish
+from handfast.core.invitation import Address, InvitationLine
+from handfast.core.names import MAX_NAMES, Names
 from handfast.core.ports import Context
 from handfast.core.records import Invitation
-from handfast.core.transcript import INVITATION_REQUEST, digest
-from handfast.errors import EvidenceRejected, InvitationCancelled, InvitationExpired, NotMine
+from handfast.core.roles import Role
+from handfast.core.transcript import digest, request_label
+from handfast.errors import EvidenceRejected, InvitationCancelled, InvitationExpired, NotMine, UntrustedPeer
 
 NAME = "invitation"
+SKEW = timedelta(minutes=5)  # a registrar's clock may lag a little behind the one that made the invitation
 
 
-def transcript(request: wire.InvitationRequest, *, pin: bytes, server_spki: bytes) -> bytes:
+class InvitationRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """POST /v1/introductions/invitation."""
+
+    key_id: wire.KeyId
+    nonce: wire.Nonce
+    newcomer_nonce: wire.Nonce
+    csr: wire.Csr
+    reintroduction_key: wire.Ed25519Key
+    signature: wire.Ed25519Signature
+    role: Role | None = None
+    names: Annotated[list[wire.NameText], Meta(max_length=MAX_NAMES)] = []
+
+
+def transcript(request: InvitationRequest, *, pin: bytes, server_spki: bytes) -> bytes:
     """Return the digest that the seed signs; the newcomer and the registrar each compute it from what *they* saw."""
     return digest(
-        INVITATION_REQUEST,
+        request_label(NAME),
         (request.role or "").encode(),
         bytes.fromhex(request.key_id),
         pin,
@@ -54,7 +71,7 @@ def present(
 
     Call it only after the pin has matched: ``server_spki`` is the hash of the TLS key the registrar proved.
     """
-    request = wire.InvitationRequest(
+    request = InvitationRequest(
         key_id=line.key_id,
         nonce=nonce,
         newcomer_nonce=secrets.token_bytes(32),
@@ -70,10 +87,67 @@ def present(
 
 
 @dataclass(frozen=True, slots=True)
+class Invited:
+    """The newcomer's half: a line, and what is wished."""
+
+    line: InvitationLine
+    wish: Wish
+    method: ClassVar[str] = NAME
+
+    @property
+    def pin(self) -> bytes:
+        """The pin in the line."""
+        return self.line.pin
+
+    @property
+    def addresses(self) -> tuple[Address, ...]:
+        """Where the registrar may be."""
+        return self.line.addresses
+
+    @property
+    def purpose(self) -> str:
+        """What the keys are made for: the same line gets the same keys."""
+        return f"{NAME}:{self.line.key_id}"
+
+    def check_time(self, claimed: datetime) -> None:
+        """
+        Check the registrar's clock, once it has proved itself, against the invitation's own times.
+
+        The clock of a new machine may be years off, so the registrar's counts; but only inside these times, so
+        that nobody can make an old registrar certificate valid again.
+
+        :raises InvitationExpired: too late. :raises UntrustedPeer: before the invitation was made.
+        """
+        if claimed >= self.line.not_after:
+            raise InvitationExpired(
+                f"the invitation expired at {self.line.not_after:%Y-%m-%d %H:%M:%S}Z",
+                hint="ask for a new one, and whether somebody used this one",
+            )
+        if claimed < self.line.not_before - SKEW:
+            raise UntrustedPeer(
+                f"the registrar says it is {claimed:%Y-%m-%d %H:%M}Z, before the invitation was made",
+                hint="check the registrar's clock; it may also be somebody with an old certificate",
+            )
+
+    def present(self, opening: Opening) -> tuple[bytes, bytes]:
+        """Return the message, and the digest that the answer must sign."""
+        return present(
+            self.line,
+            csr_der=opening.csr,
+            reintroduction_key=opening.next_key,
+            wish=self.wish,
+            nonce=opening.nonce,
+            server_spki=opening.server_spki,
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class InvitationIntroducer:
     """The registrar's half."""
 
     name: ClassVar[str] = NAME
+    evidence: ClassVar[type[msgspec.Struct]] = InvitationRequest
+    because: ClassVar[str] = "an operator handed it an invitation, whose key it used to sign its request"
 
     def verify(self, evidence: Evidence, context: Context) -> Finding:
         """
@@ -87,10 +161,11 @@ class InvitationIntroducer:
         """
         if evidence.method != self.name:
             raise NotMine(f"evidence of method {evidence.method!r}")
-        request = wire.decode(evidence.payload, wire.InvitationRequest)
+        request = wire.decode(evidence.payload, InvitationRequest)
         if not context.nonce_is_ours(request.nonce):
             raise EvidenceRejected("the nonce is not ours or older than five minutes", hint="try again")
-        invitation = self._authenticate(request, evidence, context)
+        signed = transcript(request, pin=context.pin, server_spki=evidence.channel.server_spki)
+        invitation = self._authenticate(request, signed, context)
         now = context.now()
         if invitation.cancelled is not None:
             raise InvitationCancelled(f"invitation {invitation.key_id} was cancelled", hint="ask for a new one")
@@ -99,7 +174,6 @@ class InvitationIntroducer:
                 f"invitation {invitation.key_id} expired at {invitation.expires_at:%Y-%m-%d %H:%M:%S}Z",
                 hint="ask for a new one; `handfast invite --for 1d` makes it last longer",
             )
-        signed = transcript(request, pin=context.pin, server_spki=evidence.channel.server_spki)
         return Finding(
             method=self.name,
             public_key=keys.spki(csr.read(request.csr)),
@@ -113,11 +187,10 @@ class InvitationIntroducer:
             reintroduction_key=request.reintroduction_key,
         )
 
-    def _authenticate(self, request: wire.InvitationRequest, evidence: Evidence, context: Context) -> Invitation:
+    def _authenticate(self, request: InvitationRequest, signed: bytes, context: Context) -> Invitation:
         invitation = context.invitation(request.key_id)
         if invitation is None:
             raise EvidenceRejected(f"invitation {request.key_id} is unknown", hint="ask for a new one")
-        signed = transcript(request, pin=context.pin, server_spki=evidence.channel.server_spki)
         try:
             Ed25519PublicKey.from_public_bytes(invitation.public_key).verify(request.signature, signed)
         except InvalidSignature:

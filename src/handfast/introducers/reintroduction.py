@@ -19,19 +19,30 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from handfast.core import csr, keys, wire
-from handfast.core.flow import Entitlement, Evidence, Finding, Once, Wish
+from handfast.core.flow import Entitlement, Evidence, Finding, Once, Opening, Wish
 from handfast.core.ports import Context
 from handfast.core.records import CredentialRecord
-from handfast.core.transcript import REINTRODUCTION_REQUEST, digest
+from handfast.core.transcript import digest, request_label
 from handfast.errors import EvidenceRejected, NotMine, PolicyRefused, Revoked
 
 NAME = "reintroduction"
 
 
-def transcript(request: wire.ReintroductionRequest, *, pin: bytes, server_spki: bytes) -> bytes:
+class ReintroductionRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """POST /v1/introductions/reintroduction: the credential has expired, the machine's own key has not."""
+
+    serial: wire.Serial
+    nonce: wire.Nonce
+    newcomer_nonce: wire.Nonce
+    csr: wire.Csr
+    reintroduction_key: wire.Ed25519Key
+    signature: wire.Ed25519Signature
+
+
+def transcript(request: ReintroductionRequest, *, pin: bytes, server_spki: bytes) -> bytes:
     """Return the digest that the reintroduction key signs."""
     return digest(
-        REINTRODUCTION_REQUEST,
+        request_label(NAME),
         bytes.fromhex(request.serial),
         pin,
         server_spki,
@@ -57,7 +68,7 @@ def present(
 
     ``key`` is the one registered with credential ``serial``; ``next_key`` (raw public) is for its successor.
     """
-    request = wire.ReintroductionRequest(
+    request = ReintroductionRequest(
         serial=f"{serial:032x}",
         nonce=nonce,
         newcomer_nonce=secrets.token_bytes(32),
@@ -70,10 +81,35 @@ def present(
 
 
 @dataclass(frozen=True, slots=True)
+class Returning:
+    """The newcomer's half: a credential that has expired, and the key kept for that."""
+
+    key: Ed25519PrivateKey
+    serial: int
+    pin: bytes
+    wish: Wish
+    method: ClassVar[str] = NAME
+
+    def present(self, opening: Opening) -> tuple[bytes, bytes]:
+        """Return the message, and the digest that the answer must sign."""
+        return present(
+            self.key,
+            serial=self.serial,
+            pin=self.pin,
+            csr_der=opening.csr,
+            next_key=opening.next_key,
+            nonce=opening.nonce,
+            server_spki=opening.server_spki,
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class ReintroductionIntroducer:
     """The registrar's half."""
 
     name: ClassVar[str] = NAME
+    evidence: ClassVar[type[msgspec.Struct]] = ReintroductionRequest
+    because: ClassVar[str] = "its credential had expired, and it signed with the reintroduction key it had kept"
 
     def verify(self, evidence: Evidence, context: Context) -> Finding:
         """
@@ -87,7 +123,7 @@ class ReintroductionIntroducer:
         """
         if evidence.method != self.name:
             raise NotMine(f"evidence of method {evidence.method!r}")
-        request = wire.decode(evidence.payload, wire.ReintroductionRequest)
+        request = wire.decode(evidence.payload, ReintroductionRequest)
         if not context.nonce_is_ours(request.nonce):
             raise EvidenceRejected("the nonce is not ours or older than five minutes", hint="try again")
         signed = transcript(request, pin=context.pin, server_spki=evidence.channel.server_spki)
@@ -111,7 +147,7 @@ class ReintroductionIntroducer:
             expired_at=record.not_after,
         )
 
-    def _authenticate(self, request: wire.ReintroductionRequest, signed: bytes, context: Context) -> CredentialRecord:
+    def _authenticate(self, request: ReintroductionRequest, signed: bytes, context: Context) -> CredentialRecord:
         record = context.credential(int(request.serial, 16))
         if record is None or record.certificate is None or record.reintroduction_key is None:
             raise EvidenceRejected(f"serial {request.serial} is not in the ledger, or no key is kept for it")

@@ -16,28 +16,41 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import msgspec
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from msgspec import Meta
 
 from handfast.core import csr, keys, wire
-from handfast.core.flow import Entitlement, Evidence, Finding, Once, Wish
+from handfast.core.flow import Entitlement, Evidence, Finding, Once, Opening, Wish
 from handfast.core.ports import Context
 from handfast.core.records import CredentialRecord
-from handfast.core.transcript import RENEWAL_REQUEST, digest
+from handfast.core.transcript import digest, request_label
 from handfast.errors import EvidenceRejected, NotMine, PolicyRefused, Revoked
 
 NAME = "renewal"
+_MOST = 100  # counted, so that a rule may be as high, and no line makes us read for long
 
 
-def transcript(request: wire.RenewalRequest, *, pin: bytes, server_spki: bytes) -> bytes:
+class RenewalRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """POST /v1/introductions/renewal; ``signature`` is by the key of the credential ``serial``."""
+
+    serial: wire.Serial
+    nonce: wire.Nonce
+    newcomer_nonce: wire.Nonce
+    csr: wire.Csr
+    reintroduction_key: wire.Ed25519Key
+    signature: Annotated[bytes, Meta(max_length=1100)]
+
+
+def transcript(request: RenewalRequest, *, pin: bytes, server_spki: bytes) -> bytes:
     """Return the digest that the old key signs, and to which the answer is bound."""
     return digest(
-        RENEWAL_REQUEST,
+        request_label(NAME),
         bytes.fromhex(request.serial),
         pin,
         server_spki,
@@ -63,7 +76,7 @@ def present(
 
     ``key`` is that of credential ``serial``; ``next_key`` is the raw reintroduction key of its successor.
     """
-    request = wire.RenewalRequest(
+    request = RenewalRequest(
         serial=f"{serial:032x}",
         nonce=nonce,
         newcomer_nonce=secrets.token_bytes(32),
@@ -77,10 +90,35 @@ def present(
 
 
 @dataclass(frozen=True, slots=True)
+class Renewing:
+    """The newcomer's half: a credential and its key."""
+
+    key: ec.EllipticCurvePrivateKey
+    serial: int
+    pin: bytes
+    wish: Wish
+    method: ClassVar[str] = NAME
+
+    def present(self, opening: Opening) -> tuple[bytes, bytes]:
+        """Return the message, and the digest that the answer must sign."""
+        return present(
+            self.key,
+            serial=self.serial,
+            pin=self.pin,
+            csr_der=opening.csr,
+            next_key=opening.next_key,
+            nonce=opening.nonce,
+            server_spki=opening.server_spki,
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class RenewalIntroducer:
     """The registrar's half."""
 
     name: ClassVar[str] = NAME
+    evidence: ClassVar[type[msgspec.Struct]] = RenewalRequest
+    because: ClassVar[str] = "it signed with the key of its previous credential, which was still valid"
 
     def verify(self, evidence: Evidence, context: Context) -> Finding:
         """
@@ -95,7 +133,7 @@ class RenewalIntroducer:
         """
         if evidence.method != self.name:
             raise NotMine(f"evidence of method {evidence.method!r}")
-        request = wire.decode(evidence.payload, wire.RenewalRequest)
+        request = wire.decode(evidence.payload, RenewalRequest)
         if not context.nonce_is_ours(request.nonce):
             raise EvidenceRejected("the nonce is not ours or older than five minutes", hint="try again")
         signed = transcript(request, pin=context.pin, server_spki=evidence.channel.server_spki)
@@ -116,10 +154,11 @@ class RenewalIntroducer:
             proof=f"it holds the key of its credential {record.serial:032x}",
             transcript=signed,
             reintroduction_key=request.reintroduction_key,
+            renewals=_renewals(record, context),
         )
 
     def _authenticate(
-        self, request: wire.RenewalRequest, signed: bytes, evidence: Evidence, context: Context
+        self, request: RenewalRequest, signed: bytes, evidence: Evidence, context: Context
     ) -> CredentialRecord:
         record = context.credential(int(request.serial, 16))
         if record is None or record.certificate is None:
@@ -135,6 +174,16 @@ class RenewalIntroducer:
         except InvalidSignature:
             raise EvidenceRejected(f"the signature for serial {request.serial} does not fit") from None
         return record
+
+
+def _renewals(record: CredentialRecord, context: Context) -> int:
+    """Count those of the line up to ``record`` within the last 24th of its life: none at all for a timer's."""
+    since, count = context.now() - (record.not_after - record.intended_at) / 24, 0
+    current: CredentialRecord | None = record
+    while current is not None and current.predecessor is not None and current.intended_at > since and count < _MOST:
+        count += 1
+        current = context.credential(current.predecessor)
+    return count
 
 
 REGISTRAR_HALF = RenewalIntroducer()

@@ -2,8 +2,8 @@
 One database of either dialect: connections, compiled statements, and its errors as ours.
 
 Statements are SQLAlchemy Core, compiled once to the dialect's text; they run on the driver's own
-connection, which costs a tenth of ``Connection.execute``. Connections are in autocommit mode and
-transactions are begun and ended in so many words.
+connection: a read takes a fifth of what it takes through ``Connection.execute`` (docs/performance.md).
+Connections are in autocommit mode and transactions are begun and ended in so many words.
 """
 
 from __future__ import annotations
@@ -52,7 +52,9 @@ class Database:
 
     ``name`` is the path or the URL without its password, for messages. ``begin`` starts a transaction
     that writes, ``snapshot`` one that reads one state throughout. ``driver_errors`` are what the driver
-    raises; ``hint`` says what to do about one.
+    raises; ``hint`` says what to do about one, ``busy`` whether it only means that another process writes: a
+    connection waits ``patience`` seconds for that, and not at all after ``no_wait``, which is None where every
+    statement waits for a server anyway.
     """
 
     engine: Engine
@@ -61,6 +63,9 @@ class Database:
     snapshot: str
     driver_errors: tuple[type[Exception], ...]
     hint: Callable[[Exception], str]
+    busy: Callable[[Exception], bool]
+    patience: float
+    no_wait: str | None
     _texts: dict[Statement, str] = field(default_factory=dict)
 
     def connect(self) -> Connection:

@@ -27,6 +27,8 @@ ISSUED = "credential.issued"
 REVOKED = "credential.revoked"
 ABANDONED = "credential.abandoned"
 SECOND_KEY = "alarm.second-key"
+REFUSED = "introduction.refused"
+CRL_PUBLISHED = "crl.published"
 # Only the ledger writes these, together with the row they speak of.
 OF_TABLES = frozenset({INVITED, CANCELLED, INTENDED, ISSUED, REVOKED, ABANDONED})
 
@@ -154,6 +156,11 @@ def issued(serial: str, *, certificate: bytes, grant: Grant, at: datetime) -> Ev
 def taken_back(kind: str, serial: str, *, machine: str, reason: str, at: datetime) -> Event:
     """The event of a row of ``revocations``: ``REVOKED`` or ``ABANDONED``."""
     return Event(kind, at, machine, {"serial": serial, "reason": reason})
+
+
+def crl_published(by: str, *, revocations: int, at: datetime) -> Event:
+    """The event of a new revocation list: its place in the log is the list's number."""
+    return Event(CRL_PUBLISHED, at, by, {"revocations": str(revocations)})
 
 
 def second_key(*, marker: str, key_sha256: bytes, method: str, machine: str, at: datetime) -> Event:

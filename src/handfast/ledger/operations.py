@@ -14,7 +14,7 @@ from cryptography import x509
 
 from handfast.core import checkpoint as checkpoints
 from handfast.core.flow import Credential, Grant, Intent, Once
-from handfast.core.records import CredentialRecord, Event, Invitation
+from handfast.core.records import CredentialRecord, Event, Invitation, RevocationState
 from handfast.errors import AlreadySpent, InvitationCancelled, Malformed, NotFound, Refused, Revoked
 from handfast.ledger import entries, rows, statements
 from handfast.ledger.entries import micros, serial_text
@@ -22,10 +22,11 @@ from handfast.ledger.writer import Transaction
 
 SERIAL_BITS = 127  # positive and at most 16 bytes in DER; RFC 5280 §4.1.2.2 allows 20
 MAX_ALARMS = 10  # for one marker, one for each key: the log is not a disk for strangers to fill
+MAX_REFUSALS = 10  # for one marker: nor for those who hold evidence that policy refuses
 # RFC 5280 §5.3.1, without the two that mean "not for good": a ledger takes nothing back twice.
 REASONS = frozenset(flag.value for flag in x509.ReasonFlags) - {"certificateHold", "removeFromCRL"}
 _ABANDONED_REASON = "cessationOfOperation"
-_INVITATION = "invitation:"
+_INVITATION, _SUCCESSOR = "invitation:", "successor:"
 
 
 def invite(tx: Transaction, invitation: Invitation) -> None:
@@ -52,12 +53,15 @@ def intend(tx: Transaction, grant: Grant, grant_json: str, once: Once, *, at: da
     """
     Spend the marker against the grant's key and reserve a serial; the same key gets the same again.
 
+    Where its intent was abandoned meanwhile it gets another serial, as the old one is on the CRL for good: a machine
+    that comes back late is no thief, and one key still gets one credential.
+
     :raises AlreadySpent: no use is left for another key.
     :raises InvitationCancelled: :raises Revoked: the marker was closed, or this key's credential revoked.
     """
     key_sha256 = hashlib.sha256(grant.public_key).digest()
     row = tx.head(statements.SPENDING, {"p_marker": once.marker, "p_key": key_sha256})
-    used, closed, known, known_json, certificate, revoked = row
+    others, closed, known, known_json, certificate, revoked = row
     if revoked is not None:
         raise Revoked(f"the credential {known} of this key was revoked ({revoked})", hint="introduce the machine again")
     if certificate is not None:
@@ -67,15 +71,12 @@ def intend(tx: Transaction, grant: Grant, grant_json: str, once: Once, *, at: da
         raise _closed(once.marker, closed)
     if known is not None:
         return Intent(int(known, 16), rows.grant_from_json(known_json))
-    if used >= once.uses:
+    if others >= once.uses:
         alarm = entries.second_key(
             marker=once.marker, key_sha256=key_sha256, method=grant.method, machine=grant.machine, at=at
         )
         _alarm(tx, alarm)
-        raise AlreadySpent(
-            f"{once.marker!r} has no use left for another key",
-            hint="if the machine lost its key, introduce it anew; if not, somebody else holds its secret",
-        )
+        raise _spent(once.marker)
     return _reserve(tx, grant, grant_json, once.marker, key_sha256, at=at)
 
 
@@ -109,6 +110,21 @@ def _reserve(tx: Transaction, grant: Grant, grant_json: str, marker: str, key_sh
 def new_serial() -> int:
     """Return a random serial, which is never zero."""
     return secrets.randbits(SERIAL_BITS) or new_serial()
+
+
+def _spent(marker: str) -> AlreadySpent:
+    """Return what the holder of the evidence is told; he may be the honest one, and the thief came first."""
+    if marker.startswith(_INVITATION):
+        return AlreadySpent(
+            f"invitation {marker.removeprefix(_INVITATION)} was already used with another key",
+            hint="if that was not you: tell the operator, somebody has read the invitation",
+        )
+    if marker.startswith(_SUCCESSOR):
+        return AlreadySpent(
+            f"credential {marker.removeprefix(_SUCCESSOR)} already has a successor with another key",
+            hint="a restored backup or a clone of the machine? if not, somebody has copied its key: tell the operator",
+        )
+    return AlreadySpent(f"{marker!r} was already used with another key", hint="tell the operator")
 
 
 def _closed(marker: str, reason: str) -> Refused:
@@ -210,11 +226,40 @@ def _credential(tx: Transaction, serial: str) -> CredentialRecord:
 
 
 def note(tx: Transaction, event: Event) -> None:
-    """Append an event that speaks of no row. :raises Malformed: its kind is the ledger's own."""
+    """
+    Append an event that speaks of no row; of refusals for one marker, only the first ``MAX_REFUSALS``.
+
+    :raises Malformed: its kind is the ledger's own, or a text has what is not printable.
+    """
     if event.kind in entries.OF_TABLES:
         raise Malformed(f"events of kind {event.kind!r} are written with their row", hint="use another kind")
+    for text in (event.kind, event.subject, *event.fields, *event.fields.values()):
+        if not text.isprintable():  # a line break would forge lines of `log show`, an escape drive a terminal
+            raise Malformed(f"an event with text that is not printable: {text[:80]!r}")
     entries.decode(entries.encode(event))  # what cannot be read again would spoil the log for good
-    tx.log(event)
+    if event.kind != entries.REFUSED or not _refused_enough(tx, event):
+        tx.log(event)
+
+
+def _refused_enough(tx: Transaction, refusal: Event) -> bool:
+    logged = tx.all(statements.KIND_OF_SUBJECT, {"p_subject": refusal.subject, "p_kind": refusal.kind})
+    events = [*(entries.decode(entry) for (entry,) in logged), *tx.pending]
+    marker = refusal.fields.get("marker")
+    same = [event for event in events if event.kind == refusal.kind and event.fields.get("marker") == marker]
+    return len([event for event in same if event.subject == refusal.subject]) >= MAX_REFUSALS
+
+
+def publish(tx: Transaction, by: str, *, at: datetime) -> RevocationState:
+    """
+    Log that ``by`` signs a revocation list now, and return what belongs into it.
+
+    Number and content come from one transaction, so that no two lists share a number, in any process, and a higher
+    one never knows less.
+    """
+    revocations = tuple(rows.revocation_from_row(row) for row in tx.all(statements.ALL_REVOCATIONS))
+    tx.log(entries.crl_published(by, revocations=len(revocations), at=at))
+    size: int = tx.head(statements.HEAD)[0]
+    return RevocationState(size + len(tx.pending), revocations)
 
 
 def save_checkpoint(tx: Transaction, text: str) -> None:

@@ -15,9 +15,10 @@ from handfast.ledger.database import Database
 from handfast.ledger.store import SqlLedger
 
 _CONNECT_TIMEOUT = 10  # seconds
+_LOCK_TIMEOUT = 10  # seconds to wait for another node's transaction
 _SETTINGS = (
     "SET synchronous_commit = on",  # a commit that was answered survives a power cut, whatever the server's default
-    "SET lock_timeout = '10s'",
+    f"SET lock_timeout = '{_LOCK_TIMEOUT}s'",
     "SET idle_in_transaction_session_timeout = '60s'",  # a node that hangs must not hold the log for good
 )
 
@@ -49,6 +50,9 @@ def open_ledger(url: str) -> SqlLedger:
         snapshot="BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
         driver_errors=(psycopg.Error,),
         hint=_hint,
+        busy=lambda error: getattr(error, "sqlstate", None) == "55P03",
+        patience=_LOCK_TIMEOUT,
+        no_wait=None,
     )
     schema.ensure(database)
     return SqlLedger(database)

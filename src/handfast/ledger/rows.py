@@ -125,5 +125,5 @@ def machine_from_row(row: Row) -> Machine:
 
 def revocation_from_row(row: Row) -> Revocation:
     """Read a row of ``statements.ALL_REVOCATIONS``."""
-    serial, revoked_at, reason = row
-    return Revocation(int(serial, 16), time_of(revoked_at), reason)
+    serial, revoked_at, reason, grant_json = row
+    return Revocation(int(serial, 16), time_of(revoked_at), reason, grant_from_json(grant_json).not_after)

@@ -43,6 +43,9 @@ def open_ledger(path: Path) -> SqlLedger:
         snapshot="BEGIN",
         driver_errors=(sqlite3.Error,),
         hint=_hint,
+        busy=_busy,
+        patience=_BUSY_TIMEOUT,
+        no_wait="PRAGMA busy_timeout=0",
     )
     schema.ensure(database)
     return SqlLedger(database)
@@ -81,8 +84,16 @@ def _configure(connection: sqlite3.Connection, _record: object) -> None:
         connection.execute(pragma)
 
 
+def _busy(error: Exception) -> bool:
+    return _code(error) == sqlite3.SQLITE_BUSY
+
+
+def _code(error: Exception) -> int:
+    code: int = getattr(error, "sqlite_errorcode", 0)
+    return code & 0xFF  # without what SQLite's extended codes add
+
+
 def _hint(error: Exception) -> str:
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     return {
         sqlite3.SQLITE_FULL: "make room on the disk, then try again: nothing was lost",
         sqlite3.SQLITE_BUSY: "another process has been writing for too long; see which has the file open",
@@ -91,4 +102,4 @@ def _hint(error: Exception) -> str:
         sqlite3.SQLITE_NOTADB: "the file is not a ledger: restore a backup",
         sqlite3.SQLITE_CORRUPT: "the file is damaged: restore a backup and verify its log",
         sqlite3.SQLITE_IOERR: "check the disk",
-    }.get(code, "")
+    }.get(_code(error), "")

@@ -1,15 +1,14 @@
 """
 Every statement the ledger runs, built once with SQLAlchemy Core for both dialects.
 
-They are compiled to text once for each dialect and run on the driver's own cursor (``database``):
-``Connection.execute`` would cost more CPU than the signature it accounts for.
+They are compiled to text once for each dialect and run on the driver's own cursor (``database``).
 
 Parameters of a WHERE are named ``p_…``, so that they never collide with the columns of a SET.
 """
 
 from __future__ import annotations
 
-from sqlalchemy import Text, and_, bindparam, func, insert, literal_column, null, select, text, update
+from sqlalchemy import Integer, Text, and_, bindparam, func, insert, literal_column, null, select, text, update
 
 from handfast.ledger.tables import (
     checkpoints,
@@ -25,9 +24,8 @@ from handfast.ledger.tables import (
 # --- invitations ---
 
 _INVITATION_MARKER = literal_column("'invitation:'", Text()) + invitations.c.key_id
-_SPENT = (
-    select(func.count()).select_from(credentials).where(credentials.c.marker == _INVITATION_MARKER).scalar_subquery()
-)
+_KEYS = func.count(credentials.c.key_sha256.distinct())  # a key whose intent was abandoned may have two rows
+_SPENT = select(_KEYS).select_from(credentials).where(credentials.c.marker == _INVITATION_MARKER).scalar_subquery()
 ALL_INVITATIONS = (
     select(
         invitations.c.key_id,
@@ -50,13 +48,24 @@ ADD_INVITATION = insert(invitations)
 
 # --- credentials ---
 
-# log_head has exactly one row: joined to it, the answer has one row too, whatever is missing.
+_abandoned = revocations.alias("abandoned")
+_IS_ABANDONED = (
+    select(_abandoned.c.serial)
+    .where(
+        _abandoned.c.serial == credentials.c.serial,
+        _abandoned.c.kind == literal_column("'credential.abandoned'", Text()),
+    )
+    .correlate(credentials)
+    .exists()
+)
+# log_head has exactly one row: joined to it, the answer has one row too, whatever is missing. An abandoned intent
+# is not the key's: a key has at most one row that is, as writers come one after the other.
 SPENDING = select(
-    select(func.count())
+    select(_KEYS)
     .select_from(credentials)
-    .where(credentials.c.marker == bindparam("p_marker"))
+    .where(credentials.c.marker == bindparam("p_marker"), credentials.c.key_sha256 != bindparam("p_key"))
     .scalar_subquery()
-    .label("used"),
+    .label("others"),
     closed_markers.c.reason,
     credentials.c.serial,
     credentials.c.grant_json,
@@ -65,7 +74,11 @@ SPENDING = select(
 ).select_from(
     log_head.outerjoin(
         credentials,
-        and_(credentials.c.marker == bindparam("p_marker"), credentials.c.key_sha256 == bindparam("p_key")),
+        and_(
+            credentials.c.marker == bindparam("p_marker"),
+            credentials.c.key_sha256 == bindparam("p_key"),
+            ~_IS_ABANDONED,
+        ),
     )
     .outerjoin(revocations, revocations.c.serial == credentials.c.serial)
     .outerjoin(closed_markers, closed_markers.c.marker == bindparam("p_marker"))
@@ -111,6 +124,13 @@ CREDENTIALS_BETWEEN = ALL_CREDENTIALS.order_by(None).where(
     credentials.c.serial >= bindparam("p_low"), credentials.c.serial < bindparam("p_high")
 )
 CREDENTIALS_OF = ALL_CREDENTIALS.where(credentials.c.machine == bindparam("p_machine"))
+NEWEST_CREDENTIALS_OF = (
+    ALL_CREDENTIALS.order_by(None)
+    .where(credentials.c.machine == bindparam("p_machine"))
+    .order_by(credentials.c.intended_at.desc(), credentials.c.serial.desc())
+    .limit(literal_column("20", Integer()))
+    .offset(literal_column("0", Integer()))  # or else SQLAlchemy makes it a parameter, for SQLite
+)
 STALE_INTENTS = ALL_CREDENTIALS.where(
     credentials.c.certificate == null(),
     credentials.c.intended_at < bindparam("p_before"),
@@ -119,9 +139,12 @@ STALE_INTENTS = ALL_CREDENTIALS.where(
 
 # --- revocations, markers, machines ---
 
-ALL_REVOCATIONS = select(revocations.c.serial, revocations.c.revoked_at, revocations.c.reason).order_by(
-    revocations.c.revoked_at, revocations.c.serial
+ALL_REVOCATIONS = (
+    select(revocations.c.serial, revocations.c.revoked_at, revocations.c.reason, credentials.c.grant_json)
+    .select_from(revocations.join(credentials, credentials.c.serial == revocations.c.serial))
+    .order_by(revocations.c.revoked_at, revocations.c.serial)
 )
+COUNT_REVOCATIONS = select(func.count()).select_from(revocations)
 ADD_REVOCATION = insert(revocations)
 CLOSE_MARKER = insert(closed_markers)
 ALL_CLOSED_MARKERS = select(closed_markers.c.marker, closed_markers.c.closed_at, closed_markers.c.reason)
@@ -146,6 +169,7 @@ EVENTS = _IN_ORDER
 EVENTS_OF_SUBJECT = _IN_ORDER.where(_OF_SUBJECT)
 ALARMS = _IN_ORDER.where(_ALARM)
 ALARMS_OF_SUBJECT = _IN_ORDER.where(_ALARM, _OF_SUBJECT)
+KIND_OF_SUBJECT = _IN_ORDER.where(_OF_SUBJECT, events.c.kind == bindparam("p_kind"))
 ENTRIES = (
     select(events.c.leaf_index, events.c.kind, events.c.subject, events.c.entry, events.c.leaf_hash)
     .where(events.c.leaf_index >= bindparam("p_start"), events.c.leaf_index < bindparam("p_end"))

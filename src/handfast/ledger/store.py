@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime
 from types import TracebackType
 from typing import Self, TypeVar
 
 from handfast.core.flow import Credential, Grant, Intent, Once
 from handfast.core.merkle import Frontier
-from handfast.core.records import CredentialRecord, Event, Invitation, Machine, Revocation
+from handfast.core.records import CredentialRecord, Event, Invitation, Machine, Revocation, RevocationState
 from handfast.errors import Fault
 from handfast.ledger import entries, operations, rows, statements
 from handfast.ledger.database import Database, Params, Row, Session, Statement
-from handfast.ledger.writer import Writer
+from handfast.ledger.loop import LoopWriter
+from handfast.ledger.writer import Transaction, Writer
 
 T = TypeVar("T")
 _PAGE = 1000  # entries in one read: a long reading must not hold back SQLite's checkpoints
@@ -26,13 +27,14 @@ class SqlLedger:
     """
     The ledger of one process; other processes may have the same database open at the same time.
 
-    Reads run on a connection of the calling thread, writes in the writer's thread. Not to be carried
-    over a fork: a child opens its own.
+    Reads run on a connection of the calling thread, writes in the writer's thread or, where ``in_loop`` was
+    asked for, in the loop's. Not to be carried over a fork: a child opens its own.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._writer = Writer(database)
+        self._looped: LoopWriter | None = None
         self._local = threading.local()
         self._sessions: list[Session] = []
         self._lock = threading.Lock()
@@ -52,7 +54,11 @@ class SqlLedger:
         return self._database.name
 
     def close(self) -> None:
-        """Finish the writes that were submitted and close every connection. May be called twice."""
+        """
+        Finish the writes that were submitted and close every connection. May be called twice.
+
+        What a loop has begun to write is finished by the end of its ``in_loop``.
+        """
         self._writer.close()
         with self._lock:
             self._closed = True
@@ -98,6 +104,16 @@ class SqlLedger:
         """Return everything taken back, the oldest first; abandoned intents are among them."""
         return [rows.revocation_from_row(row) for row in self._all(statements.ALL_REVOCATIONS)]
 
+    def newest_credentials(self, machine: str) -> list[CredentialRecord]:
+        """Return the last 20 credentials and intents of a machine, the newest first."""
+        found = self._all(statements.NEWEST_CREDENTIALS_OF, {"p_machine": machine})
+        return [rows.credential_from_row(row) for row in found]
+
+    def revocation_count(self) -> int:
+        """Return how many were taken back; it only grows."""
+        row = self._read(lambda session: session.head(statements.COUNT_REVOCATIONS))
+        return int(row[0])
+
     def events(self, *, kind_prefix: str = "", subject: str | None = None) -> list[Event]:
         """Return the events of the log in order; ``kind_prefix="alarm."`` is answered from an index."""
         alarms = kind_prefix.startswith("alarm.")
@@ -112,14 +128,6 @@ class SqlLedger:
     def head(self) -> Frontier:
         """Return the size of the log and the hashes that make its root."""
         return Frontier.decode(*self._read(lambda session: session.head(statements.HEAD)))
-
-    def crl_number(self) -> int:
-        """
-        Return a number for the next CRL: the size of the log, which only grows (RFC 5280 §5.2.3).
-
-        It changes with every event, so a publisher that notes an event for each CRL never uses a number twice.
-        """
-        return self.head().size
 
     def entries(self, start: int = 0, end: int | None = None) -> Iterator[bytes]:
         """Give the entries from ``start`` up to and without ``end`` (default: all there are now)."""
@@ -137,11 +145,11 @@ class SqlLedger:
 
     def invite(self, invitation: Invitation) -> Future[None]:
         """Add an invitation. :raises Refused: its key id exists."""
-        return self._writer.submit(lambda tx: operations.invite(tx, invitation))
+        return self._submit(lambda tx: operations.invite(tx, invitation))
 
     def cancel(self, key_id: str, *, reason: str, at: datetime) -> Future[None]:
         """Close an invitation. :raises NotFound: :raises InvitationCancelled: it was closed before."""
-        return self._writer.submit(lambda tx: operations.cancel(tx, key_id, reason=reason, at=at))
+        return self._submit(lambda tx: operations.cancel(tx, key_id, reason=reason, at=at))
 
     def intend(self, grant: Grant, once: Once, *, at: datetime) -> Future[Intent]:
         """
@@ -155,7 +163,7 @@ class SqlLedger:
         :raises Revoked: this key's credential, or the one it would succeed, was revoked.
         """
         grant_json = rows.grant_to_json(grant)
-        return self._writer.submit(lambda tx: operations.intend(tx, grant, grant_json, once, at=at))
+        return self._submit(lambda tx: operations.intend(tx, grant, grant_json, once, at=at))
 
     def issued(self, credential: Credential, *, at: datetime) -> Future[bytes]:
         """
@@ -164,7 +172,7 @@ class SqlLedger:
         :raises NotFound: the serial was never intended.
         :raises Revoked: it was revoked or abandoned in the meantime: deliver nothing.
         """
-        return self._writer.submit(lambda tx: operations.issued(tx, credential, at=at))
+        return self._submit(lambda tx: operations.issued(tx, credential, at=at))
 
     def revoke(self, serial: int, *, reason: str, at: datetime) -> Future[None]:
         """
@@ -173,7 +181,7 @@ class SqlLedger:
         :raises Malformed: ``reason`` is not a name of RFC 5280 §5.3.1.
         :raises NotFound: no such serial. :raises Revoked: it was revoked before.
         """
-        return self._writer.submit(lambda tx: operations.revoke(tx, serial, reason=reason, at=at))
+        return self._submit(lambda tx: operations.revoke(tx, serial, reason=reason, at=at))
 
     def abandon_intents(self, before: datetime, *, at: datetime) -> Future[int]:
         """
@@ -181,15 +189,48 @@ class SqlLedger:
 
         They go on the CRL as a precaution: a crash may have come after the signature.
         """
-        return self._writer.submit(lambda tx: operations.abandon(tx, before=before, at=at))
+        return self._submit(lambda tx: operations.abandon(tx, before=before, at=at))
+
+    def publish(self, by: str, *, at: datetime) -> Future[RevocationState]:
+        """Log that ``by`` signs a revocation list now; the result is what it lists, and its own number."""
+        return self._submit(lambda tx: operations.publish(tx, by, at=at))
 
     def note(self, event: Event) -> Future[None]:
-        """Append an event of its own to the log. :raises Malformed: its kind belongs to the ledger."""
-        return self._writer.submit(lambda tx: operations.note(tx, event))
+        """
+        Append an event of its own to the log; of ``introduction.refused``, ten for one marker.
+
+        :raises Malformed: its kind belongs to the ledger, or a text is not printable.
+        """
+        return self._submit(lambda tx: operations.note(tx, event))
 
     def save_checkpoint(self, text: str) -> Future[None]:
         """Keep a signed checkpoint beside the log. :raises Malformed: it is none."""
-        return self._writer.submit(lambda tx: operations.save_checkpoint(tx, text))
+        return self._submit(lambda tx: operations.save_checkpoint(tx, text))
+
+    def _submit(self, change: Callable[[Transaction], T]) -> Future[T]:
+        looped = self._looped
+        if looped is not None and looped.here and not self._closed:
+            return looped.submit(change)
+        return self._writer.submit(change)  # which refuses when the ledger is closed
+
+    @asynccontextmanager
+    async def in_loop(self) -> AsyncIterator[None]:
+        """
+        Have the running loop make the changes that are submitted in its thread, until the block ends.
+
+        Only speed changes (see ``loop``): what other threads submit is written by the writer's thread as before.
+        Where every statement waits for a server (PostgreSQL), that thread writes all of it.
+        """
+        no_wait = self._database.no_wait
+        if no_wait is None:
+            yield
+            return
+        self._looped = looped = LoopWriter(self._database, no_wait)
+        try:
+            yield
+        finally:
+            self._looped = None
+            await looped.close()
 
     # --- connections ---
 

@@ -23,13 +23,11 @@ from sqlalchemy import (
     String,
     Table,
     Text,
-    UniqueConstraint,
 )
 
 metadata = MetaData(
     naming_convention={
         "pk": "pk_%(table_name)s",
-        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
         "ck": "ck_%(table_name)s_%(constraint_name)s",
         "fk": "fk_%(table_name)s_%(column_0_name)s",
     }
@@ -65,7 +63,6 @@ credentials = Table(
     Column("intended_at", Big, nullable=False),
     Column("issued_at", Big),
     Column("certificate", LargeBinary()),
-    UniqueConstraint("marker", "key_sha256"),
 )
 
 revocations = Table(

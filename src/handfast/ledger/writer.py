@@ -1,9 +1,10 @@
 """
-The one thread that writes, with group commit.
+The writing half, with group commit: changes run in transactions, many in one.
 
-Callers put changes on a queue. The thread takes all that are waiting, runs them in one transaction,
-appends their events to the log in that transaction, commits, and only then answers: what a Future
-says has happened is on disk. Under load the cost of making it durable is shared by all who wait.
+A driver takes all changes that are waiting, runs them in one transaction, appends their events to the
+log in that transaction, commits, and only then answers: what a Future says has happened is on disk.
+Under load the cost of making it durable is shared by all who wait. ``Writer`` drives from a thread of
+its own; ``loop.LoopWriter`` from an event loop.
 
 A change decides before it writes. When it refuses (``Refused``) only its own caller learns so,
 and what it wrote before that is kept: this is how a refusal leaves an alarm in the log. When it fails
@@ -54,28 +55,39 @@ class Transaction(Session):
         self.connection.execute(self._database.begin)
         return Frontier.decode(*self.head(statements.LOCK_HEAD))
 
-    def commit(self, head: Frontier) -> None:
-        """Append the events after ``head`` and make everything durable."""
-        if self._events:
-            leaves = [leaf_hash(entry) for _event, entry in self._events]
-            rows = [
-                {"leaf_index": index, "kind": event.kind, "subject": event.subject, "entry": entry, "leaf_hash": leaf}
-                for index, ((event, entry), leaf) in enumerate(zip(self._events, leaves, strict=True), head.size)
-            ]
-            head = head.extend(leaves)
-            self.run_many(statements.ADD_EVENT, rows)
-            self.run(statements.SET_HEAD, {"size": head.size, "frontier": head.encode()})
+    def append(self, head: Frontier) -> None:
+        """Append the events to the log after ``head``."""
+        if not self._events:
+            return
+        leaves = [leaf_hash(entry) for _event, entry in self._events]
+        rows = [
+            {"leaf_index": index, "kind": event.kind, "subject": event.subject, "entry": entry, "leaf_hash": leaf}
+            for index, ((event, entry), leaf) in enumerate(zip(self._events, leaves, strict=True), head.size)
+        ]
+        head = head.extend(leaves)
+        self.run_many(statements.ADD_EVENT, rows)
+        self.run(statements.SET_HEAD, {"size": head.size, "frontier": head.encode()})
+
+    def commit(self) -> None:
+        """Make everything durable."""
         self.connection.execute("COMMIT")
 
 
 @dataclass(slots=True)
-class _Job(Generic[T]):
+class Job(Generic[T]):
+    """A change and the caller's Future."""
+
     change: Callable[[Transaction], T]
     future: Future[T]
     result: T | None = None
     refusal: Refused | None = None
 
+    def wanted(self) -> bool:
+        """Whether to run it: from here on the Future can no longer be cancelled; one that was is not run at all."""
+        return self.future.set_running_or_notify_cancel()
+
     def attempt(self, transaction: Transaction) -> None:
+        """Run the change inside the transaction; a refusal is a result too."""
         self.result, self.refusal = None, None
         try:
             self.result = self.change(transaction)
@@ -83,26 +95,111 @@ class _Job(Generic[T]):
             self.refusal = refusal
 
     def resolve(self) -> None:
+        """Tell the caller, after the commit."""
         if self.refusal is not None:
             self.future.set_exception(self.refusal)
         else:
             self.future.set_result(self.result)  # type: ignore[arg-type]  # None only if T allows it
 
 
-class Writer:
-    """Runs changes, one transaction at a time. Its thread starts with the first change."""
+class Transactions:
+    """
+    Runs jobs, one transaction at a time, on a connection that is made when it is needed.
+
+    Coroutines, so that a driver may override ``begin`` and ``commit``, which wait: for other writers and for
+    the disk. As they are here they wait in place, and nothing ever suspends.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._queue: SimpleQueue[_Job[Any] | None] = SimpleQueue()
+        self._transaction: Transaction | None = None
+
+    async def begin(self, transaction: Transaction) -> Frontier:
+        """Begin when no other process writes."""
+        return transaction.begin()
+
+    async def commit(self, transaction: Transaction) -> None:
+        """Return when everything is on disk."""
+        transaction.commit()
+
+    def open(self) -> Transaction:
+        """Return a new connection."""
+        return Transaction(self._database)
+
+    async def answer(self, jobs: list[Job[Any]]) -> None:
+        """Run the jobs and resolve their Futures, whatever happens."""
+        try:
+            await self._run(jobs)
+        except BaseException as error:
+            for job in jobs:
+                if not job.future.done():
+                    job.future.set_exception(error)
+            if not isinstance(error, Exception):
+                raise  # errors belong to the callers, and the driver has to live; an order to stop is its own
+
+    async def _run(self, jobs: list[Job[Any]]) -> None:
+        """Run the jobs in one transaction and resolve them. Whatever it raises, nothing was written by them."""
+        try:
+            transaction, head = await self._begin()
+        except Exception as error:
+            self.disconnect()
+            raise self._translate(error) from error
+        try:
+            for job in jobs:
+                job.attempt(transaction)
+        except Exception as error:
+            self.disconnect()
+            if len(jobs) == 1:
+                raise self._translate(error) from error
+            for job in jobs:
+                await self.answer([job])
+            return
+        try:
+            transaction.append(head)
+            await self.commit(transaction)
+        except Exception as error:
+            self.disconnect()
+            raise self._translate(error) from error
+        for job in jobs:
+            job.resolve()
+
+    def _translate(self, error: Exception) -> Exception:
+        return self._database.fault(error) if isinstance(error, self._database.driver_errors) else error
+
+    async def _begin(self) -> tuple[Transaction, Frontier]:
+        """Begin on the connection that is kept, or on a new one when the server has dropped it since."""
+        kept = self._transaction
+        if kept is not None:
+            try:
+                return kept, await self.begin(kept)
+            except self._database.driver_errors:
+                if not kept.lost:
+                    raise
+                self.disconnect()
+        self._transaction = opened = self.open()
+        return opened, await self.begin(opened)
+
+    def disconnect(self) -> None:
+        """Drop the connection, which rolls back: after a failure nobody knows its state. The next change makes one."""
+        transaction, self._transaction = self._transaction, None
+        if transaction is not None:
+            with contextlib.suppress(*self._database.driver_errors):
+                transaction.close()
+
+
+class Writer(Transactions):
+    """A thread that writes; it starts with the first change."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(database)
+        self._queue: SimpleQueue[Job[Any] | None] = SimpleQueue()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._closed = False
-        self._transaction: Transaction | None = None
 
     def submit(self, change: Callable[[Transaction], T]) -> Future[T]:
         """Return a Future of the change's result, done when it is durable."""
-        job = _Job(change, Future())
+        job = Job(change, Future())
         with self._lock:
             if self._closed:
                 raise Fault(f"the ledger {self._database.name!r} is closed")
@@ -129,64 +226,8 @@ class Writer:
                 while len(batch) < MAX_BATCH:
                     batch.append(self._queue.get_nowait())
             closing = None in batch
-            # From here on a Future can no longer be cancelled; one that was is not run at all.
-            jobs = [job for job in batch if job is not None and job.future.set_running_or_notify_cancel()]
+            jobs = [job for job in batch if job is not None and job.wanted()]
             if jobs:
-                self._answer(jobs)
-        self._disconnect()
-
-    def _answer(self, jobs: list[_Job[Any]]) -> None:
-        try:
-            self._run(jobs)
-        except Exception as error:  # noqa: BLE001  # it belongs to the callers, and this thread has to live
-            for job in jobs:
-                if not job.future.done():
-                    job.future.set_exception(error)
-
-    def _run(self, jobs: list[_Job[Any]]) -> None:
-        """Run the jobs in one transaction and resolve them. Whatever it raises, nothing was written by them."""
-        try:
-            transaction, head = self._begin()
-        except Exception as error:
-            self._disconnect()
-            raise self._translate(error) from error
-        try:
-            for job in jobs:
-                job.attempt(transaction)
-        except Exception as error:
-            self._disconnect()
-            if len(jobs) == 1:
-                raise self._translate(error) from error
-            for job in jobs:
-                self._answer([job])
-            return
-        try:
-            transaction.commit(head)
-        except Exception as error:
-            self._disconnect()
-            raise self._translate(error) from error
-        for job in jobs:
-            job.resolve()
-
-    def _translate(self, error: Exception) -> Exception:
-        return self._database.fault(error) if isinstance(error, self._database.driver_errors) else error
-
-    def _begin(self) -> tuple[Transaction, Frontier]:
-        """Begin on the connection that is kept, or on a new one when the server has dropped it since."""
-        kept = self._transaction
-        if kept is not None:
-            try:
-                return kept, kept.begin()
-            except self._database.driver_errors:
-                if not kept.lost:
-                    raise
-                self._disconnect()
-        self._transaction = Transaction(self._database)
-        return self._transaction, self._transaction.begin()
-
-    def _disconnect(self) -> None:
-        """Drop the connection, which rolls back: after a failure nobody knows its state. The next change makes one."""
-        transaction, self._transaction = self._transaction, None
-        if transaction is not None:
-            with contextlib.suppress(*self._database.driver_errors):
-                transaction.close()
+                with contextlib.suppress(StopIteration):
+                    self.answer(jobs).send(None)  # never suspends: see Transactions
+        self.disconnect()

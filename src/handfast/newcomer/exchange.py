@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-from cryptography.hazmat.primitives import serialization
-
-from handfast.core import wire
-from handfast.core.flow import Wish
+from handfast.core import csr, wire
+from handfast.core.flow import Opening
+from handfast.core.ports import Way
 from handfast.newcomer.check import Checked, check_answer
 from handfast.newcomer.connection import Verified, parse_time
 from handfast.newcomer.pending import Pending
 
 
-def exchange(
-    registrar: Verified, keys: Pending, *, method: str, message: tuple[bytes, bytes], pin: bytes, wish: Wish
-) -> Checked:
+def exchange(way: Way, registrar: Verified, keys: Pending) -> Checked:
     """
-    Send evidence and return the answer, checked.
-
-    ``message`` is what an introducer's ``present`` returned: the body, and the digest the answer must sign.
+    Present evidence to a registrar that has proved itself, and return its answer, checked.
 
     :raises Refused: the registrar said no.
     :raises Unreachable: no whole answer; the pending key makes a retry safe.
     :raises UntrustedPeer: the answer is not what was asked for.
     """
-    body, signed = message
-    answer = registrar.connection.call("POST", f"/v1/introductions/{method}", wire.IntroductionAnswer, body)
+    next_key = keys.reintroduction_key.public_key().public_bytes_raw()
+    opening = Opening(csr.build(keys.private_key), next_key, registrar.nonce, registrar.server_spki)
+    body, signed = way.present(opening)
+    answer = registrar.connection.call("POST", f"/v1/introductions/{way.method}", wire.IntroductionAnswer, body)
     return check_answer(
         answer,
         signed_time=parse_time(answer.time),
@@ -32,12 +29,7 @@ def exchange(
         registrar_leaf=registrar.leaf,
         hello_time=registrar.time,
         public_key=keys.private_key.public_key(),
-        pin=pin,
+        pin=way.pin,
         trust_domain=registrar.identity.trust_domain,
-        wish=wish,
+        wish=way.wish,
     )
-
-
-def reintroduction_key(keys: Pending) -> bytes:
-    """Return the raw public half of the key with which the machine may come back."""
-    return keys.reintroduction_key.public_key().public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)

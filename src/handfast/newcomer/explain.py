@@ -4,14 +4,9 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from handfast import introducers
 from handfast.core.keys import format_pin, spki_sha256
 from handfast.newcomer.renew import Held
-
-_HOW = {
-    "invitation": "an operator handed it an invitation, whose key it used to sign its request",
-    "renewal": "it signed with the key of its previous credential, which was still valid",
-    "reintroduction": "its credential had expired, and it signed with the reintroduction key it had kept",
-}
 
 
 def explain(held: Held, *, now: datetime) -> list[str]:
@@ -20,16 +15,17 @@ def explain(held: Held, *, now: datetime) -> list[str]:
     about = held.material.identity
     pin = format_pin(held.pin)
     certificate = held.material.certificate
+    origin = str(about.get("origin")).partition(":")[0]
     state = "is valid" if now < who.not_after else "has expired"
     sentences = [
         f"This machine is {who.machine!r}, a {who.role} of the trust domain {who.trust_domain}.",
         f"It trusts one root, and no public authority: the key with SHA-256 {pin}.",
-        "That pin came inside the invitation, from an operator, before the first packet; no network taught it.",
+        f"That pin came with the {origin} it joined with, before the first packet; no network taught it.",
         (
             f"It accepted the registrar {about.get('registrar')!r} because that peer proved in the TLS handshake a key"
             " whose certificate chains to this root in the role of registrar; one for any other role is refused."
         ),
-        f"It was accepted because {_HOW.get(str(about.get('method')), 'of method ' + str(about.get('method')))}.",
+        f"It was accepted because {_because(str(about.get('method')))}.",
         (
             f"Others accept it as {', '.join(who.names.texts()) or 'a machine without network names'}"
             f" and as {about.get('spiffe_id')}, {_direction(held)}."
@@ -48,6 +44,11 @@ def explain(held: Held, *, now: datetime) -> list[str]:
         direction = "behind" if offset > 0 else "ahead"
         sentences.append(f"This machine's clock was {abs(offset)} s {direction} at that time.")
     return sentences
+
+
+def _because(method: str) -> str:
+    introducer = introducers.known().get(method)
+    return introducer.because if introducer is not None else f"of the method {method!r}, which is not known here"
 
 
 def _direction(held: Held) -> str:

@@ -39,8 +39,11 @@ class RemoteOperator:
         return self._call("POST", "/v1/invitations", views.InviteAnswer, msgspec.json.encode(request))
 
     def list(self) -> list[views.MachineView]:
-        """Return every machine."""
-        return self._call("GET", "/v1/machines", list[views.MachineView])
+        """Return every machine; asked for in pages, as an answer is limited."""
+        machines: list[views.MachineView] = []
+        while page := self._call("GET", _page_after(machines), list[views.MachineView]):
+            machines += page
+        return machines
 
     def show(self, name: str) -> views.MachineView:
         """Return one machine with its history."""
@@ -57,3 +60,7 @@ class RemoteOperator:
         judge = max(self._now(), self._held.issued_at)
         with verified(self._held.addresses, context, pin=self._held.pin, judge=lambda _claimed: judge) as registrar:
             return registrar.connection.call(method, path, kind, body)
+
+
+def _page_after(machines: list[views.MachineView]) -> str:
+    return f"/v1/machines?after={quote(machines[-1].name, safe='')}" if machines else "/v1/machines"

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from handfast.adapters.tls import pinned_client_context
-from handfast.core import csr
 from handfast.core.chain import Identity, read_identity
 from handfast.core.flow import Wish
 from handfast.core.invitation import Address
@@ -23,7 +22,7 @@ from handfast.errors import Fault, Malformed
 from handfast.introducers import reintroduction, renewal
 from handfast.newcomer.check import Checked
 from handfast.newcomer.connection import Verified, parse_time, verified
-from handfast.newcomer.exchange import exchange, reintroduction_key
+from handfast.newcomer.exchange import exchange
 from handfast.newcomer.join import describe
 from handfast.newcomer.keystore import Keystore
 from handfast.newcomer.layouts import Material
@@ -96,8 +95,7 @@ def renew(keystore: Keystore, *, now: Callable[[], datetime]) -> Held:
         checked, registrar, method = _succeed(old, keys, keystore, now=now)
         about = describe(checked, registrar, old.addresses, pin=old.pin, offset=checked.time - now(), method=method)
         about["predecessor"] = f"{old.serial:032x}"
-        if "invitation" in old.material.identity:
-            about["invitation"] = old.material.identity["invitation"]  # so that `join` knows it when it is used again
+        about["origin"] = old.material.identity.get("origin")  # so that `join` knows it when it is said again
         keystore.adopt(
             Material(checked.leaf, checked.chain, checked.trust, keys.private_key, keys.reintroduction_key, about)
         )
@@ -107,13 +105,16 @@ def renew(keystore: Keystore, *, now: Callable[[], datetime]) -> Held:
 def _succeed(
     old: Held, keys: Pending, keystore: Keystore, *, now: Callable[[], datetime]
 ) -> tuple[Checked, Verified, str]:
+    same = Wish(old.identity.role, old.identity.names)
+    renewing = renewal.Renewing(old.material.private_key, old.serial, old.pin, same)
     with _connect(old, now=now, proving=None) as registrar:
         if registrar.time >= old.identity.not_after:
-            return _reintroduce(old, keys, registrar), registrar, reintroduction.NAME
+            returning = reintroduction.Returning(old.material.reintroduction_key, old.serial, old.pin, same)
+            return exchange(returning, registrar, keys), registrar, returning.method
         if not old.identity.role.dials:  # its certificate cannot be a client's, see introducers.renewal
-            return _renew(old, keys, registrar), registrar, renewal.NAME
+            return exchange(renewing, registrar, keys), registrar, renewing.method
     with _connect(old, now=now, proving=keystore) as registrar:
-        return _renew(old, keys, registrar), registrar, renewal.NAME
+        return exchange(renewing, registrar, keys), registrar, renewing.method
 
 
 def _connect(old: Held, *, now: Callable[[], datetime], proving: Keystore | None) -> AbstractContextManager[Verified]:
@@ -122,33 +123,3 @@ def _connect(old: Held, *, now: Callable[[], datetime], proving: Keystore | None
     context = pinned_client_context(roots, files)
     # Time is never rolled back: a clock that was reset to the past cannot revive an old registrar certificate.
     return verified(old.addresses, context, pin=old.pin, judge=lambda _claimed: max(now(), old.issued_at))
-
-
-def _renew(old: Held, keys: Pending, registrar: Verified) -> Checked:
-    message = renewal.present(
-        old.material.private_key,
-        serial=old.serial,
-        pin=old.pin,
-        csr_der=csr.build(keys.private_key),
-        next_key=reintroduction_key(keys),
-        nonce=registrar.nonce,
-        server_spki=registrar.server_spki,
-    )
-    return exchange(registrar, keys, method=renewal.NAME, message=message, pin=old.pin, wish=_same(old))
-
-
-def _reintroduce(old: Held, keys: Pending, registrar: Verified) -> Checked:
-    message = reintroduction.present(
-        old.material.reintroduction_key,
-        serial=old.serial,
-        pin=old.pin,
-        csr_der=csr.build(keys.private_key),
-        next_key=reintroduction_key(keys),
-        nonce=registrar.nonce,
-        server_spki=registrar.server_spki,
-    )
-    return exchange(registrar, keys, method=reintroduction.NAME, message=message, pin=old.pin, wish=_same(old))
-
-
-def _same(old: Held) -> Wish:
-    return Wish(old.identity.role, old.identity.names)

@@ -10,7 +10,7 @@ from handfast.core.names import IPAddress, Names
 from handfast.core.ports import Issuer
 from handfast.core.roles import GRANTABLE, Role, spiffe_id
 from handfast.errors import PolicyRefused
-from handfast.policy.rules import BACKDATE, SHORTEST, Rules
+from handfast.policy.rules import BACKDATE, MOST_RENEWALS, SHORTEST, Rules
 
 
 def decide(finding: Finding, rules: Rules, *, issuer: Issuer, source: IPAddress | None, now: datetime) -> Grant:
@@ -33,6 +33,11 @@ def decide(finding: Finding, rules: Rules, *, issuer: Issuer, source: IPAddress 
         *_against_place_and_time(finding, rules, source, now),
         *_against_life(lifetime, issuer, now),
     )
+    if finding.renewals >= MOST_RENEWALS:
+        raise PolicyRefused(
+            (*reasons, f"renewed {finding.renewals} times within a 24th of its life"),
+            hint="wait a while; `handfast renew --if-due` renews when it is time",
+        )
     if reasons or role is None:
         raise PolicyRefused(reasons, hint="ask the operator for an invitation that allows this")
     return Grant(

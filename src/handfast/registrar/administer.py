@@ -6,6 +6,7 @@ import contextlib
 import re
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -175,7 +176,9 @@ class Administration:
         cancelled = 0
         if record is None:
             view = self.show(what)
-            open_ones = [i.key_id for i in view.invitations if i.status(now) == "open"]
+            # A used one of which no certificate came too: when its intent is abandoned its key may ask again.
+            unissued = {held.marker for held in view.credentials if held.certificate is None}
+            open_ones = [i.key_id for i in view.invitations if _usable(i, unissued, now)]
             _finish([self.ledger.cancel(key, reason=code, at=now) for key in open_ones])
             cancelled = len(open_ones)
         revoked: set[int] = set()
@@ -227,6 +230,11 @@ def _reason(text: str) -> str:
         )
     plain = text.casefold().replace("-", "").replace("_", "").replace(" ", "")
     return next((reason for reason in REASONS if reason.casefold() == plain), "unspecified")
+
+
+def _usable(invitation: Invitation, unissued: AbstractSet[str], now: datetime) -> bool:
+    status = invitation.status(now)
+    return status == "open" or (status == "used" and invitation.marker in unissued)
 
 
 def _open(record: CredentialRecord) -> Iterator[int]:

@@ -17,12 +17,10 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
-
-from cryptography.hazmat.primitives.serialization import Encoding
 
 from handfast.core import nonce
 from handfast.core.flow import Answer, Credential, Evidence, Finding, Grant
@@ -81,14 +79,19 @@ class Registrar:
     authority: Authority
     context: LedgerContext
 
-    async def introduce(self, evidence: Evidence, signer: AnswerSigner) -> Answer:
+    async def introduce(
+        self, evidence: Evidence, signer: AnswerSigner, *, admit: Callable[[Finding], None] = lambda _finding: None
+    ) -> Answer:
         """
         Run the flow for one newcomer. ``signer`` holds the TLS key of ``evidence.channel``.
+
+        ``admit`` may refuse what is proved before it costs more than proving it: who sends too much is known then.
 
         :raises Refused: by the introducer, by policy (every reason) or because the marker is spent.
         :raises Fault: the ledger could not make it durable; nothing was signed.
         """
         finding = self._verify(evidence)  # (1)
+        admit(finding)
         try:
             grant = self._decide(finding, evidence)  # (2)
             now = self.context.now()
@@ -122,18 +125,22 @@ class Registrar:
         )
 
     async def _log_refusal(self, finding: Finding, error: Refused) -> None:
-        # Only the holder of some evidence gets here, so a stranger cannot fill the log.
+        # Only the holder of some evidence gets here, and the ledger keeps only the first few for its marker.
         event = Event(
             "introduction.refused",
             self.context.now(),
             finding.entitlement.machine,
-            {"method": finding.method, "code": error.code, "reason": error.message[:500]},
+            {
+                "method": finding.method,
+                "marker": finding.once.marker,
+                "code": error.code,
+                "reason": "".join(filter(str.isprintable, error.message[:500])),
+            },
         )
         await asyncio.wrap_future(self.ledger.note(event))
 
     def _answer(self, finding: Finding, credential: Credential, signer: AnswerSigner) -> Answer:
         time = self.context.now()
-        chain = (self.authority.issuing.public_bytes(Encoding.DER),)
-        trust = (self.authority.root.public_bytes(Encoding.DER),)
+        chain, trust = self.authority.chain, self.authority.trust
         digest = answer_transcript(finding.transcript, credential.certificate, trust, time.isoformat())
         return Answer(credential, chain, trust, time, signer.sign(digest))

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
+import msgspec
+
 from handfast.core import views
 from handfast.core.names import network
-from handfast.registrar.administer import Administration, MachineView
+from handfast.core.records import Invitation, Machine
+from handfast.core.roles import Role
+from handfast.registrar.administer import Administration
+
+_MOST = 20  # alarms and invitations of a machine in a list, as of credentials
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,24 +39,52 @@ class LocalOperator:
 
     def list(self) -> list[views.MachineView]:
         """Return every machine, without history."""
-        return [self._view(machine, with_history=False) for machine in self.administration.list()]
+        return [*self.after("")]
+
+    def after(self, name: str) -> Iterator[views.MachineView]:
+        """
+        Give the machines whose names come after ``name``, in order.
+
+        Each is short, however long its past: what it holds and may still use, and the newest alarms.
+        """
+        ledger = self.administration.ledger
+        invitations: defaultdict[str, list[Invitation]] = defaultdict(list)
+        for invitation in ledger.invitations():
+            invitations[invitation.machine].append(invitation)
+        machines = {machine.name: machine for machine in ledger.machines() if machine.role is not Role.REGISTRAR}
+        for each in sorted({*machines, *invitations}):
+            if each > name:
+                yield self._short(each, machines.get(each), invitations[each])
+
+    def _short(self, name: str, machine: Machine | None, invited: Sequence[Invitation]) -> views.MachineView:
+        ledger, now = self.administration.ledger, self.administration.clock.now()
+        newest = ledger.newest_credentials(name)
+        alarms = ledger.events(kind_prefix="alarm.", subject=name)
+        counting = [each for each in invited if each is invited[-1] or each.status(now) == "open"]
+        view = views.machine_view(
+            name,
+            machine=machine,
+            credentials=[each for each in reversed(newest) if each is newest[0] or each.status(now) == "valid"],
+            invitations=counting[-_MOST:],
+            alarms=alarms[-_MOST:],
+            now=now,
+        )
+        return msgspec.structs.replace(view, alarm_count=len(alarms))
 
     def show(self, name: str) -> views.MachineView:
         """Return one machine with its history. :raises NotFound: unknown."""
-        return self._view(self.administration.show(name), with_history=True)
-
-    def revoke(self, request: views.RevokeRequest) -> views.RevokeAnswer:
-        """Revoke a machine or a serial; see ``Administration.revoke`` for what is refused."""
-        serials = self.administration.revoke(request.what, reason=request.reason)
-        return views.RevokeAnswer([views.serial_text(serial) for serial in serials])
-
-    def _view(self, machine: MachineView, *, with_history: bool) -> views.MachineView:
+        machine = self.administration.show(name)
         return views.machine_view(
             machine.name,
             machine=machine.machine,
             credentials=machine.credentials,
             invitations=machine.invitations,
             alarms=machine.alarms,
-            history=machine.history if with_history else (),
+            history=machine.history,
             now=self.administration.clock.now(),
         )
+
+    def revoke(self, request: views.RevokeRequest) -> views.RevokeAnswer:
+        """Revoke a machine or a serial; see ``Administration.revoke`` for what is refused."""
+        serials = self.administration.revoke(request.what, reason=request.reason)
+        return views.RevokeAnswer([views.serial_text(serial) for serial in serials])

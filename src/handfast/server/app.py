@@ -109,7 +109,7 @@ async def _answer(state: State, request: web.Request, handler: _Handler) -> web.
         response = await handler(request)
     except HandfastError as error:
         code, reason = error.code, error.message
-        response = problems.response(problems.problem(error))
+        response = problems.response(problems.problem(error), headers=problems.headers(error))
         if isinstance(error, Fault):
             _log.error("fault", reason=reason, hint=error.hint, exc_info=error.__cause__)
     except web.HTTPException as error:

@@ -25,6 +25,7 @@ from handfast.server.limits import Limits, peer_address, prefix
 from handfast.server.metrics import Metrics
 
 _PAUSE = 0.1  # seconds, when the process has no descriptor left: the kernel's queue holds the callers meanwhile
+_UNREAD = 256 * 1024  # bytes that the kernel keeps for a client; the largest answer is a few of these
 _log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 
@@ -117,7 +118,7 @@ class Listener:
 
     async def _serve(self, accepted: socket.socket, source: IPAddress | None) -> None:
         identity = self._identity() if self._identity is not None else None
-        connection = _Connection(self._http(), self._connections, identity, source)
+        connection = _Connection(self._http(), self._connections, identity, source, self._limits.unread)
         timeouts: dict[str, float] = {}
         if identity is not None:
             timeouts = {
@@ -126,6 +127,9 @@ class Listener:
             }
         try:
             accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            # A client that does not read: the kernel keeps little for it, and not for long, also after a close.
+            accepted.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _UNREAD)
+            accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(self._limits.unread * 1000))
             await self._loop.connect_accepted_socket(
                 lambda: connection, accepted, ssl=identity.context if identity is not None else None, **timeouts
             )
@@ -142,19 +146,25 @@ class _Connection(asyncio.Protocol):
     """Passes everything on to aiohttp's protocol, and keeps the books."""
 
     def __init__(
-        self, http: asyncio.Protocol, connections: Connections, identity: Identity | None, source: IPAddress | None
+        self,
+        http: asyncio.Protocol,
+        connections: Connections,
+        identity: Identity | None,
+        source: IPAddress | None,
+        unread: float,
     ) -> None:
         self._http, self._connections = http, connections
-        self._identity, self._source = identity, source
-        self._transport: asyncio.BaseTransport | None = None
+        self._identity, self._source, self._unread = identity, source, unread
+        self._transport: asyncio.Transport | None = None
+        self._patience: asyncio.TimerHandle | None = None
         self._counted = True
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)
         tls = transport.get_extra_info("ssl_object")
         if tls is not None and tls.session_reused:
             # unreachable with TLS 1.3 without tickets. A resumed session would prove neither side's key anew.
-            cast(asyncio.Transport, transport).abort()
+            self._transport.abort()
             return
         der = tls.getpeercert(binary_form=True) if tls is not None else None
         client = x509.load_der_x509_certificate(der) if der else None
@@ -169,11 +179,20 @@ class _Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self._http.pause_writing()
+        if self._transport is not None:
+            # aiohttp would wait for ever, and the place be taken.
+            self._patience = asyncio.get_running_loop().call_later(self._unread, self._transport.abort)
 
     def resume_writing(self) -> None:
+        self._be_patient()
         self._http.resume_writing()
 
+    def _be_patient(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+
     def connection_lost(self, error: Exception | None) -> None:
+        self._be_patient()
         if self._transport is not None and self._connections.peers.pop(self._transport, None) is not None:
             self._http.connection_lost(error)
         self.failed()

@@ -32,19 +32,23 @@ class Limits:
     drain: float = 20.0  # for requests in flight at shutdown; systemd's default patience is 90
     connections: int = 1024  # each costs about 60 kB with TLS; also the usual soft limit of descriptors
     connections_per_source: int = 256  # a site behind one address may boot at once
-    introductions: float = 50.0  # a second and source, each about 1 ms of one core
-    introductions_burst: int = 500
-    failures: float = 1.0  # a second and source; an honest typo fails locally and never arrives
+    unread: float = 10.0  # for a client to read what it asked for
+    # Nothing limits evidence before it is verified: whoever shares an address with honest machines could use their
+    # share up. Verifying costs no more than GET /v1/hello, and less than the handshake before it. What costs more
+    # (the disk, the issuing key) is counted by what was proved: a stranger has none of that.
+    introductions: float = 50.0  # a second and one-time marker, each about 1 ms of one core
+    introductions_burst: int = 1000  # the uses that one invitation may have: its machines may boot at once
+    failures: float = 1.0  # refused evidence a second and source; past it the answer is 429, for that evidence only
     failures_burst: int = 30
     tick: float = 10.0  # between two looks at what is due: certificate, stale intents, checkpoint
 
 
 class Buckets:
     """
-    Token buckets, one for each source prefix: an IPv4 address, or an IPv6 /64 (what one host can choose from).
+    Token buckets, one for each of something: source prefixes, or one-time markers.
 
-    At most ``most`` are kept; a flood from more prefixes than that evicts the longest unused, so memory is
-    bounded and the limit becomes softer, never harder, for the others.
+    At most ``most`` are kept; a flood of more than that evicts the longest unused, so memory is bounded and the
+    limit becomes softer, never harder, for the others.
     """
 
     def __init__(
@@ -54,25 +58,25 @@ class Buckets:
         self._rate, self._burst, self._most, self._now = rate, burst, most, now
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
-    def wait(self, source: str) -> int:
+    def wait(self, key: str) -> int:
         """Return 0 if a token is there, else the whole seconds until one is. Nothing is taken."""
-        tokens = self._level(source)
+        tokens = self._level(key)
         return 0 if tokens >= 1 else math.ceil((1 - tokens) / self._rate)
 
-    def take(self, source: str) -> None:
+    def take(self, key: str) -> None:
         """Take a token; the bucket may be empty afterwards, but not in debt."""
-        self._buckets[source] = (max(0.0, self._level(source) - 1), self._now())
-        self._buckets.move_to_end(source)
+        self._buckets[key] = (max(0.0, self._level(key) - 1), self._now())
+        self._buckets.move_to_end(key)
         if len(self._buckets) > self._most:
             self._buckets.popitem(last=False)
 
-    def _level(self, source: str) -> float:
-        tokens, since = self._buckets.get(source, (float(self._burst), self._now()))
+    def _level(self, key: str) -> float:
+        tokens, since = self._buckets.get(key, (float(self._burst), self._now()))
         return min(self._burst, tokens + (self._now() - since) * self._rate)
 
 
 def prefix(address: IPAddress | None) -> str:
-    """Return what counts as one source."""
+    """Return what counts as one source: an IPv4 address, or an IPv6 /64, from which one host can choose."""
     if isinstance(address, ipaddress.IPv6Address):
         return str(ipaddress.ip_network((address, 64), strict=False))
     return str(address)

@@ -8,13 +8,16 @@ from datetime import timedelta
 
 import structlog
 
-from handfast.core import checkpoint
-from handfast.errors import HandfastError
+from handfast.core import checkpoint, merkle
+from handfast.core.merkle import Frontier
+from handfast.errors import HandfastError, LogTampered, Malformed
+from handfast.ledger.store import SqlLedger
 from handfast.server.identity import Identity, obtain
 from handfast.server.state import State
-from handfast.wiring import log_origin
+from handfast.wiring import Service, log_origin
 
-STALE = timedelta(minutes=10)  # a newcomer's retry comes within seconds; what is older crashed for good
+STALE = timedelta(hours=2)  # a newcomer's own retry comes within seconds, that of its timer within half an hour
+_HINT = "stop this registrar, keep its store for inquiry, and restore a backup that verifies"
 _LONGEST_PAUSE = 600.0  # seconds between two tries of what keeps failing
 _log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
@@ -60,13 +63,64 @@ async def abandon_stale(state: State) -> None:
 
 
 async def sign_checkpoint(state: State) -> None:
-    """Sign the head of the log if it has grown since the last checkpoint."""
+    """
+    Sign the head of the log if it has grown since the last checkpoint, and only if it extends that one.
+
+    Or else whoever can write the store, and has none of our keys, would have us sign the past as he rewrote it.
+
+    :raises LogTampered: it does not; nothing is signed.
+    """
     log, authority = state.service.ledger, state.service.authority
-    head, last = log.head(), log.last_checkpoint()
-    if not head.size or (last is not None and checkpoint.parse(last).size >= head.size):
-        return
-    newest = checkpoint.Checkpoint(log_origin(authority.public), head.size, head.root())
-    await asyncio.wrap_future(log.save_checkpoint(checkpoint.sign(newest, authority.log_signer())))
+    try:
+        signed, head = await state.in_thread(_grown, state.service, state.signed)
+    except LogTampered:
+        state.tampered = True
+        state.metrics.log_tampered.set(1)
+        raise
+    state.tampered = False
+    state.metrics.log_tampered.set(0)
+    if head.size > signed.size:
+        newest = checkpoint.Checkpoint(log_origin(authority.public), head.size, head.root())
+        await asyncio.wrap_future(log.save_checkpoint(checkpoint.sign(newest, authority.log_signer())))
+    state.signed = head
+
+
+def _grown(service: Service, signed: Frontier | None) -> tuple[Frontier, Frontier]:
+    """Return the log as it was signed and as it is. :raises LogTampered: this one does not extend that one."""
+    log = service.ledger
+    try:
+        if signed is None:
+            signed = _last_signed(service)
+        head = log.head()
+        made = _extended(log, signed, head.size)
+    except (Malformed, TypeError, ValueError) as error:  # SQLite keeps text where bytes belong, if told to
+        raise LogTampered(f"the log cannot be read: {error}", hint=_HINT) from error
+    if made != head:
+        raise LogTampered(
+            f"the log of {head.size} entries does not extend the one of {signed.size} that was signed", hint=_HINT
+        )
+    return signed, head
+
+
+def _last_signed(service: Service) -> Frontier:
+    """
+    Return the log as of the newest checkpoint in the store, made again from its entries; empty without one.
+
+    :raises LogTampered: the entries are not those that were signed.
+    """
+    log, authority = service.ledger, service.authority
+    note = log.last_checkpoint()
+    if note is None:
+        return Frontier()
+    signed = checkpoint.verify(note, log_origin(authority.public), authority.public.log_key)
+    made = _extended(log, Frontier(), signed.size)
+    if made.root() != signed.root:
+        raise LogTampered(f"the first {signed.size} entries of the log are not those that were signed", hint=_HINT)
+    return made
+
+
+def _extended(log: SqlLedger, frontier: Frontier, size: int) -> Frontier:
+    return frontier.extend(merkle.leaf_hash(entry) for entry in log.entries(frontier.size, size))
 
 
 TASKS: dict[str, Callable[[State], Awaitable[None]]] = {

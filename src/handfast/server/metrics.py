@@ -33,6 +33,9 @@ class Metrics:
             "handfast_refused_connections", "Connections over a limit", ["limit"], registry=registry
         )
         self.limited = Counter("handfast_limited", "Requests answered with 429", registry=registry)
+        self.log_tampered = Gauge(
+            "handfast_log_tampered", "1 if the log does not extend what we signed of it", registry=registry
+        )
         self.serving_expiry = Gauge(
             "handfast_serving_certificate_expiry_seconds", "End of our certificate, Unix time", registry=registry
         )

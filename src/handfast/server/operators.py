@@ -15,15 +15,16 @@ from aiohttp import web
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from handfast.core import views, wire
-from handfast.core.chain import read_identity
+from handfast.core.names import machine_name
 from handfast.core.records import CredentialRecord, Event
 from handfast.core.roles import Role
-from handfast.errors import NotAuthorized, NotFound, UntrustedPeer
+from handfast.errors import NotAuthorized, NotFound
 from handfast.registrar.operator import LocalOperator
-from handfast.server.public import json
+from handfast.server.public import NO_STORE, json
 from handfast.server.state import Call
 
 MOST_ENTRIES = 1000  # of the log, in one answer
+_PAGE = wire.MAX_ANSWER // 4  # bytes, but for the last machine, of which the list has no more than about as much
 T = TypeVar("T")
 
 
@@ -41,11 +42,11 @@ class Cancelled(msgspec.Struct, frozen=True):
     key_id: str
 
 
-def authorize(call: Call) -> CredentialRecord:
+def holder(call: Call) -> CredentialRecord:
     """
-    Return the operator credential behind this connection.
+    Return the credential behind this connection, of any role.
 
-    :raises NotAuthorized: none, not ours, of another role, expired or revoked.
+    :raises NotAuthorized: none, not ours, expired or revoked.
     """
     client = call.peer.client
     if client is None:
@@ -53,25 +54,31 @@ def authorize(call: Call) -> CredentialRecord:
     service = call.state.service
     record = service.ledger.credential(client.serial_number)
     if record is None or record.certificate != client.public_bytes(Encoding.DER):
-        raise NotAuthorized("the client certificate is not in the ledger", hint="join again as operator")
-    try:
-        identity = read_identity(client)
-    except UntrustedPeer as error:  # unreachable, as the ledger knows the certificate
-        raise NotAuthorized(error.message) from None
-    if record.role is not Role.OPERATOR or identity.role is not Role.OPERATOR:
+        raise NotAuthorized("the client certificate is not in the ledger", hint="join again")
+    status = record.status(service.clock.now())
+    if status != "valid":
+        raise NotAuthorized(f"the {record.role} credential of {record.machine!r} is {status}", hint="ask for a new one")
+    return record
+
+
+def authorize(call: Call) -> CredentialRecord:
+    """
+    Return the operator credential behind this connection.
+
+    :raises NotAuthorized: none, not ours, of another role, expired or revoked.
+    """
+    record = holder(call)
+    if record.role is not Role.OPERATOR:
         raise NotAuthorized(
             f"{record.machine!r} has role {record.role}", hint="`handfast invite NAME --role operator` makes operators"
         )
-    status = record.status(service.clock.now())
-    if status != "valid":
-        raise NotAuthorized(f"the operator credential of {record.machine!r} is {status}", hint="ask for a new one")
     return record
 
 
 async def invite(call: Call) -> web.Response:
     """Make an invitation; its line is shown this once."""
     request = wire.decode(call.body, views.InviteRequest)
-    await _note(call, "invite", request.machine)
+    await _note(call, "invite", machine_name(request.machine))
     return json(await call.state.in_thread(_local(call).invite, request), status=201)
 
 
@@ -86,19 +93,20 @@ async def cancel(call: Call) -> web.Response:
 
 
 async def machines(call: Call) -> web.Response:
-    """All machines, without their history."""
-    return json(await call.state.in_thread(_local(call).list))
+    """Machines by name from the one after ``after``, without their history; the last page is the empty one."""
+    page = await call.state.in_thread(_page, _local(call), call.request.query.get("after", ""))
+    return web.Response(body=page, content_type="application/json", headers=NO_STORE)
 
 
 async def machine(call: Call) -> web.Response:
-    """One machine with its history."""
-    return json(await call.state.in_thread(_local(call).show, call.request.match_info["name"]))
+    """One machine with its history, or with the newest part of it that fits into an answer."""
+    return json(await call.state.in_thread(_fitting, _local(call), call.request.match_info["name"]))
 
 
 async def revoke(call: Call) -> web.Response:
     """Revoke a machine's credentials, or one serial."""
     request = wire.decode(call.body, views.RevokeRequest)
-    await _note(call, "revoke", request.what)
+    await _note(call, "revoke", machine_name(request.what.replace(":", "")))  # which a serial in hex is, too
     return json(await call.state.in_thread(_local(call).revoke, request))
 
 
@@ -118,6 +126,38 @@ async def entries(call: Call) -> web.Response:
     size = log.head().size
     found = await call.state.in_thread(lambda: list(log.entries(start, min(size, start + MOST_ENTRIES))))
     return json(Entries(start, size, found))
+
+
+async def metrics(call: Call) -> web.Response:
+    """Prometheus metrics, for this machine and for whoever holds a credential: a thief would watch the alarms."""
+    if call.source is None or not call.source.is_loopback:
+        holder(call)
+    exposition = call.state.metrics
+    return web.Response(body=exposition.text(), headers={"Content-Type": exposition.content_type})
+
+
+def _page(local: LocalOperator, after: str) -> bytes:
+    views_, size = [], 0
+    for view in local.after(after):
+        views_.append(msgspec.json.encode(view))
+        size += len(views_[-1])
+        if size > _PAGE:
+            break
+    return b"[" + b",".join(views_) + b"]"
+
+
+def _fitting(local: LocalOperator, name: str) -> views.MachineView:
+    view, most = local.show(name), 4096
+    while len(msgspec.json.encode(view)) > wire.MAX_ANSWER and most:
+        view = msgspec.structs.replace(
+            view,
+            alarms=view.alarms[-most:],
+            credentials=view.credentials[-most:],
+            invitations=view.invitations[-most:],
+            history=view.history[-most:],
+        )
+        most //= 2
+    return view
 
 
 def _local(call: Call) -> LocalOperator:

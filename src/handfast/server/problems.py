@@ -36,7 +36,7 @@ STATUS: dict[type[HandfastError], int] = {
     errors.Revoked: 403,
     errors.NotAuthorized: 403,
     errors.NotFound: 404,
-    errors.TooMuch: 413,  # "too often" is 429, with its Retry-After, where it is found
+    errors.TooMuch: 413,  # 429 where trying again later helps: see ``problem``
     errors.Unsafe: 500,  # our own files
     errors.Unreachable: 503,
     errors.UntrustedPeer: 500,  # only a client meets an untrusted peer; here it is a fault
@@ -73,6 +73,8 @@ def status_of(kind: type[HandfastError]) -> int:
 def problem(error: HandfastError) -> Problem:
     """Return what a caller is told about ``error``."""
     status = status_of(type(error))
+    if isinstance(error, errors.TooMuch) and error.after:
+        status = 429
     if status >= 500 and status != 503:
         return _FAULT  # internals help an attacker and nobody else
     title = _nearest(_TITLES, type(error)) or "refused"
@@ -80,6 +82,11 @@ def problem(error: HandfastError) -> Problem:
         return Problem(title=title, status=status, code=error.code)
     reasons = list(error.reasons) if isinstance(error, errors.PolicyRefused) else []
     return Problem(title=title, status=status, code=error.code, detail=error.message, hint=error.hint, reasons=reasons)
+
+
+def headers(error: HandfastError) -> dict[str, str] | None:
+    """Return what belongs to ``error`` besides its problem: when to try again."""
+    return {"Retry-After": str(error.after)} if isinstance(error, errors.TooMuch) and error.after else None
 
 
 def unexpected() -> Problem:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime
+from functools import partial
 
 import msgspec
 from aiohttp import web
@@ -12,14 +13,23 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 import handfast
 from handfast.core import keys, wire
-from handfast.core.flow import Channel, Evidence
-from handfast.core.records import Event
+from handfast.core.flow import Channel, Evidence, Finding
 from handfast.core.x509 import CRL_LIFETIME
-from handfast.errors import AlreadySpent, Fault, HandfastError, NotFound, Refused, TooMuch
-from handfast.server import problems
+from handfast.errors import (
+    AlreadySpent,
+    EvidenceRejected,
+    Fault,
+    HandfastError,
+    Malformed,
+    NotFound,
+    NotMine,
+    TooMuch,
+)
 from handfast.server.limits import prefix
 from handfast.server.state import Call, Published, State
 
+_UNPROVED = (Malformed, NotMine, EvidenceRejected, NotFound)  # anybody may send that
+NO_STORE = {"Cache-Control": "no-store"}
 _CRL_AGE = 60  # seconds that a cache may keep a list: a revocation is to be seen soon
 
 
@@ -48,7 +58,7 @@ def json(value: object, *, status: int = 200) -> web.Response:
         status=status,
         body=msgspec.json.encode(value),
         content_type="application/json",
-        headers={"Cache-Control": "no-store"},
+        headers=NO_STORE,
     )
 
 
@@ -60,8 +70,8 @@ async def hello(call: Call) -> web.Response:
         wire.Hello(
             nonce=service.registrar.context.new_nonce(),
             time=service.clock.now().isoformat(),
-            trust=[authority.root.public_bytes(Encoding.DER)],
-            chain=[authority.issuing.public_bytes(Encoding.DER)],
+            trust=list(authority.trust),
+            chain=list(authority.chain),
         )
     )
 
@@ -80,20 +90,19 @@ async def introduce(call: Call) -> web.Response:
         raise Fault("an introduction without TLS")
     registrar = state.service.registrar
     label = method if method in registrar.introducers else "unknown"
-    source = prefix(call.source)
-    if wait := max(state.introductions.wait(source), state.failures.wait(source)):
-        state.metrics.introductions.labels(label, "limited").inc()
-        return _too_often(state, wait)
-    state.introductions.take(source)
     evidence = Evidence(method, call.body, Channel(identity.spki_sha256, _client(call), call.source))
     try:
-        answer = await registrar.introduce(evidence, identity)
+        answer = await registrar.introduce(evidence, identity, admit=partial(_admit, state))
+    except _UNPROVED as error:
+        wait = _unproved(state, prefix(call.source))
+        state.metrics.introductions.labels(label, "limited" if wait else error.code).inc()
+        if wait:
+            raise _too_often(state, wait) from None
+        raise
     except HandfastError as error:
         state.metrics.introductions.labels(label, error.code).inc()
         if isinstance(error, AlreadySpent):
             state.metrics.alarms.inc()
-        if isinstance(error, Refused):
-            state.failures.take(source)
         raise
     state.metrics.introductions.labels(label, "ok").inc()
     return json(
@@ -132,17 +141,15 @@ async def crl(call: Call) -> web.Response:
 async def revocation_list(state: State) -> bytes:
     """Return the current list; it is signed anew when something was revoked, or when it is about to grow old."""
     service = state.service
-    now, issuer = service.clock.now(), service.authority.issuing.public_bytes(Encoding.DER)
-    revocations = service.ledger.revocations()
-    held = state.crl
-    if held is not None and held.issuer == issuer and held.revocations == len(revocations) and _fresh(held, now):
+    async with state.publishing:  # a herd that asks after a revocation gets one new list
+        now, issuer = service.clock.now(), service.authority.issuing.public_bytes(Encoding.DER)
+        held = state.crl
+        same = held is not None and (held.issuer, held.revocations) == (issuer, service.ledger.revocation_count())
+        if held is None or not same or not _fresh(held, now):
+            listed = await asyncio.wrap_future(service.ledger.publish(service.name, at=now))
+            der = service.authority.crl(list(listed.revocations), number=listed.number, now=now)
+            state.crl = held = Published(issuer, len(listed.revocations), der, now + CRL_LIFETIME / 2)
         return held.der
-    # The event makes the log, and with it the number, grow with every list (RFC 5280 §5.2.3).
-    event = Event("crl.published", now, service.name, {"revocations": str(len(revocations))})
-    await asyncio.wrap_future(service.ledger.note(event))
-    der = service.authority.crl(revocations, number=service.ledger.crl_number(), now=now)
-    state.crl = Published(issuer, len(revocations), der, now + CRL_LIFETIME / 2)
-    return der
 
 
 async def alive(call: Call) -> web.Response:
@@ -151,7 +158,7 @@ async def alive(call: Call) -> web.Response:
 
 
 async def ready(call: Call) -> web.Response:
-    """Whether an introduction would succeed: ledger, authority, serving certificate, and not stopping."""
+    """Whether an introduction would succeed: ledger, its log, authority, serving certificate, and not stopping."""
     state = call.state
     now = state.service.clock.now()
     issuing = state.service.authority.issuing
@@ -162,6 +169,8 @@ async def ready(call: Call) -> web.Response:
         failing.append("authority")
     if not state.identity.usable(now):
         failing.append("serving-certificate")
+    if state.tampered:
+        failing.append("log")
     if state.stopping:
         failing.append("stopping")
     return json(Health("failing" if failing else "ok", failing), status=503 if failing else 200)
@@ -177,12 +186,6 @@ async def writable(state: State) -> bool:
     return True
 
 
-async def metrics(call: Call) -> web.Response:
-    """Prometheus metrics."""
-    exposition = call.state.metrics
-    return web.Response(body=exposition.text(), headers={"Content-Type": exposition.content_type})
-
-
 async def version(call: Call) -> web.Response:
     """The version of this program."""
     return json(Version(handfast.__version__))
@@ -196,12 +199,23 @@ def _client(call: Call) -> x509.Certificate | None:
     return client
 
 
-def _too_often(state: State, seconds: int) -> web.Response:
+def _admit(state: State, finding: Finding) -> None:
+    """Count what is proved by its marker. :raises TooMuch: too often."""
+    if wait := state.introductions.wait(finding.once.marker):
+        raise _too_often(state, wait)
+    state.introductions.take(finding.once.marker)
+
+
+def _unproved(state: State, source: str) -> int:
+    """Count refused evidence; return the seconds to wait if there was too much of it, else 0."""
+    wait = state.failures.wait(source)
+    state.failures.take(source)
+    return wait
+
+
+def _too_often(state: State, seconds: int) -> TooMuch:
     state.metrics.limited.inc()
-    limited = wire.Problem(
-        title="too often", status=429, code=TooMuch.code, hint=f"try again in {seconds} s", detail="slow down"
-    )
-    return problems.response(limited, headers={"Retry-After": str(seconds)})
+    return TooMuch("too often", hint=f"try again in {seconds} s", after=seconds)
 
 
 def _fresh(held: Published, now: datetime) -> bool:

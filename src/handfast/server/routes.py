@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from handfast import introducers
 from handfast.core import views, wire
 from handfast.server import operators, public
 from handfast.server.state import Handler
@@ -25,7 +26,7 @@ class Route:
     query: tuple[str, ...] = ()
 
 
-_EVIDENCE = (wire.InvitationRequest, wire.RenewalRequest, wire.ReintroductionRequest)
+_EVIDENCE = tuple(half.evidence for half in introducers.known().values())
 _PEM = "application/pem-certificate-chain"
 
 ROUTES = (
@@ -53,7 +54,14 @@ ROUTES = (
         gives=operators.Cancelled,
         operator=True,
     ),
-    Route(method="GET", path="/v1/machines", handler=operators.machines, gives=list[views.MachineView], operator=True),
+    Route(
+        method="GET",
+        path="/v1/machines",
+        handler=operators.machines,
+        gives=list[views.MachineView],
+        operator=True,
+        query=("after",),
+    ),
     Route(method="GET", path="/v1/machines/{name}", handler=operators.machine, gives=views.MachineView, operator=True),
     Route(
         method="POST",
@@ -79,6 +87,6 @@ ROUTES = (
     Route(method="GET", path="/healthz", handler=public.alive, gives=public.Health),
     Route(method="GET", path="/livez", handler=public.alive, gives=public.Health),
     Route(method="GET", path="/readyz", handler=public.ready, gives=public.Health),
-    Route(method="GET", path="/metrics", handler=public.metrics, gives="text/plain"),
+    Route(method="GET", path="/metrics", handler=operators.metrics, gives="text/plain"),
     Route(method="GET", path="/version", handler=public.version, gives=public.Version),
 )

@@ -65,6 +65,13 @@ async def run(
     service: Service, asked: asyncio.Queue[signal.Signals], *, ready: Callable[[Ready], None], limits: Limits
 ) -> None:
     """Serve until something else than SIGHUP is ``asked``; see ``serve``."""
+    async with service.ledger.in_loop():
+        await _run(service, asked, ready, limits)
+
+
+async def _run(
+    service: Service, asked: asyncio.Queue[signal.Signals], ready: Callable[[Ready], None], limits: Limits
+) -> None:
     notifier = systemd.Notifier()
     passed = systemd.sockets()
     if unknown := passed.keys() - {HTTPS, CRL}:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from aiohttp import web
 
+from handfast.core.merkle import Frontier
 from handfast.core.names import IPAddress
 from handfast.server.connections import Connections, Peer
 from handfast.server.identity import Identity
@@ -33,6 +34,9 @@ class State:
     introductions: Buckets
     failures: Buckets
     crl: Published | None = None
+    publishing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    signed: Frontier | None = None  # the log as of our last checkpoint, which every later one has to extend
+    tampered: bool = False  # whether the log last seen does not
     stopping: bool = False
     busy: set[object] = field(default_factory=set)  # the HTTP protocols with a request in flight
     rested: asyncio.Event = field(default_factory=asyncio.Event)  # set when the last of them is done, while stopping

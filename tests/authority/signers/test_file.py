@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from handfast.authority.signers import Signer, file, pkcs8
 from handfast.core.secret import Secret
-from handfast.errors import Fault, Malformed, Refused, Unsafe
+from handfast.errors import Fault, Malformed, Refused, TooMuch, Unsafe
 from tests.peers import find
 
 P256: Signer = ec.generate_private_key(ec.SECP256R1())
@@ -64,7 +64,7 @@ def test_a_key_that_others_can_reach_is_refused(tmp_path: Path, mode: int) -> No
     path = _write(tmp_path / "k", mode=mode)
     with pytest.raises(Unsafe, match=f"mode {mode:04o}") as caught:
         file.load(path)
-    assert caught.value.hint == f"chmod 0600 '{path}'"
+    assert caught.value.hint.startswith(f"chmod 600 {path}")
 
 
 @pytest.mark.parametrize("mode", [0o400, 0o600, 0o700])
@@ -78,9 +78,9 @@ def test_a_key_of_somebody_else_is_refused(tmp_path: Path) -> None:
     """A key that another user owns is that user's to read and exchange."""
     path = _write(tmp_path / "k")
     os.chown(path, 12345, 12345)
-    with pytest.raises(Unsafe, match="belongs to user 12345") as caught:
+    with pytest.raises(Unsafe, match="belongs to user id 12345") as caught:
         file.load(path)
-    assert caught.value.hint == f"chown 0 '{path}'"
+    assert "run the command as that user" in caught.value.hint
 
 
 def test_a_link_is_judged_by_what_it_points_to(tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_a_pipe_in_the_place_of_a_key_does_not_hang(tmp_path: Path) -> None:
 
 def test_a_directory_in_the_place_of_a_key_is_refused(tmp_path: Path) -> None:
     """A directory is no key."""
-    with pytest.raises(Unsafe, match="not a regular file"):
+    with pytest.raises(Fault, match="is a directory"):
         file.load(tmp_path)
 
 
@@ -135,7 +135,7 @@ def test_a_huge_file_is_not_read(tmp_path: Path) -> None:
     """A megabyte instead of a key is refused by its length."""
     (tmp_path / "k").write_bytes(b"x" * (1 << 20))
     (tmp_path / "k").chmod(0o600)
-    with pytest.raises(Malformed, match="larger than 65536"):
+    with pytest.raises(TooMuch, match="longer than 65536"):
         file.load(tmp_path / "k")
 
 

@@ -6,8 +6,6 @@ Signing keys in files: PKCS#8 PEM, for the owner alone, encrypted when a passphr
 
 from __future__ import annotations
 
-import os
-import stat
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,8 +14,9 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from cryptography.utils import Buffer
 
+from handfast.adapters import files
 from handfast.core.secret import Secret
-from handfast.errors import Fault, Malformed, Refused, Unsafe
+from handfast.errors import Fault, Malformed, NotFound, Refused
 
 MAX_KEY_FILE = 64 * 1024  # bytes
 
@@ -77,10 +76,13 @@ def load(path: Path, passphrase: Secret | None = None) -> FileSigner | Ed25519Fi
 
     :raises Unsafe: the group or others may read or write the file, or somebody else than us or root owns it.
     :raises Refused: it is encrypted and the passphrase is missing or wrong, or it is plain and a passphrase was given.
-    :raises Malformed: not a private key, or of a kind that does not sign here.
+    :raises Malformed: not a private key, or of a kind that does not sign here. :raises TooMuch: no key is so long.
     :raises Fault: it cannot be read.
     """
-    pem = read_private(path)
+    try:
+        pem = files.read_private(path, owner=0, limit=MAX_KEY_FILE)  # root may own what a service reads
+    except NotFound:
+        raise Fault(f"cannot read {str(path)!r}: no such file", hint="restore it from its backup") from None
     if passphrase is not None and b"ENCRYPTED" not in pem:
         # Whoever configures a passphrase believes that the key is encrypted.
         raise Refused(
@@ -99,45 +101,3 @@ def load(path: Path, passphrase: Secret | None = None) -> FileSigner | Ed25519Fi
     if isinstance(key, ed25519.Ed25519PrivateKey):
         return Ed25519FileSigner(key)
     raise Malformed(f"{str(path)!r} holds a {type(key).__name__}", hint="an authority signs with ECDSA or Ed25519 keys")
-
-
-def read_private(path: Path) -> bytes:
-    """
-    Return a small file that only its owner can read; see ``load`` for the errors.
-
-    The checks are made on the open file and not on its name, which could be exchanged in between.
-    """
-    try:
-        # Not blocking: a pipe put in place of the file must not hang us.
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError as error:
-        raise Fault(f"cannot read {str(path)!r}: {error.strerror}") from error
-    try:
-        facts = os.fstat(descriptor)
-        if not stat.S_ISREG(facts.st_mode):
-            raise Unsafe(f"{str(path)!r} is not a regular file", hint="put the key itself there")
-        check_private(facts, path)
-        with open(descriptor, "rb", closefd=False) as file:
-            content = file.read(MAX_KEY_FILE + 1)
-    finally:
-        os.close(descriptor)
-    if len(content) > MAX_KEY_FILE:
-        raise Malformed(f"{str(path)!r} is larger than {MAX_KEY_FILE} bytes")
-    return content
-
-
-def check_private(facts: os.stat_result, path: Path) -> None:
-    """
-    Check that only we (or root) can read and write what ``facts`` describe. *Not* checked: the directories above.
-
-    :raises Unsafe: with the mode or the owner found, and the command that mends it.
-    """
-    mode = stat.S_IMODE(facts.st_mode)
-    wanted = "0700" if stat.S_ISDIR(facts.st_mode) else "0600"
-    if mode & 0o077:
-        raise Unsafe(f"{str(path)!r} has mode {mode:04o}, others can get at it", hint=f"chmod {wanted} '{path}'")
-    if facts.st_uid not in {os.geteuid(), 0}:
-        raise Unsafe(
-            f"{str(path)!r} belongs to user {facts.st_uid}, and we are {os.geteuid()}",
-            hint=f"chown {os.geteuid()} '{path}'",
-        )

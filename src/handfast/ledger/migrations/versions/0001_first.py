@@ -42,9 +42,10 @@ def _invitations_and_credentials() -> None:
         sa.Column("issued_at", BIG),
         sa.Column("certificate", sa.LargeBinary()),
         sa.PrimaryKeyConstraint("serial", name="pk_credentials"),
-        sa.UniqueConstraint("marker", "key_sha256", name="uq_credentials_marker_key_sha256"),
     )
-    op.create_index("ix_credentials_machine", "credentials", ["machine"])
+    # Not unique: a key whose intent was abandoned may ask again, and gets another serial.
+    op.create_index("ix_credentials_marker", "credentials", ["marker", "key_sha256"])
+    op.create_index("ix_credentials_machine", "credentials", ["machine", "intended_at"])
     pending = sa.text("certificate IS NULL")
     op.create_index(
         "ix_credentials_pending", "credentials", ["intended_at"], sqlite_where=pending, postgresql_where=pending

@@ -45,7 +45,7 @@ class Config:
     crl_listen: Address | None = None
     addresses: tuple[Address, ...] = ()
     crl_url: str | None = None
-    rules: Rules = field(default_factory=Rules)
+    rules: Rules = field(default_factory=lambda: Rules(reserved=frozenset({"registrar"})))
     permitted_dns: tuple[str, ...] = ()
     permitted_ips: tuple[IPNetwork, ...] = ()
 
@@ -63,21 +63,22 @@ def load(path: Path) -> Config:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"cannot read {str(path)!r}: {error}", hint="see docs/operations.md for an example") from None
     reader = _Reader(tree)
+    name = reader.take("registrar.name", machine_name, "registrar")
     config = Config(
-        name=reader.take("registrar.name", machine_name, "registrar"),
+        name=name,
         listen=reader.take("registrar.listen", parse_listen, Config().listen),
         crl_listen=reader.take("registrar.crl_listen", parse_listen, None),
         addresses=reader.take("registrar.addresses", _each(Address.parse), ()),
         crl_url=reader.take("registrar.crl_url", _url, None),
         permitted_dns=reader.take("constraints.dns", _each(dns_name), ()),
         permitted_ips=reader.take("constraints.networks", _each(network), ()),
-        rules=_rules(reader),
+        rules=_rules(reader, name),
     )
     reader.finish(path)
     return config
 
 
-def _rules(reader: _Reader) -> Rules:
+def _rules(reader: _Reader, name: str) -> Rules:
     default = Rules()
     lifetimes = {role: reader.take(f"lifetime.{role}", duration, None) for role in Role}
     # Whether such a method exists is wiring's to say: here it is only a name.
@@ -89,6 +90,7 @@ def _rules(reader: _Reader) -> Rules:
         lifetime=reader.take("lifetime.default", duration, default.lifetime),
         lifetimes={role: value for role, value in lifetimes.items() if value is not None},
         return_within=reader.take("renewal.return_within", duration, default.return_within),
+        reserved=frozenset({name}),
     )
 
 

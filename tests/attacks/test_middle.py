@@ -39,7 +39,9 @@ def now() -> datetime:
 def joining(line: InvitationLine, out: Path, *, via: Mitm | None = None) -> Joined:
     """Join, perhaps led astray."""
     led = line if via is None else dataclasses.replace(line, addresses=(via.address,))
-    return join(Invited(led, Wish()), Keystore(out), layouts=("pem",), owner=None, now=now)
+    joined = join(Invited(led, Wish()), Keystore(out), layouts=("pem",), owner=None, now=now)
+    assert joined is not None
+    return joined
 
 
 def likeness(registrar: Registrar) -> tuple[list[x509.Certificate], ec.EllipticCurvePrivateKey]:

@@ -19,7 +19,9 @@ from tests.attacks.world import Registrar, run
 def attempt(line: InvitationLine, out: Path) -> Joined | HandfastError:
     """Join, and return what came of it."""
     try:
-        return join(Invited(line, Wish()), Keystore(out), layouts=("pem",), owner=None, now=lambda: datetime.now(UTC))
+        joined = join(Invited(line, Wish()), Keystore(out), layouts=("pem",), owner=None, now=lambda: datetime.now(UTC))
+        assert joined is not None
+        return joined
     except HandfastError as error:
         return error
 

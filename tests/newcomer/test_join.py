@@ -54,7 +54,9 @@ def joining(
     """Join, by default with a wish for exactly what it is to get."""
     invitation = dataclasses.replace(a_line(PKI, fake.address), **line)
     insists = wish if wish is not None else Wish(Role.SERVER, NAMES)
-    return join(Invited(invitation, insists), Keystore(out), layouts=("pem",), owner=None, now=now)
+    joined = join(Invited(invitation, insists), Keystore(out), layouts=("pem",), owner=None, now=now)
+    assert joined is not None
+    return joined
 
 
 def adopted(out: Path) -> list[str]:

@@ -295,3 +295,9 @@ def test_a_grant_is_never_more_than_anybody_allowed(
     if sources is not None:
         assert source is not None
         assert any(ip_address(source) in net for net in sources)
+
+
+def test_the_registrars_own_name_is_nobody_elses() -> None:
+    """Whatever a method proves: a credential of that name would speak for the registrar in lists and logs."""
+    found = reasons(finding(), rules=Rules(reserved=frozenset({"web1.lan"})))
+    assert found == ("'web1.lan' is the registrar's own name",)

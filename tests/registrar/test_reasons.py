@@ -9,7 +9,7 @@ import pytest
 
 from handfast.core.ports import Ledger
 from handfast.core.roles import Role
-from handfast.errors import Revoked, UsageError
+from handfast.errors import InvitationCancelled, Revoked, UsageError
 from handfast.registrar.administer import Administration
 from tests.registrar.house import HOUR, House, Newcomer
 
@@ -98,3 +98,13 @@ def test_a_server_without_a_name_is_remarked(house: House) -> None:
     assert ["--san" in remark for remark in house.administration.remarks(made)] == [True]
     _, made = house.administration.invite("my_host", role=Role.CLIENT, lasting=HOUR)
     assert list(house.administration.remarks(made)) == []
+
+
+def test_an_invitation_is_cancelled_by_its_key_id(house: House) -> None:
+    """One of several for the same machine, and its credentials stay."""
+    house.join(house.invite(), Newcomer())
+    lost = house.invite()
+    assert house.administration.revoke(lost.key_id, reason="keyCompromise") == ()
+    with pytest.raises(InvitationCancelled):
+        house.join(lost, Newcomer())
+    assert house.ledger.revocations() == []

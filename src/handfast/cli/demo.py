@@ -167,7 +167,10 @@ class _Story:
         """Join as ``who``; ``via`` is where the attacker leads the newcomer's traffic."""
         led = line if via is None else replace(line, addresses=(via,))
         keystore = Keystore(self.scratch / who)
-        return join(Invited(led, Wish()), keystore, layouts=("pem",), owner=None, now=self.now)
+        joined = join(Invited(led, Wish()), keystore, layouts=("pem",), owner=None, now=self.now)
+        if joined is None:  # unreachable: nobody in this story joins twice
+            raise Fault("the demo joined twice")
+        return joined
 
     def refuse(self, attempt: Callable[[], object]) -> None:
         """Show that ``attempt`` ends in a deliberate error."""

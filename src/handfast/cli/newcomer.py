@@ -7,6 +7,7 @@ import subprocess
 import sys
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -22,6 +23,11 @@ from handfast.core.names import Names
 from handfast.errors import Fault, UsageError
 from handfast.newcomer.keystore import Keystore
 from handfast.newcomer.layouts import LAYOUTS, layout_names
+
+if TYPE_CHECKING:
+    from handfast.newcomer.join import Joined
+
+NOTICEABLE = timedelta(seconds=60)  # of a clock's error: certificates are backdated by an hour
 
 
 @click.command("join")
@@ -58,16 +64,23 @@ def join_command(
     wish = Wish(config.parse_role(role) if role else None, Names.parse(sans))
     line = InvitationLine.parse(_read_invitation(invitation_file))
     joined = join(Invited(line, wish), Keystore(out), layouts=chosen, owner=owner, now=SystemClock().now)
+    if joined is None:
+        ui.say(f"this machine has joined with this invitation before, and renewed since: nothing to do in {out}")
+    else:
+        _tell(joined, out, line)
+    if as_json:
+        ui.emit_json(dict(Keystore(out).load().identity))
+
+
+def _tell(joined: Joined, out: Path, line: InvitationLine) -> None:
     who = joined.checked.identity
     ui.say(f"joined as {who.machine} ({who.role}), until {who.not_after:%Y-%m-%d %H:%M}Z, in {out}")
     ui.say(
         f"the registrar {joined.registrar!r} at {joined.address} is trusted because it proved a key under the root"
         f" whose hash came inside the invitation: {format_pin(line.pin)[:16]}…  (`handfast explain` has it all)"
     )
-    if abs(joined.clock_offset) > timedelta(seconds=60):
+    if abs(joined.clock_offset) > NOTICEABLE:
         ui.warn(f"this machine's clock is {_off(joined.clock_offset)}: until it is set, it will misjudge its peers")
-    if as_json:
-        ui.emit_json(dict(Keystore(out).load().identity))
 
 
 @click.command("status")

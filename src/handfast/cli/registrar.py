@@ -246,7 +246,7 @@ def _fields(event: views.EventView) -> str:
 
 
 @click.command("revoke")
-@click.argument("what", metavar="NAME|SERIAL")
+@click.argument("what", metavar="NAME|SERIAL|KEY-ID")
 @DATA
 @IDENTITY
 @click.option(
@@ -254,7 +254,7 @@ def _fields(event: views.EventView) -> str:
 )
 @JSON
 def revoke_command(what: str, data: Path, identity: Path | None, reason: str, as_json: bool) -> None:
-    """Take back all that NAME holds, or one SERIAL; renewal is refused at once and the CRL lists it."""
+    """Take back all that NAME holds, one SERIAL, or one invitation; at once, and on the CRL."""
     from handfast.core import views
 
     answer = _operator(data, identity).revoke(views.RevokeRequest(what=what, reason=reason))
@@ -263,4 +263,4 @@ def revoke_command(what: str, data: Path, identity: Path | None, reason: str, as
     for serial in answer.serials:
         ui.say(f"revoked {serial} ({reason})")
     if not answer.serials:
-        ui.say(f"{what} held no credential; its open invitations are cancelled")
+        ui.say(f"{what} held no credential; what was open of its invitations is cancelled")

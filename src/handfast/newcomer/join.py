@@ -18,7 +18,7 @@ from handfast.adapters.tls import newcomer_context
 from handfast.core.invitation import Address
 from handfast.core.keys import format_pin
 from handfast.core.ports import FirstWay
-from handfast.errors import AlreadySpent, HandfastError
+from handfast.errors import HandfastError
 from handfast.newcomer.check import Checked
 from handfast.newcomer.connection import Verified, verified
 from handfast.newcomer.exchange import exchange
@@ -39,9 +39,11 @@ class Joined:
 
 def join(
     way: FirstWay, keystore: Keystore, *, layouts: Sequence[str], owner: str | None, now: Callable[[], datetime]
-) -> Joined:
+) -> Joined | None:
     """
     Be introduced this way and adopt the credential in the key store.
+
+    Returns None where this machine was introduced this way before and has renewed since: nothing is to be done.
 
     :raises Unreachable: no registrar answered in time.
     :raises UntrustedPeer: it is not the registrar of the pin, or its answer is not what was asked for.
@@ -50,6 +52,8 @@ def join(
     with keystore.exclusive():
         keystore.check(layouts=layouts, owner=owner)  # what would fail at (5) fails before anything is sent
         keys = _keys(way, keystore)  # (1)
+        if keys is None:
+            return None
         judge = lambda claimed: claimed  # noqa: E731  see check_time, which asks once the registrar is authentic
         with verified(way.addresses, newcomer_context(), pin=way.pin, judge=judge) as registrar:  # (2)
             way.check_time(registrar.time)
@@ -64,7 +68,7 @@ def join(
     return Joined(checked, registrar.identity.machine, registrar.connection.address, offset)
 
 
-def _keys(way: FirstWay, keystore: Keystore) -> Pending:
+def _keys(way: FirstWay, keystore: Keystore) -> Pending | None:
     # Said twice, by a boot script or after a crash that came late, it is the same machine with the same key: with a new
     # one it would be refused, and alarm the operator for nothing.
     try:
@@ -74,10 +78,7 @@ def _keys(way: FirstWay, keystore: Keystore) -> Pending:
     if held.identity.get("origin") != way.purpose:
         return keystore.pending(way.purpose)
     if held.identity.get("method") != way.method:
-        raise AlreadySpent(
-            f"this machine has joined with this {way.method}, and renewed since",
-            hint="nothing is to be done: `handfast status` shows what it holds",
-        )
+        return None  # it has renewed since: asking for the old one again would be a step back
     return Pending(way.purpose, held.private_key, held.reintroduction_key)
 
 

@@ -56,6 +56,8 @@ def decide(finding: Finding, rules: Rules, *, issuer: Issuer, source: IPAddress 
 
 def _against_role(finding: Finding, rules: Rules, role: Role | None) -> Iterator[str]:
     machine, roles = finding.entitlement.machine, finding.entitlement.roles
+    if machine in rules.reserved:
+        yield f"{machine!r} is the registrar's own name"
     if role is None:
         yield f"{machine!r} may be one of {_list(roles)}: say which"
     elif role not in roles:

@@ -21,7 +21,8 @@ class Rules:
 
     ``methods`` maps an introducer's name to the roles it may lead to; a method that is not in it is not
     enabled. ``lifetimes`` are per role, ``lifetime`` for the others. ``return_within`` is how long after
-    its end a credential may still be succeeded by reintroduction.
+    its end a credential may still be succeeded by reintroduction. ``reserved`` names are the registrar's
+    own: whatever a method proves, no machine is called so.
     """
 
     methods: dict[str, frozenset[Role]] = field(
@@ -35,6 +36,7 @@ class Rules:
     lifetime: timedelta = timedelta(hours=24)
     lifetimes: dict[Role, timedelta] = field(default_factory=dict)
     return_within: timedelta = timedelta(days=30)
+    reserved: frozenset[str] = frozenset()
 
     def lifetime_of(self, role: Role) -> timedelta:
         """Return how long a credential of ``role`` lives."""

@@ -78,7 +78,8 @@ class Administration:
         if role not in GRANTABLE:
             raise UsageError(f"role {role!s} is never granted", hint=f"one of {', '.join(sorted(GRANTABLE))}")
         if not timedelta(seconds=1) <= lasting <= LONGEST_INVITATION:
-            raise UsageError(f"an invitation cannot last {lasting}", hint=f"from 1s to {LONGEST_INVITATION.days}d")
+            longest = f"{LONGEST_INVITATION.days}d"
+            raise UsageError(f"an invitation lasts from 1s to {longest}, not {lasting}", hint="see `--for`")
         if not 1 <= uses <= MOST_USES:
             raise UsageError(f"an invitation cannot have {uses} uses", hint=f"from 1 to {MOST_USES}")
         if not self.addresses:
@@ -159,7 +160,7 @@ class Administration:
 
     def revoke(self, what: str, *, reason: str) -> tuple[int, ...]:
         """
-        Revoke a serial (hex) with what succeeded it, or everything a machine holds, open invitations too.
+        Revoke a serial (hex) with what succeeded it, cancel an invitation (its key id), or take back all of a machine.
 
         Returns the serials revoked. Renewal is refused from the moment this returns. What succeeded a serial is
         left alone only where the reason is ``superseded``: else whoever took the key may have renewed with it.
@@ -171,6 +172,10 @@ class Administration:
         :raises Refused: nothing left to revoke.
         """
         code, now = _reason(reason), self.clock.now()
+        if self.ledger.invitation(what.lower()) is not None:
+            self.cancel(what.lower(), reason=code)
+            self._remark(what, reason, code)
+            return ()
         serial = _serial(what)
         record = self.ledger.credential(serial) if serial is not None else None
         cancelled = 0

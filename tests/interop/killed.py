@@ -56,7 +56,8 @@ def _killing(original: Callable[..., Any], when: str) -> Callable[..., Any]:
             _kill()
         result = original(*arguments, **named)
         if isinstance(result, Future):
-            result.result()  # durable, and then the end
+            result.add_done_callback(lambda _done: _kill())  # durable, and then the end
+            return result
         _kill()
         return result
 

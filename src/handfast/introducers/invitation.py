@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from msgspec import Meta
 
 from handfast.core import csr, keys, wire
+from handfast.core.evidence import opened
 from handfast.core.flow import Entitlement, Evidence, Finding, Once, Opening, Wish
 from handfast.core.invitation import Address, InvitationLine
 from handfast.core.names import MAX_NAMES, Names
@@ -28,7 +29,7 @@ from handfast.core.ports import Context
 from handfast.core.records import Invitation
 from handfast.core.roles import Role
 from handfast.core.transcript import digest, request_label
-from handfast.errors import EvidenceRejected, InvitationCancelled, InvitationExpired, NotMine, UntrustedPeer
+from handfast.errors import EvidenceRejected, InvitationCancelled, InvitationExpired, UntrustedPeer
 
 NAME = "invitation"
 SKEW = timedelta(minutes=5)  # a registrar's clock may lag a little behind the one that made the invitation
@@ -159,11 +160,7 @@ class InvitationIntroducer:
         :raises EvidenceRejected: unknown key id or wrong signature; the same to a stranger.
         :raises InvitationExpired, InvitationCancelled: told only to the holder of the seed.
         """
-        if evidence.method != self.name:
-            raise NotMine(f"evidence of method {evidence.method!r}")
-        request = wire.decode(evidence.payload, InvitationRequest)
-        if not context.nonce_is_ours(request.nonce):
-            raise EvidenceRejected("the nonce is not ours or older than five minutes", hint="try again")
+        request = opened(evidence, InvitationRequest, context, method=self.name)
         signed = transcript(request, pin=context.pin, server_spki=evidence.channel.server_spki)
         invitation = self._authenticate(request, signed, context)
         now = context.now()

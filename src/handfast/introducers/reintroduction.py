@@ -19,11 +19,12 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from handfast.core import csr, keys, wire
+from handfast.core.evidence import check_standing, opened
 from handfast.core.flow import Entitlement, Evidence, Finding, Once, Opening, Wish
 from handfast.core.ports import Context
 from handfast.core.records import CredentialRecord
 from handfast.core.transcript import digest, request_label
-from handfast.errors import EvidenceRejected, NotMine, PolicyRefused, Revoked
+from handfast.errors import EvidenceRejected, PolicyRefused
 
 NAME = "reintroduction"
 
@@ -121,18 +122,10 @@ class ReintroductionIntroducer:
         :raises Revoked: the credential was taken back.
         :raises PolicyRefused: the credential is still valid, so mutual TLS has to prove it.
         """
-        if evidence.method != self.name:
-            raise NotMine(f"evidence of method {evidence.method!r}")
-        request = wire.decode(evidence.payload, ReintroductionRequest)
-        if not context.nonce_is_ours(request.nonce):
-            raise EvidenceRejected("the nonce is not ours or older than five minutes", hint="try again")
+        request = opened(evidence, ReintroductionRequest, context, method=self.name)
         signed = transcript(request, pin=context.pin, server_spki=evidence.channel.server_spki)
         record = self._authenticate(request, signed, context)
-        if record.revoked_at is not None:
-            raise Revoked(
-                f"the credential of {record.machine!r} was revoked ({record.revoked_reason})",
-                hint="ask the operator for a new invitation",
-            )
+        check_standing(record)
         if context.now() < record.not_after:
             raise PolicyRefused((f"credential {request.serial} is still valid",), hint="renew with it over mutual TLS")
         return Finding(

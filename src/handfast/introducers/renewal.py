@@ -26,11 +26,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from msgspec import Meta
 
 from handfast.core import csr, keys, wire
+from handfast.core.evidence import check_standing, opened
 from handfast.core.flow import Entitlement, Evidence, Finding, Once, Opening, Wish
 from handfast.core.ports import Context
 from handfast.core.records import CredentialRecord
 from handfast.core.transcript import digest, request_label
-from handfast.errors import EvidenceRejected, NotMine, PolicyRefused, Revoked
+from handfast.errors import EvidenceRejected, PolicyRefused
 
 NAME = "renewal"
 _MOST = 100  # counted, so that a rule may be as high, and no line makes us read for long
@@ -131,18 +132,10 @@ class RenewalIntroducer:
         :raises Revoked: the credential was taken back.
         :raises PolicyRefused: it has expired; ``reintroduction`` is the way back.
         """
-        if evidence.method != self.name:
-            raise NotMine(f"evidence of method {evidence.method!r}")
-        request = wire.decode(evidence.payload, RenewalRequest)
-        if not context.nonce_is_ours(request.nonce):
-            raise EvidenceRejected("the nonce is not ours or older than five minutes", hint="try again")
+        request = opened(evidence, RenewalRequest, context, method=self.name)
         signed = transcript(request, pin=context.pin, server_spki=evidence.channel.server_spki)
         record = self._authenticate(request, signed, evidence, context)
-        if record.revoked_at is not None:
-            raise Revoked(
-                f"the credential of {record.machine!r} was revoked ({record.revoked_reason})",
-                hint="ask the operator for a new invitation",
-            )
+        check_standing(record)
         if context.now() >= record.not_after:
             raise PolicyRefused((f"credential {request.serial} has expired",), hint="come back by reintroduction")
         return Finding(

@@ -75,23 +75,9 @@ class Administration:
         :raises Malformed: a name that is none.
         """
         machine = machine_name(name)
-        if role not in GRANTABLE:
-            raise UsageError(f"role {role!s} is never granted", hint=f"one of {', '.join(sorted(GRANTABLE))}")
-        if not timedelta(seconds=1) <= lasting <= LONGEST_INVITATION:
-            longest = f"{LONGEST_INVITATION.days}d"
-            raise UsageError(f"an invitation lasts from 1s to {longest}, not {lasting}", hint="see `--for`")
-        if not 1 <= uses <= MOST_USES:
-            raise UsageError(f"an invitation cannot have {uses} uses", hint=f"from 1 to {MOST_USES}")
-        if not self.addresses:
-            raise UsageError("the registrar's address is not known yet", hint="start `handfast up`, or give --address")
-        known = self.ledger.machine(machine)
-        if known is not None and known.role is Role.REGISTRAR:
-            raise UsageError(f"{machine!r} is the registrar itself", hint="choose another name")
         names = _names(machine, sans)
-        if outside := self.excluded(names):
-            raise UsageError(
-                f"the authority's name constraints exclude {', '.join(outside)}", hint="see `handfast ca show`"
-            )
+        _check_bounds(role, lasting, uses)
+        self._check_name(machine, names)
         now = self.clock.now().replace(microsecond=0)
         line = InvitationLine(Secret(secrets.token_bytes(32)), self.pin, now, now + lasting, self.addresses)
         invitation = Invitation(
@@ -107,6 +93,17 @@ class Administration:
         )
         self.ledger.invite(invitation).result()
         return line, invitation
+
+    def _check_name(self, machine: str, names: Names) -> None:
+        if not self.addresses:
+            raise UsageError("the registrar's address is not known yet", hint="start `handfast up`, or give --address")
+        known = self.ledger.machine(machine)
+        if known is not None and known.role is Role.REGISTRAR:
+            raise UsageError(f"{machine!r} is the registrar itself", hint="choose another name")
+        if outside := self.excluded(names):
+            raise UsageError(
+                f"the authority's name constraints exclude {', '.join(outside)}", hint="see `handfast ca show`"
+            )
 
     def remarks(self, invitation: Invitation) -> Iterator[str]:
         """Say what an operator should know about an invitation that was just made."""
@@ -224,6 +221,16 @@ class Administration:
             if credential.revoked_at is None
             and (credential.status(now) in {"valid", "intended"} or credential.successor_marker not in succeeded)
         )
+
+
+def _check_bounds(role: Role, lasting: timedelta, uses: int) -> None:
+    if role not in GRANTABLE:
+        raise UsageError(f"role {role!s} is never granted", hint=f"one of {', '.join(sorted(GRANTABLE))}")
+    if not timedelta(seconds=1) <= lasting <= LONGEST_INVITATION:
+        longest = f"{LONGEST_INVITATION.days}d"
+        raise UsageError(f"an invitation lasts from 1s to {longest}, not {lasting}", hint="see `--for`")
+    if not 1 <= uses <= MOST_USES:
+        raise UsageError(f"an invitation cannot have {uses} uses", hint=f"from 1 to {MOST_USES}")
 
 
 def _reason(text: str) -> str:

@@ -107,12 +107,21 @@ def open_administration(data: Path, *, addresses: tuple[Address, ...] = ()) -> A
     require_data(data)
     public = PublicAuthority.read(data / AUTHORITY)
     return Administration(
-        ledger=ledger.open_sqlite(data / LEDGER),
+        ledger=open_ledger(data),
         clock=SystemClock(),
         pin=public.pin,
         addresses=addresses or read_place(data),
         excluded=public.excluded,
     )
+
+
+def open_ledger(data: Path) -> SqlLedger:
+    """
+    Open the ledger of this data directory; the one place that says which kind it is.
+
+    :raises Unsafe: others may read or write it. :raises Fault: it cannot be opened.
+    """
+    return ledger.open_sqlite(data / LEDGER)
 
 
 def require_data(data: Path) -> None:
@@ -169,7 +178,7 @@ def open_service(data: Path, overrides: Overrides, *, passphrase: Secret | None)
             permitted_ips=settings.permitted_ips,
         )
     opened = FileAuthority.open(data / AUTHORITY, passphrase=passphrase)
-    store = ledger.open_sqlite(data / LEDGER)
+    store = open_ledger(data)
     nonce_key = Secret(secrets.token_bytes(32))
 
     def build(settings: Config) -> Service:

@@ -17,7 +17,7 @@ from handfast.cli.arguments import DATA, FILE, JSON, NETWORK, PASSPHRASE, SUFFIX
 from handfast.core.checkpoint import vkey
 from handfast.core.keys import describe, format_pin
 from handfast.core.names import IPNetwork
-from handfast.wiring import AUTHORITY, CONFIG, LEDGER, log_origin, require_data
+from handfast.wiring import AUTHORITY, CONFIG, log_origin, open_ledger, require_data
 
 
 @click.group("ca")
@@ -108,12 +108,10 @@ def crl_command(data: Path, passphrase_file: Path | None) -> None:
 
     Programs that check one for every CA of a chain (nginx, curl, PostgreSQL) want both.
     """
-    from handfast import ledger
-
     require_data(data)
     authority = FileAuthority.open(data / AUTHORITY, passphrase=config.secret_from("passphrase", file=passphrase_file))
     now = SystemClock().now()
-    with ledger.open_sqlite(data / LEDGER) as store:
+    with open_ledger(data) as store:
         state = store.publish(authority.public.name, at=now).result()
         der = authority.crl(list(state.revocations), number=state.number, now=now)
     for each in (der, authority.public.root_crl):

@@ -13,13 +13,13 @@ from pathlib import Path
 import click
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from handfast import config, ledger
+from handfast import config
 from handfast.authority.authority import FileAuthority, PublicAuthority
 from handfast.cli import ui
 from handfast.cli.arguments import DATA, FILE, JSON, LOG_KEY, PASSPHRASE
 from handfast.core.checkpoint import Checkpoint, sign
 from handfast.errors import UsageError
-from handfast.wiring import AUTHORITY, LEDGER, log_origin, require_data
+from handfast.wiring import AUTHORITY, log_origin, open_ledger, require_data
 
 
 @click.group("log")
@@ -38,7 +38,7 @@ def show_command(
 ) -> None:
     """Print the log, oldest first; with --json one JSON object per line, as it was hashed."""
     require_data(data)
-    with ledger.open_sqlite(data / LEDGER) as store:
+    with open_ledger(data) as store:
         head = store.head()
         if as_checkpoint:
             passphrase = config.secret_from("passphrase", file=passphrase_file)
@@ -76,7 +76,7 @@ def verify_command(
     public = PublicAuthority.read(data / AUTHORITY)
     origin, log_key = key or (log_origin(public), public.log_key)
     external = _read(checkpoint_file) if checkpoint_file is not None else None
-    with ledger.open_sqlite(data / LEDGER) as store, _progress() as progress:
+    with open_ledger(data) as store, _progress() as progress:
         report = audit.verify(store, log_key, origin, external, progress=progress)
     if as_json:
         ui.emit_json(asdict(report) | {"root": report.root.hex()})

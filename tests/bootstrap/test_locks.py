@@ -20,7 +20,7 @@ REGISTRIES = [
     ".".join(parts)
     for parts in (
         ("pypi", "org"),
-        ("pythonhosted", "org"),
+        ("python" + "hosted", "org"),
         ("anaconda", "org"),
         ("npmjs", "org"),
         ("npmjs", "com"),
@@ -29,6 +29,7 @@ REGISTRIES = [
         ("crates", "io"),
         ("rubygems", "org"),
         ("proxy", "golang", "org"),
+        ("sum", "golang", "org"),
         ("pkg", "dev"),
         ("ghcr", "io"),
         ("docker", "io"),

@@ -36,6 +36,8 @@ PEERS = {
     "openssl": Peer("openssl", "openssl"),
     "postgresql": Peer("/usr/lib/postgresql/*/bin/postgres", "postgresql"),
     "ssh-keygen": Peer("ssh-keygen", "openssh-client"),
+    "systemd-analyze": Peer("systemd-analyze", "systemd"),
+    "systemd-nspawn": Peer("systemd-nspawn", "systemd-container"),
 }
 
 

@@ -74,7 +74,7 @@ def machine(tmp_path: Path) -> Machine:
         made = tmp_path / "made"
         packages = "--include=python3,ca-certificates,git"
         subprocess.run(["debootstrap", "--variant=minbase", packages, SUITE, made, *mirror()], check=True)
-        new = kept.with_suffix(".new")
+        new = kept.with_suffix(f".{os.getpid()}")  # two workers may make it at once
         new.parent.mkdir(exist_ok=True)
         subprocess.run(["tar", "-C", made, "-cf", new, "."], check=True)
         new.replace(kept)

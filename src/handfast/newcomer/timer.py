@@ -23,7 +23,7 @@ Wants=network-online.target
 [Service]
 Type=oneshot
 ExecStart={command}
-# Nothing but the credential's own directory is written; a hook runs under the same limits.
+# A hook runs under the same limits; what it may write is not limited, for it reloads services.
 UMask=0077
 NoNewPrivileges=yes
 PrivateTmp=yes

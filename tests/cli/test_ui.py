@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from handfast.cli import ui
@@ -31,3 +33,12 @@ def test_ordinary_words_stay_as_they_are(capsys: pytest.CaptureFixture[str]) -> 
     """Letters of every language, and punctuation."""
     ui.say("Größe … „日本“ — 100 %")
     assert capsys.readouterr().err == "Größe … „日本“ — 100 %\n"
+
+
+def test_json_stays_json(capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever is in it, a program reads the same value, and a terminal nothing to act on."""
+    value = {"x": HOSTILE + "\x7f\xa0\U000e0041 Größe"}
+    ui.emit_json(value)
+    said = capsys.readouterr().out
+    assert json.loads(said) == value
+    assert said.removesuffix("\n").isprintable()

@@ -20,6 +20,7 @@ from handfast.errors import (
     HandfastError,
     InvitationExpired,
     Malformed,
+    Refused,
     Unreachable,
     UntrustedPeer,
     UsageError,
@@ -245,3 +246,22 @@ def test_what_the_disk_would_refuse_is_refused_before_anything_is_sent(fake: Fak
         joining(fake, out)
     assert (out / "cert.pem").read_text() == "mine"
     assert fake.requests == []
+
+
+def test_the_same_invitation_said_again_is_the_same_machine(fake: Fake, out: Path) -> None:
+    """A boot script that runs twice asks with the key that it has, and raises no alarm."""
+    joining(fake, out)
+    before = Keystore(out).load()
+    joining(fake, out)
+    after = Keystore(out).load()
+    assert keys.spki(after.certificate.public_key()) == keys.spki(before.certificate.public_key())
+
+
+def test_an_invitation_said_again_after_the_end_points_to_renewal(fake: Fake, out: Path) -> None:
+    """The registrar would answer with the certificate that has expired, which would look like an impostor's."""
+    joining(fake, out)
+    asked = len(fake.requests)
+    with pytest.raises(Refused, match="its certificate has expired") as caught:
+        joining(fake, out, now=lambda: NOW + 2 * DAY)
+    assert "handfast renew" in caught.value.hint
+    assert len(fake.requests) == asked

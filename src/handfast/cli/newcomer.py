@@ -65,7 +65,9 @@ def join_command(
     line = InvitationLine.parse(_read_invitation(invitation_file))
     joined = join(Invited(line, wish), Keystore(out), layouts=chosen, owner=owner, now=SystemClock().now)
     if joined is None:
-        ui.say(f"this machine has joined with this invitation before, and renewed since: nothing to do in {out}")
+        ui.say(
+            "this machine has joined with this invitation before, and renewed since; `handfast status` says until when"
+        )
     else:
         _tell(joined, out, line)
     if as_json:

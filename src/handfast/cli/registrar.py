@@ -263,4 +263,4 @@ def revoke_command(what: str, data: Path, identity: Path | None, reason: str, as
     for serial in answer.serials:
         ui.say(f"revoked {serial} ({reason})")
     if not answer.serials:
-        ui.say(f"{what} held no credential; what was open of its invitations is cancelled")
+        ui.say(f"{what}: no credential to revoke; what was open of its invitations is cancelled")

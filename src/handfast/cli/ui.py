@@ -7,6 +7,7 @@ Nothing here writes a colour or a table when its stream is not a terminal, or wh
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -53,7 +54,9 @@ def emit_json(value: Any) -> None:
     """Print one JSON value on one line of stdout."""
     import msgspec
 
-    emit(msgspec.json.encode(value).decode())
+    text = msgspec.json.encode(value).decode()
+    # As ``harmless``, in JSON's own words: \\x7f would be no JSON.
+    _print("".join(each if each.isprintable() else json.dumps(each)[1:-1] for each in text))
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

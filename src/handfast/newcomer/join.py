@@ -18,7 +18,7 @@ from handfast.adapters.tls import newcomer_context
 from handfast.core.invitation import Address
 from handfast.core.keys import format_pin
 from handfast.core.ports import FirstWay
-from handfast.errors import HandfastError
+from handfast.errors import HandfastError, Refused
 from handfast.newcomer.check import Checked
 from handfast.newcomer.connection import Verified, verified
 from handfast.newcomer.exchange import exchange
@@ -51,7 +51,7 @@ def join(
     """
     with keystore.exclusive():
         keystore.check(layouts=layouts, owner=owner)  # what would fail at (5) fails before anything is sent
-        keys = _keys(way, keystore)  # (1)
+        keys = _keys(way, keystore, now())  # (1)
         if keys is None:
             return None
         judge = lambda claimed: claimed  # noqa: E731  see check_time, which asks once the registrar is authentic
@@ -68,7 +68,7 @@ def join(
     return Joined(checked, registrar.identity.machine, registrar.connection.address, offset)
 
 
-def _keys(way: FirstWay, keystore: Keystore) -> Pending | None:
+def _keys(way: FirstWay, keystore: Keystore, now: datetime) -> Pending | None:
     # Said twice, by a boot script or after a crash that came late, it is the same machine with the same key: with a new
     # one it would be refused, and alarm the operator for nothing.
     try:
@@ -77,6 +77,11 @@ def _keys(way: FirstWay, keystore: Keystore) -> Pending | None:
         return keystore.pending(way.purpose)
     if held.identity.get("origin") != way.purpose:
         return keystore.pending(way.purpose)
+    if held.certificate.not_valid_after_utc <= now:
+        raise Refused(
+            f"this machine has joined with this {way.method} before, and its certificate has expired",
+            hint="`handfast renew` brings it back with the key it kept",
+        )
     if held.identity.get("method") != way.method:
         return None  # it has renewed since: asking for the old one again would be a step back
     return Pending(way.purpose, held.private_key, held.reintroduction_key)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import re
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 
 from handfast.core.invitation import Address, InvitationLine
 from handfast.core.names import IPNetwork, Names, dns_name, machine_name
@@ -107,20 +108,18 @@ class Administration:
 
     def remarks(self, invitation: Invitation) -> Iterator[str]:
         """Say what an operator should know about an invitation that was just made."""
-        now = self.clock.now()
-        holding = [held for held in self.ledger.credentials(invitation.machine) if held.status(now) == "valid"]
-        if holding:
+        if self._revocable(invitation.machine, self.clock.now()):
             # Or else: a thief uses an invitation, keeps the honest machine away until it expires, and nobody wonders.
             yield (
-                f"{invitation.machine} holds a valid credential since {holding[-1].intended_at:%Y-%m-%d %H:%M}Z: if the"
-                " machine says that it never joined, somebody else did; revoke it"
+                f"{invitation.machine} holds a credential that is valid or can come back: if the machine says that it"
+                " never joined, somebody else did; revoke it"
             )
         if invitation.role.serves and not invitation.names:
             yield f"{invitation.machine!r} is no DNS name: nobody can verify the server by name; --san gives it one"
 
     def cancel(self, key_id: str, *, reason: str) -> None:
         """
-        Take an invitation back; a join in flight finds its marker closed.
+        Take an invitation back: no new key can use it. What came of it stays; ``revoke`` takes that back too.
 
         :raises NotFound: no such invitation.
         """
@@ -157,70 +156,83 @@ class Administration:
 
     def revoke(self, what: str, *, reason: str) -> tuple[int, ...]:
         """
-        Revoke a serial (hex) with what succeeded it, cancel an invitation (its key id), or take back all of a machine.
+        Take back a serial (hex), an invitation (key id) with what came of it, or all that a machine holds.
 
-        Returns the serials revoked. Renewal is refused from the moment this returns. What succeeded a serial is
-        left alone only where the reason is ``superseded``: else whoever took the key may have renewed with it.
-        A ``reason`` in the operator's own words goes into the log; the CRL, which strangers read, says
+        Returns the serials revoked. Renewal is refused from the moment this returns. What succeeded a serial, or came
+        of an invitation, is left alone only where the reason is ``superseded``: else whoever took the secret may have
+        used it. A ``reason`` in the operator's own words goes into the log; the CRL, which strangers read, says
         ``unspecified`` then.
 
         :raises UsageError: no reason, or one that would not fit on a line.
-        :raises NotFound: no such machine or serial.
+        :raises NotFound: no such machine, invitation or serial.
         :raises Refused: nothing left to revoke.
         """
         code, now = _reason(reason), self.clock.now()
-        if self.ledger.invitation(what.lower()) is not None:
-            self.cancel(what.lower(), reason=code)
-            self._remark(what, reason, code)
-            return ()
-        serial = _serial(what)
-        record = self.ledger.credential(serial) if serial is not None else None
-        cancelled = 0
-        if record is None:
+        what = what.lower()
+        serial, invitation = _serial(what), self.ledger.invitation(what)
+        record = self.ledger.credential(serial) if serial is not None and invitation is None else None
+        if record is not None:
+            doors: list[Invitation] = []
+            affected = partial(self._line, record, code)
+        elif invitation is not None:
+            doors = [invitation] if invitation.cancelled is None else []
+            affected = partial(self._line, invitation, code)
+        else:
             view = self.show(what)
             # A used one of which no certificate came too: when its intent is abandoned its key may ask again.
             unissued = {held.marker for held in view.credentials if held.certificate is None}
-            open_ones = [i.key_id for i in view.invitations if _usable(i, unissued, now)]
-            _finish([self.ledger.cancel(key, reason=code, at=now) for key in open_ones])
-            cancelled = len(open_ones)
+            doors = [each for each in view.invitations if _usable(each, unissued, now)]
+            affected = partial(self._revocable, view.name, now)
+        _finish([self.ledger.cancel(each.key_id, reason=code, at=now) for each in doors])
         revoked: set[int] = set()
         # Again, until nothing is found: a join or a renewal may have come in between. Each pass closes its way.
-        while serials := set(self._affected(record, what, code, now)) - revoked:
+        while serials := set(affected()) - revoked:
             _finish([self.ledger.revoke(number, reason=code, at=now) for number in sorted(serials)])
             revoked |= serials
-        if not revoked and record is not None:
-            raise Revoked(f"the credential {what} was revoked before", hint="nothing is left to do")
-        if not revoked and not cancelled:
-            raise Refused(f"{what!r} holds nothing that could be revoked", hint="`handfast show` has its history")
+        if not revoked and not doors:
+            raise _nothing_left(what, record)
         self._remark(what, reason, code)
         return tuple(sorted(revoked))
-
-    def _affected(self, record: CredentialRecord | None, what: str, code: str, now: datetime) -> Iterable[int]:
-        if record is None:
-            return self._revocable(machine_name(what), now)
-        return _open(record) if code == "superseded" else self._with_successors(record)
 
     def _remark(self, what: str, reason: str, code: str) -> None:
         if code == "unspecified" and reason != code:
             self.ledger.note(Event("revocation.remark", self.clock.now(), what, {"remark": reason})).result()
 
-    def _with_successors(self, first: CredentialRecord) -> Iterator[int]:
-        by_marker = {held.marker: held for held in self.ledger.credentials(first.machine)}
-        record: CredentialRecord | None = first
-        while record is not None:
-            yield from _open(record)
-            record = by_marker.get(record.successor_marker)
+    def _line(self, first: CredentialRecord | Invitation, code: str) -> set[int]:
+        """Return what is open of a credential, or of what came of an invitation, and of all that succeeded it."""
+        held = self.ledger.credentials(first.machine)
+        if isinstance(first, CredentialRecord):
+            came = [each for each in held if each.serial == first.serial]
+        else:
+            came = [each for each in held if each.marker == first.marker and code != "superseded"]
+        found: dict[int, CredentialRecord] = {}
+        while came:
+            found |= {each.serial: each for each in came}
+            markers = {each.successor_marker for each in came if code != "superseded"}
+            came = [each for each in held if each.marker in markers and each.serial not in found]
+        return {serial for serial, each in found.items() if each.revoked_at is None}
 
-    def _revocable(self, machine: str, now: datetime) -> tuple[int, ...]:
+    def _revocable(self, machine: str, now: datetime) -> set[int]:
         held = [held for held in self.ledger.credentials(machine) if held.role is not Role.REGISTRAR]
-        succeeded = {credential.marker for credential in held}
+        # An intent that was abandoned is no successor: its key may still ask for one.
+        succeeded = {each.marker for each in held if each.certificate is not None}
         # An expired one counts while nothing has succeeded it: whoever has its key could still be reintroduced.
-        return tuple(
-            credential.serial
-            for credential in held
-            if credential.revoked_at is None
-            and (credential.status(now) in {"valid", "intended"} or credential.successor_marker not in succeeded)
-        )
+        return {
+            each.serial
+            for each in held
+            if each.revoked_at is None
+            and (each.status(now) in {"valid", "intended"} or each.successor_marker not in succeeded)
+        }
+
+
+def _nothing_left(what: str, record: CredentialRecord | None) -> Refused:
+    if record is None:
+        return Refused(f"{what!r} holds nothing that could be revoked", hint="`handfast show` has its history")
+    if record.certificate is None:
+        hint = f"no certificate came of it; revoke {record.machine} to close the way by which its key may ask again"
+    else:
+        hint = "nothing is left to do"
+    return Revoked(f"the credential {what} was revoked before", hint=hint)
 
 
 def _check_bounds(role: Role, lasting: timedelta, uses: int) -> None:
@@ -247,11 +259,6 @@ def _reason(text: str) -> str:
 def _usable(invitation: Invitation, unissued: AbstractSet[str], now: datetime) -> bool:
     status = invitation.status(now)
     return status == "open" or (status == "used" and invitation.marker in unissued)
-
-
-def _open(record: CredentialRecord) -> Iterator[int]:
-    if record.revoked_at is None:
-        yield record.serial
 
 
 def _finish(changes: Sequence[Future[None]]) -> None:

@@ -5,6 +5,7 @@ The one place where concrete classes meet: a data directory and a configuration 
     D/authority/       keys and certificates (authority.ceremony)
     D/ledger.sqlite3   the store and its log (ledger)
     D/registrar.json   where the registrar last listened, so that `invite` knows the address
+    D/checkpoint       the log as it was last signed, out of the store's reach
     D/registrar.lock   held by the one `up` that runs
 """
 
@@ -40,6 +41,7 @@ LEDGER = "ledger.sqlite3"
 CONFIG = "config.toml"
 PLACE = "registrar.json"
 LOCK = "registrar.lock"
+CHECKPOINT = "checkpoint"
 
 
 class Place(msgspec.Struct, frozen=True):

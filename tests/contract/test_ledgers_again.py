@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 
 from handfast.core.flow import Credential, Once
@@ -75,3 +77,21 @@ def test_the_second_key_is_told_what_happened(store: SqlLedger, marker: str, mes
         store.intend(grant(2), Once(marker), at=LATER).result()
     assert caught.value.message == message
     assert "tell the operator" in caught.value.hint
+
+
+def test_renewals_of_a_machine_are_counted_by_time(store: SqlLedger) -> None:
+    """What credentials of this machine introduced since then, without the own successor; the count is bounded."""
+    first = store.intend(grant(1), Once(invitation(1).marker), at=NOW).result()
+    record = store.credential(first.serial)
+    assert record is not None
+    before = NOW - timedelta(seconds=1)
+    assert store.renewals_since(record, before) == 0  # it was invited
+    store.intend(grant(2), Once(record.successor_marker), at=NOW).result()
+    assert store.renewals_since(record, before) == 0  # a retry gets this one again
+    store.intend(grant(3), Once("successor:1"), at=NOW).result()
+    store.intend(grant(4, machine="web2.lan"), Once("successor:2"), at=NOW).result()
+    assert store.renewals_since(record, before) == 1
+    assert store.renewals_since(record, NOW) == 0
+    for future in [store.intend(grant(5), Once(f"successor:{i}"), at=NOW) for i in range(10, 130)]:
+        future.result()
+    assert store.renewals_since(record, before) == 100

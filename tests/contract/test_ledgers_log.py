@@ -111,7 +111,7 @@ def test_refusals_of_one_marker_are_bounded(store: SqlLedger) -> None:
     markers = [event.fields["marker"] for event in store.events(kind_prefix="introduction.")]
     assert (markers.count("test:1"), markers.count("test:2")) == (10, 10)
     store.note(Event("introduction.refused", NOW, "web2.lan", {"marker": "test:1"})).result()
-    assert len(store.events(subject="web2.lan")) == 1
+    assert store.events(subject="web2.lan") == []  # a marker is one holder's, whatever names he gets refused under
 
 
 def test_checkpoints(store: SqlLedger) -> None:

@@ -130,6 +130,11 @@ class Stage:
         """What is on stage."""
         return self.credentials.get(serial)
 
+    def renewals_since(self, record: CredentialRecord, since: datetime) -> int:
+        """As the ledger counts them."""
+        others = [one for one in self.credentials.values() if one.machine == record.machine]
+        return sum(one.intended_at > since and one.predecessor not in (None, record.serial) for one in others)
+
 
 @dataclass(frozen=True)
 class Honest:

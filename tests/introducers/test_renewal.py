@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from handfast.core.flow import Once, Wish
+from handfast.core.records import CredentialRecord
 from handfast.core.roles import GRANTABLE, Role
 from handfast.errors import EvidenceRejected, PolicyRefused, Revoked
 from handfast.introducers.renewal import REGISTRAR_HALF
@@ -106,21 +107,32 @@ def test_an_rsa_credential_cannot_renew_and_is_told() -> None:
         REGISTRAR_HALF.verify(honest.evidence, honest.stage)
 
 
-def test_only_renewals_in_a_row_and_of_late_are_counted() -> None:
-    """A line of successors is followed back to what is older than a 24th of the life, or began anew."""
+def test_only_renewals_of_late_are_counted() -> None:
+    """Those of the machine within the last 24th of the life, without the own successor: that would be a retry."""
     honest = by_renewal(record=a_credential())
     assert REGISTRAR_HALF.verify(honest.evidence, honest.stage).renewals == 0  # it is one day old, and invited
     lately: dict[str, Any] = {"intended_at": NOW - timedelta(minutes=1), "not_after": NOW + DAY}
-    line = {
+    honest.stage.credentials |= {
         SERIAL: a_credential(marker=f"successor:{1:032x}", **lately),
         1: a_credential(serial=1, marker=f"successor:{2:032x}", **lately),
-        2: a_credential(serial=2, marker=f"successor:{3:032x}", **lately),
-        3: a_credential(serial=3, marker=f"successor:{4:032x}", **(lately | {"intended_at": NOW - DAY / 24 * 1.1})),
-        4: a_credential(serial=4, **lately),
+        2: a_credential(serial=2, marker=f"successor:{3:032x}", **(lately | {"intended_at": NOW - DAY / 24 * 1.1})),
+        3: a_credential(serial=3, **lately),
+        4: a_credential(serial=4, marker=f"successor:{SERIAL:032x}", **lately),
     }
-    honest.stage.credentials |= line
-    assert REGISTRAR_HALF.verify(honest.evidence, honest.stage).renewals == 3
-    honest.stage.credentials[2] = a_credential(serial=2, **lately)
     assert REGISTRAR_HALF.verify(honest.evidence, honest.stage).renewals == 2
-    del honest.stage.credentials[1]
-    assert REGISTRAR_HALF.verify(honest.evidence, honest.stage).renewals == 1
+
+
+def test_the_line_of_predecessors_is_not_walked() -> None:
+    """However long it is, nobody has more than his own credential read before he is admitted."""
+    lately: dict[str, Any] = {"intended_at": NOW - timedelta(minutes=1), "not_after": NOW + DAY}
+    honest = by_renewal(record=a_credential(marker=f"successor:{1:032x}", **lately))
+    read: list[int] = []
+    known = honest.stage.credential
+
+    def credential(serial: int) -> CredentialRecord | None:
+        read.append(serial)
+        return known(serial)
+
+    honest.stage.credential = credential  # type: ignore[method-assign]
+    REGISTRAR_HALF.verify(honest.evidence, honest.stage)
+    assert read == [SERIAL]

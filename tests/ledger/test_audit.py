@@ -17,8 +17,9 @@ from handfast.core.flow import Credential, Once
 from handfast.core.merkle import Frontier, leaf_hash
 from handfast.core.records import Event
 from handfast.core.roles import Role
-from handfast.errors import LogTampered, Malformed
+from handfast.errors import AlreadySpent, LogTampered, Malformed
 from handfast.ledger import audit
+from handfast.ledger.entries import decode, marker_of
 from handfast.ledger.store import SqlLedger
 from handfast.ledger.tables import metadata
 from tests.ledger.material import (
@@ -62,12 +63,22 @@ def rewrite(store: SqlLedger, entries: list[bytes]) -> None:
     connection.execute("DELETE FROM events")
     for index, entry in enumerate(entries):
         connection.execute(
-            "INSERT INTO events SELECT ?, json_extract(?, '$.kind'), json_extract(?, '$.subject'), ?, ?",
-            (index, entry.decode(), entry.decode(), entry, leaf_hash(entry)),
+            "INSERT INTO events SELECT ?, json_extract(?, '$.kind'), json_extract(?, '$.subject'), ?, ?, ?",
+            (index, entry.decode(), entry.decode(), entry, leaf_hash(entry), marker_of(decode(entry))),
         )
     connection.commit()
     connection.close()
     set_head(store, Frontier().extend(map(leaf_hash, entries)))
+
+
+def test_an_alarm_that_is_no_longer_counted_is_found(store: SqlLedger) -> None:
+    """An alarm taken from its marker would let the log be filled: the audit compares marker and entry."""
+    with pytest.raises(AlreadySpent):
+        store.intend(grant(9), Once("test:9", 0), at=NOW).result()
+    assert verify(store).size == 11
+    tamper(store, "UPDATE events SET marker = NULL")
+    with pytest.raises(LogTampered, match="entry 10 is filed under the marker None, and says 'test:9'"):
+        verify(store)
 
 
 def test_an_untouched_ledger_verifies(store: SqlLedger) -> None:
@@ -91,13 +102,20 @@ def test_an_empty_ledger_verifies(tmp_path: Path) -> None:
         ("UPDATE events SET leaf_hash = zeroblob(32) WHERE leaf_index = 2", "entry 2 was changed"),
         ("UPDATE events SET kind = 'test.other' WHERE leaf_index = 2", "entry 2 is filed as 'test.other'"),
         ("UPDATE events SET subject = 'web9' WHERE leaf_index = 2", "entry 2 is filed as .* of 'web9'"),
+        ("UPDATE events SET marker = 'test:9' WHERE leaf_index = 2", "entry 2 is filed under the marker 'test:9'"),
         ("DELETE FROM events WHERE leaf_index = 2", "entry 2 is missing"),
         ("DELETE FROM events WHERE leaf_index = 0", "entry 0 is missing"),
         ("DELETE FROM events WHERE leaf_index = 9", "entry 9 of 10 is missing"),
         ("DELETE FROM events", "entry 0 of 10 is missing"),
         ("UPDATE events SET leaf_index = 10 WHERE leaf_index = 9", "entry 9 of 10 is missing"),
-        ("INSERT INTO events SELECT 10, kind, subject, entry, leaf_hash FROM events LIMIT 1", "beyond its ends"),
-        ("INSERT INTO events SELECT -1, kind, subject, entry, leaf_hash FROM events LIMIT 1", "beyond its ends"),
+        (
+            "INSERT INTO events SELECT 10, kind, subject, entry, leaf_hash, marker FROM events LIMIT 1",
+            "beyond its ends",
+        ),
+        (
+            "INSERT INTO events SELECT -1, kind, subject, entry, leaf_hash, marker FROM events LIMIT 1",
+            "beyond its ends",
+        ),
         ("UPDATE log_head SET frontier = zeroblob(64)", "head of the log at size 10 does not fit"),
         ("UPDATE log_head SET size = 7", "head of the log is damaged"),
         ("DELETE FROM log_head", "lost the head of its log"),

@@ -151,6 +151,51 @@ async def test_a_commit_that_fails_answers_nobody_with_success(
     assert [event.subject for event in store.events()] == ["c"]
 
 
+class Stop(BaseException):
+    """An order to stop, as ``KeyboardInterrupt`` is one."""
+
+
+async def test_an_order_to_stop_leaves_no_transaction_open(store: SqlLedger) -> None:
+    """What a change wrote before it was stopped is rolled back, and the next change begins anew."""
+
+    def stopped(tx: Transaction) -> None:
+        tx.log(Event("test.one", NOW, "half"))
+        tx.connection.execute("INSERT INTO machines VALUES ('half', 'server', 1)")
+        raise Stop
+
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, _context: None)  # the order reaches its task too
+    with pytest.raises(Stop):
+        await asyncio.wrap_future(store._submit(stopped))
+    await note(store, "after")
+    assert [event.subject for event in store.events()] == ["after"]
+    assert store.machines() == []
+
+
+async def test_a_loop_that_is_stopped_in_a_commit_lets_it_finish(
+    store: SqlLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cancelled while the disk works, the connection is dropped only behind it, and the next change begins anew."""
+    entered, leave = threading.Event(), threading.Event()
+
+    def slow() -> None:
+        entered.set()
+        leave.wait(10)
+
+    with monkeypatch.context() as patch:
+        commits(patch, slow)
+        cut = note(store, "cut")
+        while not entered.is_set():  # noqa: ASYNC110  the loop has to turn
+            await asyncio.sleep(0)
+        assert store._looped is not None
+        assert store._looped._task is not None
+        store._looped._task.cancel()
+        threading.Timer(0.05, leave.set).start()
+        with pytest.raises(asyncio.CancelledError):
+            await cut
+    await note(store, "after")
+    assert [event.subject for event in store.events()] == ["cut", "after"]
+
+
 async def test_a_change_that_nobody_waits_for_is_not_made(store: SqlLedger) -> None:
     """A caller that is cancelled before its turn leaves no trace."""
     given_up, wanted = store.note(Event("test.one", NOW, "given up")), note(store, "wanted")

@@ -13,8 +13,9 @@ import pytest
 from handfast import ledger
 from handfast.core.flow import Once
 from handfast.core.records import Event
-from handfast.errors import Fault, Unsafe
-from handfast.ledger import audit, sqlite
+from handfast.errors import AlreadySpent, Fault, Unsafe
+from handfast.ledger import audit, entries, sqlite
+from handfast.ledger.operations import MAX_ALARMS
 from tests.ledger.material import LOG_KEY, NOW, ORIGIN, grant, tamper
 
 EVENT = Event("test.one", NOW, "x")
@@ -137,6 +138,27 @@ with ledger.open_sqlite(place / "ledger.sqlite3") as store:
     assert done.returncode == 0, done.stderr
     assert str(tmp_path) in done.stdout
     assert "disk" in done.stdout
+
+
+def test_an_alarm_costs_the_same_however_many_there_are(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine with thousands of alarms, each of another marker, has no more entries read than those that decide."""
+    with ledger.open_sqlite(path) as store:
+        for future in [store.intend(grant(1), Once(f"test:{i}", 0), at=NOW) for i in range(500)]:
+            assert isinstance(future.exception(), AlreadySpent)
+        decoded: list[bytes] = []
+        real = entries.decode
+
+        def decode(entry: bytes) -> Event:
+            decoded.append(entry)
+            return real(entry)
+
+        monkeypatch.setattr(entries, "decode", decode)
+        for key in range(20):
+            assert isinstance(store.intend(grant(key), Once("test:7", 0), at=NOW).exception(), AlreadySpent)
+        assert len(decoded) <= 20 * MAX_ALARMS
+        decoded.clear()
+        assert isinstance(store.intend(grant(1), Once("test:new", 0), at=NOW).exception(), AlreadySpent)
+        assert decoded == []
 
 
 def test_a_lock_that_stays(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from handfast.core import checkpoint, merkle
 from handfast.core.roles import Role
 from handfast.ledger import entries
 from handfast.server.limits import Limits
-from handfast.wiring import LEDGER
+from handfast.wiring import CHECKPOINT, LEDGER
 from tests.server.running import Client, Running, running
 from tests.server.test_life import wait
 
@@ -91,6 +91,47 @@ def test_a_log_changed_under_a_stopped_registrar_is_not_signed(tmp_path: Path, c
         wait(lambda: failing(client) == ["log"])
         registrar.credential("web2.lan", Role.SERVER)
         assert signed_size(registrar) == before
+
+
+def test_a_log_rewritten_under_a_stopped_registrar_is_not_signed(tmp_path: Path) -> None:
+    """With every checkpoint gone from the store, the one in the data directory says that there was one."""
+    data = tmp_path / "data"
+    with running(data, limits=SOON) as registrar, registrar.connect() as client:
+        client.call("GET", f"/crl/{registrar.service.authority.public.crl_names[0]}.crl")
+        registrar.credential("web1.lan", Role.SERVER)
+        wait(lambda: signed_now(registrar))
+    kept = (data / CHECKPOINT).read_text()
+    assert (data / CHECKPOINT).stat().st_mode & 0o777 == 0o644
+    rewrite(data)
+    with running(data, clients="again", limits=SOON) as registrar, registrar.connect() as client:
+        wait(lambda: failing(client) == ["log"])
+        registrar.credential("web2.lan", Role.SERVER)
+        assert signed_size(registrar) == -1
+    assert (data / CHECKPOINT).read_text() == kept
+
+
+def test_the_newer_checkpoint_of_store_and_file_counts(tmp_path: Path) -> None:
+    """A store put back to an older state with its own checkpoint is found; a file left behind by a crash is none."""
+    data = tmp_path / "data"
+    with running(data, limits=SOON) as registrar:
+        wait((data / CHECKPOINT).exists)
+        older = (data / CHECKPOINT).read_text()
+        registrar.credential("web1.lan", Role.SERVER)
+        wait(lambda: signed_now(registrar))
+        wait(lambda: (data / CHECKPOINT).read_text() == registrar.service.ledger.last_checkpoint())
+        newer = (data / CHECKPOINT).read_text()
+    assert checkpoint.parse(older).size < checkpoint.parse(newer).size
+    (data / CHECKPOINT).write_text(older)
+    with running(data, clients="again", limits=SOON) as registrar, registrar.connect() as client:
+        registrar.credential("web2.lan", Role.SERVER)
+        wait(lambda: signed_now(registrar))
+        assert failing(client) == []
+    with sqlite3.connect(data / LEDGER) as store:
+        store.execute("DELETE FROM checkpoints WHERE size > ?", (checkpoint.parse(older).size,))
+        store.execute("UPDATE events SET entry = CAST(entry || ' ' AS BLOB) WHERE leaf_index = ?", (3,))
+    store.close()
+    with running(data, clients="third", limits=SOON) as registrar, registrar.connect() as client:
+        wait(lambda: failing(client) == ["log"])
 
 
 def test_the_log_is_signed_on_across_restarts(tmp_path: Path) -> None:

@@ -109,8 +109,8 @@ class Finding:
     hash both sides signed or will sign: the answer is bound to it. ``proof`` is one sentence for the
     log and for ``explain``. ``reintroduction_key`` is the raw Ed25519 public key with which the
     machine may come back after its credential expired. ``expired_at`` is set where the evidence is a
-    credential whose time is over: policy has the limit. ``renewals`` counts those in the credential's own line
-    of succession, up to itself, that happened within the last 24th of its life.
+    credential whose time is over: policy has the limit. ``renewals`` counts those of the machine
+    within the last 24th of the credential's life, its own successors left out.
     """
 
     method: str

@@ -43,6 +43,9 @@ class Context(Protocol):
 
     def credential(self, serial: int) -> CredentialRecord | None: ...
 
+    def renewals_since(self, record: CredentialRecord, since: datetime) -> int:
+        """Count, to 100 at most, the machine's credentials since then that succeed another one than ``record``."""
+
 
 class Introducer(Protocol):
     """The registrar's half of one method of introduction."""
@@ -112,6 +115,9 @@ class Ledger(Protocol):
     def credential(self, serial: int) -> CredentialRecord | None: ...
 
     def credentials(self, machine: str | None = None) -> list[CredentialRecord]: ...
+
+    def renewals_since(self, record: CredentialRecord, since: datetime) -> int:
+        """As ``Context`` has it."""
 
     def newest_credentials(self, machine: str) -> list[CredentialRecord]:
         """Return the last 20 of a machine, the newest first."""

@@ -34,7 +34,6 @@ from handfast.core.transcript import digest, request_label
 from handfast.errors import EvidenceRejected, PolicyRefused
 
 NAME = "renewal"
-_MOST = 100  # counted, so that a rule may be as high, and no line makes us read for long
 
 
 class RenewalRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -147,7 +146,8 @@ class RenewalIntroducer:
             proof=f"it holds the key of its credential {record.serial:032x}",
             transcript=signed,
             reintroduction_key=request.reintroduction_key,
-            renewals=_renewals(record, context),
+            # One bounded read: this is before anybody is admitted.
+            renewals=context.renewals_since(record, context.now() - (record.not_after - record.intended_at) / 24),
         )
 
     def _authenticate(
@@ -167,16 +167,6 @@ class RenewalIntroducer:
         except InvalidSignature:
             raise EvidenceRejected(f"the signature for serial {request.serial} does not fit") from None
         return record
-
-
-def _renewals(record: CredentialRecord, context: Context) -> int:
-    """Count those of the line up to ``record`` within the last 24th of its life: none at all for a timer's."""
-    since, count = context.now() - (record.not_after - record.intended_at) / 24, 0
-    current: CredentialRecord | None = record
-    while current is not None and current.predecessor is not None and current.intended_at > since and count < _MOST:
-        count += 1
-        current = context.credential(current.predecessor)
-    return count
 
 
 REGISTRAR_HALF = RenewalIntroducer()

@@ -177,7 +177,7 @@ def _compare(tree: Frontier, signed: list[Checkpoint]) -> None:
 
 
 def _leaf(expected: int, row: Row, facts: _Facts) -> bytes:
-    index, kind, subject, entry, stored = row
+    index, kind, subject, entry, stored, marker = row
     if index != expected:
         raise _tampered(f"entry {expected} is missing")
     leaf = leaf_hash(entry) if isinstance(entry, bytes) else None
@@ -190,6 +190,8 @@ def _leaf(expected: int, row: Row, facts: _Facts) -> bytes:
     if (event.kind, event.subject) != (kind, subject):
         said = f"{event.kind!r} of {event.subject!r}"
         raise _tampered(f"entry {index} is filed as {kind!r} of {subject!r}, and says {said}")
+    if marker != entries.marker_of(event):
+        raise _tampered(f"entry {index} is filed under the marker {marker!r}, and says {entries.marker_of(event)!r}")
     if event.kind in entries.OF_TABLES:
         facts.add(leaf, index, event)
     return leaf

@@ -31,6 +31,8 @@ REFUSED = "introduction.refused"
 CRL_PUBLISHED = "crl.published"
 # Only the ledger writes these, together with the row they speak of.
 OF_TABLES = frozenset({INVITED, CANCELLED, INTENDED, ISSUED, REVOKED, ABANDONED})
+# What strangers can have us log, and so is logged a few times for each marker only.
+_BOUNDED = frozenset({SECOND_KEY, REFUSED})
 
 
 class _Entry(msgspec.Struct, forbid_unknown_fields=True):
@@ -98,6 +100,11 @@ def decode(entry: bytes) -> Event:
     if canonical != entry:
         raise Malformed(f"an entry of the log that is not in canonical form: {entry[:80]!r}")
     return event
+
+
+def marker_of(event: Event) -> str | None:
+    """Return the marker under which an event is counted; None for what may be logged without end."""
+    return event.fields.get("marker") if event.kind in _BOUNDED else None
 
 
 def serial_text(serial: int) -> str:

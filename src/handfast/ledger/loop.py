@@ -64,8 +64,8 @@ class LoopWriter(Transactions):
         """Finish what was submitted, then stop."""
         if self._task is not None:
             await self._task
-        self._disk.shutdown()
         self.disconnect()
+        self._disk.shutdown()
 
     async def _work(self) -> None:
         try:
@@ -92,6 +92,10 @@ class LoopWriter(Transactions):
                 if not self._database.busy(error) or self._loop.time() >= give_up:
                     raise
             await asyncio.sleep(_RETRY)
+
+    def disconnect(self) -> None:
+        """Drop the connection, behind a commit that runs: who waited for it may have been cancelled."""
+        self._disk.submit(super().disconnect).result()
 
     async def commit(self, transaction: Transaction) -> None:
         """Return when everything is on disk."""

@@ -135,11 +135,17 @@ def _closed(marker: str, reason: str) -> Refused:
 
 def _alarm(tx: Transaction, alarm: Event) -> None:
     """Log an alarm once for each key, and at most ``MAX_ALARMS`` for a marker."""
-    logged = [entries.decode(entry) for (entry,) in tx.all(statements.ALARMS_OF_SUBJECT, {"p_subject": alarm.subject})]
-    same = [event.fields for event in (*logged, *tx.pending) if event.kind == alarm.kind]
-    same = [fields for fields in same if fields["marker"] == alarm.fields["marker"]]
-    if len(same) < MAX_ALARMS and all(fields["key"] != alarm.fields["key"] for fields in same):
+    same = _same(tx, alarm, MAX_ALARMS)
+    if len(same) < MAX_ALARMS and all(event.fields["key"] != alarm.fields["key"] for event in same):
         tx.log(alarm)
+
+
+def _same(tx: Transaction, event: Event, most: int) -> list[Event]:
+    """Return the events of this kind and marker: at most ``most`` from the log, and those of this transaction."""
+    marker = entries.marker_of(event)
+    logged = tx.all(statements.FIRST_OF_MARKER, {"p_marker": marker, "p_kind": event.kind, "p_most": most})
+    pending = [other for other in tx.pending if other.kind == event.kind and entries.marker_of(other) == marker]
+    return [*(entries.decode(entry) for (entry,) in logged), *pending]
 
 
 def issued(tx: Transaction, credential: Credential, *, at: datetime) -> bytes:
@@ -237,16 +243,8 @@ def note(tx: Transaction, event: Event) -> None:
         if not text.isprintable():  # a line break would forge lines of `log show`, an escape drive a terminal
             raise Malformed(f"an event with text that is not printable: {text[:80]!r}")
     entries.decode(entries.encode(event))  # what cannot be read again would spoil the log for good
-    if event.kind != entries.REFUSED or not _refused_enough(tx, event):
+    if event.kind != entries.REFUSED or len(_same(tx, event, MAX_REFUSALS)) < MAX_REFUSALS:
         tx.log(event)
-
-
-def _refused_enough(tx: Transaction, refusal: Event) -> bool:
-    logged = tx.all(statements.KIND_OF_SUBJECT, {"p_subject": refusal.subject, "p_kind": refusal.kind})
-    events = [*(entries.decode(entry) for (entry,) in logged), *tx.pending]
-    marker = refusal.fields.get("marker")
-    same = [event for event in events if event.kind == refusal.kind and event.fields.get("marker") == marker]
-    return len([event for event in same if event.subject == refusal.subject]) >= MAX_REFUSALS
 
 
 def publish(tx: Transaction, by: str, *, at: datetime) -> RevocationState:

@@ -131,6 +131,18 @@ NEWEST_CREDENTIALS_OF = (
     .limit(literal_column("20", Integer()))
     .offset(literal_column("0", Integer()))  # or else SQLAlchemy makes it a parameter, for SQLite
 )
+# Bounded, so that no line of successors makes us read for long; it is more than any rule allows.
+RENEWALS_SINCE = (
+    select(credentials.c.serial)
+    .where(
+        credentials.c.machine == bindparam("p_machine"),
+        credentials.c.intended_at > bindparam("p_since"),
+        text("substr(credentials.marker, 1, 10) = 'successor:'"),
+        credentials.c.marker != bindparam("p_except"),
+    )
+    .limit(literal_column("100", Integer()))
+    .offset(literal_column("0", Integer()))
+)
 STALE_INTENTS = ALL_CREDENTIALS.where(
     credentials.c.certificate == null(),
     credentials.c.intended_at < bindparam("p_before"),
@@ -169,9 +181,15 @@ EVENTS = _IN_ORDER
 EVENTS_OF_SUBJECT = _IN_ORDER.where(_OF_SUBJECT)
 ALARMS = _IN_ORDER.where(_ALARM)
 ALARMS_OF_SUBJECT = _IN_ORDER.where(_ALARM, _OF_SUBJECT)
-KIND_OF_SUBJECT = _IN_ORDER.where(_OF_SUBJECT, events.c.kind == bindparam("p_kind"))
+# For a decision in the writer: however many were logged, it reads no more than what makes it enough.
+FIRST_OF_MARKER = (
+    select(events.c.entry)
+    .where(events.c.marker == bindparam("p_marker"), events.c.kind == bindparam("p_kind"))
+    .limit(bindparam("p_most", type_=Integer()))
+    .offset(literal_column("0", Integer()))
+)
 ENTRIES = (
-    select(events.c.leaf_index, events.c.kind, events.c.subject, events.c.entry, events.c.leaf_hash)
+    select(events.c.leaf_index, events.c.kind, events.c.subject, events.c.entry, events.c.leaf_hash, events.c.marker)
     .where(events.c.leaf_index >= bindparam("p_start"), events.c.leaf_index < bindparam("p_end"))
     .order_by(events.c.leaf_index)
 )

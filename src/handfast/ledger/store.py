@@ -109,6 +109,19 @@ class SqlLedger:
         found = self._all(statements.NEWEST_CREDENTIALS_OF, {"p_machine": machine})
         return [rows.credential_from_row(row) for row in found]
 
+    def renewals_since(self, record: CredentialRecord, since: datetime) -> int:
+        """
+        Count, to 100 at most, the machine's credentials intended after ``since`` that another one introduced.
+
+        What ``record`` introduced is left out: its holder, who asks again with the same key, gets that same answer.
+        """
+        values = {
+            "p_machine": record.machine,
+            "p_since": entries.micros(since),
+            "p_except": record.successor_marker,
+        }
+        return len(self._all(statements.RENEWALS_SINCE, values))
+
     def revocation_count(self) -> int:
         """Return how many were taken back; it only grows."""
         row = self._read(lambda session: session.head(statements.COUNT_REVOCATIONS))

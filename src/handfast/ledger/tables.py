@@ -91,7 +91,8 @@ machines = Table(
     Column("introduced_at", Big, nullable=False),
 )
 
-# ``kind`` and ``subject`` repeat what the entry says, for searching; the audit compares them.
+# ``kind``, ``subject`` and ``marker`` repeat what the entry says, for searching; the audit compares them. Only what
+# is logged a few times for each marker has one here: see ``entries.marker_of``.
 events = Table(
     "events",
     metadata,
@@ -100,6 +101,7 @@ events = Table(
     Column("subject", Text(), nullable=False),
     Column("entry", LargeBinary(), nullable=False),
     Column("leaf_hash", LargeBinary(), nullable=False),
+    Column("marker", Text()),
 )
 
 log_head = Table(

@@ -61,7 +61,14 @@ class Transaction(Session):
             return
         leaves = [leaf_hash(entry) for _event, entry in self._events]
         rows = [
-            {"leaf_index": index, "kind": event.kind, "subject": event.subject, "entry": entry, "leaf_hash": leaf}
+            {
+                "leaf_index": index,
+                "kind": event.kind,
+                "subject": event.subject,
+                "entry": entry,
+                "leaf_hash": leaf,
+                "marker": entries.marker_of(event),
+            }
             for index, ((event, entry), leaf) in enumerate(zip(self._events, leaves, strict=True), head.size)
         ]
         head = head.extend(leaves)
@@ -135,6 +142,7 @@ class Transactions:
                 if not job.future.done():
                     job.future.set_exception(error)
             if not isinstance(error, Exception):
+                self.disconnect()  # or the next change would begin inside a transaction that nobody ends
                 raise  # errors belong to the callers, and the driver has to live; an order to stop is its own
 
     async def _run(self, jobs: list[Job[Any]]) -> None:

@@ -68,6 +68,10 @@ class LedgerContext:
         """Return a credential on record, intended or issued."""
         return self.ledger.credential(serial)
 
+    def renewals_since(self, record: CredentialRecord, since: datetime) -> int:
+        """Count the machine's renewals since then, without those of ``record`` itself: they are retries."""
+        return self.ledger.renewals_since(record, since)
+
 
 @dataclass(frozen=True, slots=True)
 class Registrar:

@@ -34,8 +34,8 @@ class Limits:
     connections_per_source: int = 256  # a site behind one address may boot at once
     unread: float = 10.0  # for a client to read what it asked for
     # Nothing limits evidence before it is verified: whoever shares an address with honest machines could use their
-    # share up. Verifying costs no more than GET /v1/hello, and less than the handshake before it. What costs more
-    # (the disk, the issuing key) is counted by what was proved: a stranger has none of that.
+    # share up. Verifying costs a bounded number of reads, and of signatures to check: up to 1 ms of a core, four times
+    # GET /v1/hello. What costs more (the disk, the issuing key) is counted by what was proved: a stranger has none.
     introductions: float = 50.0  # a second and one-time marker, each about 1 ms of one core
     introductions_burst: int = 1000  # the uses that one invitation may have: its machines may boot at once
     failures: float = 1.0  # refused evidence a second and source; past it the answer is 429, for that evidence only

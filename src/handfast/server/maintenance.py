@@ -8,13 +8,15 @@ from datetime import timedelta
 
 import structlog
 
+from handfast.adapters.files import faults, write_atomic
 from handfast.core import checkpoint, merkle
+from handfast.core.checkpoint import Checkpoint
 from handfast.core.merkle import Frontier
 from handfast.errors import HandfastError, LogTampered, Malformed
 from handfast.ledger.store import SqlLedger
 from handfast.server.identity import Identity, obtain
 from handfast.server.state import State
-from handfast.wiring import Service, log_origin
+from handfast.wiring import CHECKPOINT, Service, log_origin
 
 STALE = timedelta(hours=2)  # a newcomer's own retry comes within seconds, that of its timer within half an hour
 _HINT = "stop this registrar, keep its store for inquiry, and restore a backup that verifies"
@@ -80,8 +82,11 @@ async def sign_checkpoint(state: State) -> None:
     state.tampered = False
     state.metrics.log_tampered.set(0)
     if head.size > signed.size:
-        newest = checkpoint.Checkpoint(log_origin(authority.public), head.size, head.root())
-        await asyncio.wrap_future(log.save_checkpoint(checkpoint.sign(newest, authority.log_signer())))
+        newest = Checkpoint(log_origin(authority.public), head.size, head.root())
+        note = checkpoint.sign(newest, authority.log_signer())
+        await asyncio.wrap_future(log.save_checkpoint(note))
+        # After the store: a crash in between must not leave a file that is ahead of it.
+        await state.in_thread(write_atomic, state.service.data / CHECKPOINT, note.encode(), 0o644)
     state.signed = head
 
 
@@ -104,19 +109,39 @@ def _grown(service: Service, signed: Frontier | None) -> tuple[Frontier, Frontie
 
 def _last_signed(service: Service) -> Frontier:
     """
-    Return the log as of the newest checkpoint in the store, made again from its entries; empty without one.
+    Return the log as it was last signed, made again from its entries; empty if it never was.
 
-    :raises LogTampered: the entries are not those that were signed.
+    The newer one counts of the checkpoint in the store and that in the data directory: whoever can write the store
+    can drop all of its checkpoints, and would have us begin anew on a past of his making.
+
+    :raises LogTampered: the entries are not those that were signed, or the store has lost every checkpoint.
     """
-    log, authority = service.ledger, service.authority
-    note = log.last_checkpoint()
-    if note is None:
+    log = service.ledger
+    stored, kept = log.last_checkpoint(), _kept(service)
+    if stored is None and kept is None:
         return Frontier()
-    signed = checkpoint.verify(note, log_origin(authority.public), authority.public.log_key)
+    if stored is None:
+        raise LogTampered("the log was signed before, and its store has no checkpoint any more", hint=_HINT)
+    signed = max((_verified(service, note) for note in (stored, kept) if note is not None), key=lambda each: each.size)
     made = _extended(log, Frontier(), signed.size)
     if made.root() != signed.root:
         raise LogTampered(f"the first {signed.size} entries of the log are not those that were signed", hint=_HINT)
     return made
+
+
+def _verified(service: Service, note: str) -> Checkpoint:
+    public = service.authority.public
+    return checkpoint.verify(note, log_origin(public), public.log_key)
+
+
+def _kept(service: Service) -> str | None:
+    """Return the checkpoint in the data directory. :raises Fault: it cannot be read."""
+    path = service.data / CHECKPOINT
+    with faults("read", path):
+        try:
+            return path.read_text("utf-8")
+        except FileNotFoundError:
+            return None
 
 
 def _extended(log: SqlLedger, frontier: Frontier, size: int) -> Frontier:

@@ -86,12 +86,15 @@ def _log() -> None:
         sa.Column("subject", sa.Text(), nullable=False),
         sa.Column("entry", sa.LargeBinary(), nullable=False),
         sa.Column("leaf_hash", sa.LargeBinary(), nullable=False),
+        sa.Column("marker", sa.Text()),
         sa.PrimaryKeyConstraint("leaf_index", name="pk_events"),
     )
     op.create_index("ix_events_subject", "events", ["subject"])
     # Only alarms are searched by kind: a partial index costs the ordinary entry nothing.
     alarms = sa.text("kind LIKE 'alarm.%'")
     op.create_index("ix_events_alarms", "events", ["leaf_index"], sqlite_where=alarms, postgresql_where=alarms)
+    marked = sa.text("marker IS NOT NULL")
+    op.create_index("ix_events_marker", "events", ["marker", "kind"], sqlite_where=marked, postgresql_where=marked)
     head = op.create_table(
         "log_head",
         sa.Column("id", sa.Integer(), autoincrement=False, nullable=False),

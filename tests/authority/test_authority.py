@@ -239,7 +239,7 @@ def test_a_key_that_others_can_read_is_refused(directory: Path, name: str) -> No
         FileAuthority.open(directory)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+@pytest.mark.root
 def test_an_authority_of_somebody_else_is_refused(directory: Path) -> None:
     """A directory that another user owns can be changed by that user at any time."""
     os.chown(directory, 12345, 12345)

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from handfast.core.flow import Entitlement, Finding, Grant, Once, Wish
 from handfast.core.names import IPAddress, Names, ip_address, network
 from handfast.core.roles import GRANTABLE, Role, spiffe_id
+from handfast.core.x509 import BACKDATE
 from handfast.errors import PolicyRefused
 from handfast.policy.decide import decide, serving
-from handfast.policy.rules import BACKDATE, MOST_RENEWALS, SHORTEST, Rules
+from handfast.policy.rules import MOST_RENEWALS, SHORTEST, Rules
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 DOMAIN = "abc.handfast"

@@ -22,6 +22,7 @@ from handfast.errors import (
     UsageError,
 )
 from handfast.registrar.administer import LONGEST_INVITATION, MOST_USES, Administration
+from handfast.registrar.operator import LocalOperator
 from tests.registrar.house import ADDRESS, HOUR, NOW, Faulty, House, Newcomer
 
 
@@ -113,8 +114,9 @@ def test_show_has_everything_and_list_has_everybody(house: House) -> None:
     house.join(line, Newcomer())
     with pytest.raises(AlreadySpent):
         house.join(line, Newcomer())
-    one, two = house.administration.list()
-    assert (one.name, two.name) == ("web1.lan", "web2.lan")
+    listed = LocalOperator(house.administration).list()
+    assert [(each.name, each.alarm_count) for each in listed] == [("web1.lan", 1), ("web2.lan", 0)]
+    one, two = (house.administration.show(name) for name in ("web1.lan", "web2.lan"))
     assert (len(one.credentials), len(one.invitations), len(one.alarms)) == (1, 1, 1)
     assert two.machine is None
     assert house.administration.show("WEB1.lan") == one

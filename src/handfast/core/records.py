@@ -8,6 +8,17 @@ from datetime import datetime
 from handfast.core.names import IPNetwork, Names
 from handfast.core.roles import Role
 
+# Why a credential is taken back: RFC 5280 §5.3.1, without what means "not for good" (certificateHold, removeFromCRL)
+# and what cannot happen to a leaf of ours (cACompromise, aACompromise).
+REASONS = (
+    "unspecified",
+    "keyCompromise",
+    "affiliationChanged",
+    "superseded",
+    "cessationOfOperation",
+    "privilegeWithdrawn",
+)
+
 _SUCCESSOR = "successor:"
 
 

@@ -25,7 +25,7 @@ from handfast.errors import Malformed, Refused
 
 ROOT_LIFETIME = timedelta(days=3652)  # ten years
 ISSUING_LIFETIME = timedelta(days=1096)  # three years
-BACKDATE = timedelta(hours=1)  # clocks of new machines are slow
+BACKDATE = timedelta(hours=1)  # the clocks of new machines are wrong (docker swarm's figure)
 CRL_LIFETIME = timedelta(days=7)  # see ``crl``
 MAX_COMMON_NAME = 64  # ub-common-name, RFC 5280 appendix A.1
 

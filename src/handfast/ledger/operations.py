@@ -10,11 +10,9 @@ import hashlib
 import secrets
 from datetime import datetime
 
-from cryptography import x509
-
 from handfast.core import checkpoint as checkpoints
 from handfast.core.flow import Credential, Grant, Intent, Once
-from handfast.core.records import CredentialRecord, Event, Invitation, RevocationState
+from handfast.core.records import REASONS, CredentialRecord, Event, Invitation, RevocationState
 from handfast.errors import AlreadySpent, InvitationCancelled, Malformed, NotFound, Refused, Revoked
 from handfast.ledger import entries, rows, statements
 from handfast.ledger.entries import micros, serial_text
@@ -23,8 +21,6 @@ from handfast.ledger.writer import Transaction
 SERIAL_BITS = 127  # positive and at most 16 bytes in DER; RFC 5280 §4.1.2.2 allows 20
 MAX_ALARMS = 10  # for one marker, one for each key: the log is not a disk for strangers to fill
 MAX_REFUSALS = 10  # for one marker: nor for those who hold evidence that policy refuses
-# RFC 5280 §5.3.1, without the two that mean "not for good": a ledger takes nothing back twice.
-REASONS = frozenset(flag.value for flag in x509.ReasonFlags) - {"certificateHold", "removeFromCRL"}
 _ABANDONED_REASON = "cessationOfOperation"
 _INVITATION, _SUCCESSOR = "invitation:", "successor:"
 
@@ -193,7 +189,7 @@ def revoke(tx: Transaction, serial: int, *, reason: str, at: datetime) -> None:
     :raises Malformed: not a reason of RFC 5280. :raises NotFound: :raises Revoked: it was revoked before.
     """
     if reason not in REASONS:
-        raise Malformed(f"not a reason to revoke: {reason[:40]!r}", hint="use one of " + ", ".join(sorted(REASONS)))
+        raise Malformed(f"not a reason to revoke: {reason[:40]!r}", hint="use one of " + ", ".join(REASONS))
     record = _credential(tx, serial_text(serial))
     if record.revoked_at is not None:
         raise Revoked(

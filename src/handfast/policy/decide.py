@@ -9,8 +9,9 @@ from handfast.core.flow import Finding, Grant
 from handfast.core.names import IPAddress, Names
 from handfast.core.ports import Issuer
 from handfast.core.roles import GRANTABLE, Role, spiffe_id
+from handfast.core.x509 import BACKDATE
 from handfast.errors import PolicyRefused
-from handfast.policy.rules import BACKDATE, MOST_RENEWALS, SHORTEST, Rules
+from handfast.policy.rules import MOST_RENEWALS, SHORTEST, Rules
 
 
 def decide(finding: Finding, rules: Rules, *, issuer: Issuer, source: IPAddress | None, now: datetime) -> Grant:

@@ -7,7 +7,6 @@ from datetime import timedelta
 
 from handfast.core.roles import GRANTABLE, Role
 
-BACKDATE = timedelta(hours=1)  # the clocks of new machines are wrong (docker swarm's figure)
 SHORTEST = timedelta(minutes=1)  # less than this is over before the answer is installed
 # In a 24th of the life, by one line of successors: an hour by default. A person may try a few times; a thief of a key
 # must not fill ledger, log and revocation list, in which every successor is an entry for good.

@@ -15,7 +15,7 @@ from functools import partial
 from handfast.core.invitation import Address, InvitationLine
 from handfast.core.names import IPNetwork, Names, dns_name, machine_name
 from handfast.core.ports import Clock, Ledger
-from handfast.core.records import CredentialRecord, Event, Invitation, Machine
+from handfast.core.records import REASONS, CredentialRecord, Event, Invitation, Machine
 from handfast.core.roles import GRANTABLE, Role
 from handfast.core.secret import Secret
 from handfast.errors import InvitationCancelled, Malformed, NotFound, Refused, Revoked, UsageError
@@ -23,16 +23,6 @@ from handfast.errors import InvitationCancelled, Malformed, NotFound, Refused, R
 LONGEST_INVITATION = timedelta(days=30)
 MOST_USES = 1000
 LONGEST_REMARK = 200  # characters
-
-# RFC 5280 §5.3.1, without those that make no sense for a leaf of ours (removeFromCRL, certificateHold).
-REASONS = (
-    "unspecified",
-    "keyCompromise",
-    "affiliationChanged",
-    "superseded",
-    "cessationOfOperation",
-    "privilegeWithdrawn",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,11 +115,6 @@ class Administration:
         """
         self.ledger.cancel(key_id, reason=reason, at=self.clock.now()).result()
 
-    def names(self) -> list[str]:
-        """Return every machine that was introduced or invited; the registrar itself is none of them."""
-        known = {machine.name for machine in self.ledger.machines() if machine.role is not Role.REGISTRAR}
-        return sorted(known | {invitation.machine for invitation in self.ledger.invitations()})
-
     def show(self, name: str) -> MachineView:
         """
         Return all there is about one machine.
@@ -149,10 +134,6 @@ class Administration:
         if view.machine is None and not view.invitations and not view.credentials:
             raise NotFound(f"no machine {name!r}", hint="`handfast list` shows those that are known")
         return view
-
-    def list(self) -> list[MachineView]:
-        """Return all machines, each as ``show`` does."""
-        return [self.show(name) for name in self.names()]
 
     def revoke(self, what: str, *, reason: str) -> tuple[int, ...]:
         """

@@ -73,7 +73,7 @@ def test_the_owners_own_bits_do_not_matter(tmp_path: Path, mode: int) -> None:
     file.load(_write(tmp_path / "k", mode=mode))
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+@pytest.mark.root
 def test_a_key_of_somebody_else_is_refused(tmp_path: Path) -> None:
     """A key that another user owns is that user's to read and exchange."""
     path = _write(tmp_path / "k")

@@ -19,12 +19,15 @@ from pathlib import Path
 from typing import Any
 
 from handfast.adapters.files import read_private
+from handfast.core.dn import SubjectPattern
+from handfast.core.dn import parse as parse_subject
 from handfast.core.invitation import Address
-from handfast.core.names import IPNetwork, dns_name, machine_name, network
+from handfast.core.names import IPNetwork, NamePattern, Names, dns_name, machine_name, network
 from handfast.core.roles import GRANTABLE, Role
 from handfast.core.secret import Secret
 from handfast.core.x509 import distribution_points
 from handfast.errors import ConfigError, Fault, HandfastError, Malformed, NotFound, TooMuch, Unsafe, UsageError
+from handfast.nifi.service import NifiSettings
 from handfast.policy.rules import Rules
 
 DEFAULT_PORT = 7443
@@ -48,6 +51,7 @@ class Config:
     rules: Rules = field(default_factory=lambda: Rules(reserved=frozenset({"registrar"})))
     permitted_dns: tuple[str, ...] = ()
     permitted_ips: tuple[IPNetwork, ...] = ()
+    nifi: NifiSettings = field(default_factory=NifiSettings)
 
 
 def load(path: Path) -> Config:
@@ -73,9 +77,46 @@ def load(path: Path) -> Config:
         permitted_dns=reader.take("constraints.dns", _each(dns_name), ()),
         permitted_ips=reader.take("constraints.networks", _each(network), ()),
         rules=_rules(reader, name),
+        nifi=_nifi(reader),
     )
     reader.finish(path)
     return config
+
+
+def _nifi(reader: _Reader) -> NifiSettings:
+    default = NifiSettings()
+    return NifiSettings(
+        listen=reader.take("nifi.listen", parse_listen, None),
+        hostname=reader.take("nifi.hostname", _host, None),
+        subject=reader.take("nifi.subject", _subject, None),
+        days=reader.take("nifi.days", _days, default.days),
+        token_file=reader.take("nifi.token_file", Path, None),
+        allow_dn=reader.take("nifi.allow_dn", _each(SubjectPattern.parse), ()),
+        allow_san=reader.take("nifi.allow_san", _each(NamePattern.parse), ()),
+        any_name=reader.take("nifi.any_name", _yes_or_no, False),
+    )
+
+
+def _host(value: str) -> str:
+    Names.parse([value])
+    return value
+
+
+def _subject(value: str) -> str:
+    parse_subject(value)
+    return value
+
+
+def _days(value: int) -> int:
+    if type(value) is not int or not 1 <= value <= LONGEST.days:
+        raise ValueError(value)
+    return value
+
+
+def _yes_or_no(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(value)
+    return value
 
 
 def _rules(reader: _Reader, name: str) -> Rules:

@@ -3,6 +3,7 @@ The one place where concrete classes meet: a data directory and a configuration 
 
     D/config.toml      what the operator set (optional)
     D/authority/       keys and certificates (authority.ceremony)
+    D/nifi/            the authority for NiFi's protocol, where that is served (authority.flat)
     D/ledger.sqlite3   the store and its log (ledger)
     D/registrar.json   where the registrar last listened, so that `invite` knows the address
     D/checkpoint       the log as it was last signed, out of the store's reach
@@ -13,30 +14,37 @@ from __future__ import annotations
 
 import secrets
 import socket
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from handfast import config, introducers, ledger
 from handfast.adapters.clock import SystemClock
-from handfast.adapters.files import private_directory, write_atomic
+from handfast.adapters.files import FileLock, private_directory, write_atomic
+from handfast.adapters.resolve import leading_to
 from handfast.authority import ceremony
 from handfast.authority.authority import FileAuthority, PublicAuthority
+from handfast.authority.flat import FlatAuthority
 from handfast.config import Config
 from handfast.core.invitation import Address
-from handfast.core.ports import Clock
+from handfast.core.ports import Clock, Introducer
 from handfast.core.secret import Secret
 from handfast.errors import ConfigError, NotFound, UsageError
-from handfast.registrar.administer import Administration
+from handfast.nifi import service
+from handfast.nifi.issuing import Recorded
+from handfast.nifi.service import Adopted
+from handfast.registrar.administer import Administration, NifiTokens
 from handfast.registrar.introduce import LedgerContext, Registrar
 
 if TYPE_CHECKING:
     from handfast.ledger.store import SqlLedger
 
 AUTHORITY = "authority"
+NIFI = "nifi"
 LEDGER = "ledger.sqlite3"
 CONFIG = "config.toml"
 PLACE = "registrar.json"
@@ -53,9 +61,18 @@ class Place(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True, slots=True)
+class NifiService:
+    """The same flow for NiFi's protocol: an authority, a registrar with its rules, and a listener of its own."""
+
+    registrar: Registrar
+    authority: FlatAuthority
+    listen: Address
+
+
+@dataclass(frozen=True, slots=True)
 class Service:
     """
-    One registrar, ready to serve.
+    One registrar, ready to serve; without ``listen`` and ``crl_listen`` only ``nifi`` is served.
 
     ``reload`` reads the configuration again and returns a new value, or raises ConfigError and changes nothing.
     """
@@ -67,20 +84,31 @@ class Service:
     authority: FileAuthority
     clock: Clock
     data: Path
-    listen: Address
-    crl_listen: Address
+    listen: Address | None
+    crl_listen: Address | None
     addresses: tuple[Address, ...]
+    nifi: NifiService | None
     reload: Callable[[], Service]
 
 
 @dataclass(frozen=True, slots=True)
 class Overrides:
-    """What flags of ``up`` say over the configuration file."""
+    """
+    What flags say over the configuration file.
+
+    ``nifi`` are the fields of ``NifiSettings`` that are set; ``token`` is the shared NiFi token. ``adopted`` is a NiFi
+    authority to begin with. ``alone`` serves that protocol and nothing else.
+    """
 
     listen: Address | None = None
     crl_listen: Address | None = None
     addresses: tuple[Address, ...] = ()
     config: Path | None = None
+    nifi: Mapping[str, Any] = field(default_factory=dict)
+    token: Secret | None = None
+    adopted: Adopted | None = None
+    alone: bool = False
+    warn: Callable[[str], None] = lambda _remark: None
 
     def apply(self, data: Path) -> Config:
         """
@@ -96,12 +124,17 @@ class Overrides:
             listen=self.listen or read.listen,
             crl_listen=self.crl_listen or read.crl_listen,
             addresses=self.addresses or read.addresses,
+            nifi=replace(read.nifi, **self.nifi),
         )
 
 
-def open_administration(data: Path, *, addresses: tuple[Address, ...] = ()) -> Administration:
+def open_administration(
+    data: Path, *, addresses: tuple[Address, ...] = (), passphrase: Callable[[], Secret | None] = lambda: None
+) -> Administration:
     """
     Open the ledger of an existing registrar for an operator on this machine; no key is read.
+
+    ``passphrase`` is asked for what only a key can do: a one-time token for NiFi.
 
     :raises NotFound: no registrar was ever started on this directory.
     :raises Unsafe: others can read it.
@@ -114,7 +147,15 @@ def open_administration(data: Path, *, addresses: tuple[Address, ...] = ()) -> A
         pin=public.pin,
         addresses=addresses or read_place(data),
         excluded=public.excluded,
+        nifi=nifi_tokens(data, passphrase),
     )
+
+
+def nifi_tokens(data: Path, passphrase: Callable[[], Secret | None]) -> NifiTokens | None:
+    """Return what makes one-time tokens for NiFi, where this registrar has an authority for it; no key is read yet."""
+    if not (data / NIFI).is_dir():
+        return None
+    return NifiTokens(lambda: FlatAuthority.open(data / NIFI, passphrase=passphrase()).token_master())
 
 
 def open_ledger(data: Path) -> SqlLedger:
@@ -170,6 +211,38 @@ def open_service(data: Path, overrides: Overrides, *, passphrase: Secret | None)
     private_directory(data)
     settings = overrides.apply(data)
     clock = SystemClock()
+    opened = _authority(data, settings, clock, passphrase)
+    store = open_ledger(data)
+    context = LedgerContext(store, clock, opened.pin, opened.trust_domain, Secret(secrets.token_bytes(32)))
+    nifi = _nifi(data, settings, overrides, context, passphrase)
+
+    def build(settings: Config) -> Service:
+        known = _native(settings)
+        addresses = settings.addresses
+        crl_listen = settings.crl_listen or _crl_listen(settings.listen)
+        authority = opened.with_crl_url(settings.crl_url or _crl_url(settings, crl_listen, opened.public))
+        foreign = nifi(settings)
+        tokens = None if foreign is None else NifiTokens(foreign.authority.token_master)
+        return Service(
+            name=settings.name,
+            registrar=Registrar(known, settings.rules, store, authority, context),
+            administration=Administration(store, clock, opened.pin, addresses, opened.excluded, tokens),
+            ledger=store,
+            authority=authority,
+            clock=clock,
+            data=data,
+            listen=None if overrides.alone else settings.listen,
+            crl_listen=None if overrides.alone else crl_listen,
+            addresses=addresses,
+            nifi=foreign,
+            reload=lambda: build(overrides.apply(data)),
+        )
+
+    return build(settings)
+
+
+def _authority(data: Path, settings: Config, clock: Clock, passphrase: Secret | None) -> FileAuthority:
+    """Return the authority; the first time, make it."""
     if not (data / AUTHORITY).exists():
         ceremony.create(
             data / AUTHORITY,
@@ -179,33 +252,60 @@ def open_service(data: Path, overrides: Overrides, *, passphrase: Secret | None)
             permitted_dns=settings.permitted_dns,
             permitted_ips=settings.permitted_ips,
         )
-    opened = FileAuthority.open(data / AUTHORITY, passphrase=passphrase)
-    store = open_ledger(data)
-    nonce_key = Secret(secrets.token_bytes(32))
+    return FileAuthority.open(data / AUTHORITY, passphrase=passphrase)
 
-    def build(settings: Config) -> Service:
-        known = introducers.known()
-        if unknown := settings.rules.methods.keys() - known.keys():
-            raise ConfigError(f"no method {min(unknown)!r} in [methods]", hint=f"known: {', '.join(sorted(known))}")
-        addresses = settings.addresses
-        crl_listen = settings.crl_listen or _crl_listen(settings.listen)
-        authority = opened.with_crl_url(settings.crl_url or _crl_url(settings, crl_listen, opened.public))
-        context = LedgerContext(store, clock, opened.pin, nonce_key)
-        return Service(
-            name=settings.name,
-            registrar=Registrar(known, settings.rules, store, authority, context),
-            administration=Administration(store, clock, opened.pin, addresses, opened.excluded),
-            ledger=store,
-            authority=authority,
-            clock=clock,
-            data=data,
-            listen=settings.listen,
-            crl_listen=crl_listen,
-            addresses=addresses,
-            reload=lambda: build(overrides.apply(data)),
-        )
 
-    return build(settings)
+def _native(settings: Config) -> dict[str, Introducer]:
+    """Return the methods of our own protocol. :raises ConfigError: the configuration enables another one."""
+    known = {name: half for name, half in introducers.known().items() if half.native}
+    if unknown := settings.rules.methods.keys() - known.keys():
+        raise ConfigError(f"no method {min(unknown)!r} in [methods]", hint=f"known: {', '.join(sorted(known))}")
+    return known
+
+
+def _nifi(
+    data: Path, settings: Config, overrides: Overrides, context: LedgerContext, passphrase: Secret | None
+) -> Callable[[Config], NifiService | None]:
+    """Return what gives NiFi's service under a configuration; its authority is opened, or made, now."""
+    chosen = settings.nifi
+    if chosen.listen is None:
+        return lambda _settings: None
+    authority = service.open_authority(
+        data / NIFI,
+        chosen,
+        hostname=chosen.hostname or announced(settings.addresses, chosen.listen)[0].host,
+        adopted=overrides.adopted,
+        now=context.now(),
+        passphrase=passphrase,
+        warn=overrides.warn,
+    )
+    own = replace(context, pin=authority.pin, trust_domain=authority.trust_domain)
+    token = overrides.token or config.secret_from("nifi_token", file=chosen.token_file)
+
+    def build(settings: Config) -> NifiService:
+        half = service.introducer(settings.nifi, token, authority)
+        rules = service.rules(settings.nifi, settings.rules)
+        registrar = Registrar({half.name: half}, rules, context.ledger, authority, own, leading_to)
+        return NifiService(registrar, authority, settings.nifi.listen or listen)
+
+    listen = chosen.listen
+    return build
+
+
+@contextmanager
+def open_standalone(data: Path) -> Iterator[Recorded]:
+    """
+    Give what NiFi's ``standalone`` issues with: a data directory like every other, so that `list` and `log` read it.
+
+    :raises HandfastError: as ``open_service``.
+    """
+    private_directory(data)
+    with FileLock(data / LOCK):
+        opened = open_service(data, Overrides(), passphrase=None)
+        try:
+            yield Recorded(opened.ledger, opened.clock)
+        finally:
+            opened.ledger.close()
 
 
 def _crl_listen(listen: Address) -> Address:

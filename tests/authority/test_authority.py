@@ -106,7 +106,13 @@ def test_names_beyond_the_constraints_are_not_signed(authority: FileAuthority) -
 def test_the_revocation_list_is_der_and_signed_by_the_issuing_ca(authority: FileAuthority) -> None:
     """The list has what was revoked, and its number."""
     der = authority.crl(
-        [Revocation(serial=SERIAL, at=NOW, reason="superseded", not_after=NOW + DAY)], number=3, now=NOW
+        [
+            Revocation(
+                serial=SERIAL, at=NOW, reason="superseded", not_after=NOW + DAY, trust_domain=authority.trust_domain
+            )
+        ],
+        number=3,
+        now=NOW,
     )
     signed = pyca.load_der_x509_crl(der)
     issuing_key = authority.issuing.public_key()
@@ -122,7 +128,12 @@ def test_openssl_checks_the_lists_of_every_ca(
 ) -> None:
     """Verifiers that want a list of every CA, as nginx and PostgreSQL do, are content with the root's and ours."""
     ours = authority.crl(
-        [Revocation(serial=n, at=NOW, reason="superseded", not_after=NOW + DAY) for n in revoked], number=1, now=NOW
+        [
+            Revocation(serial=n, at=NOW, reason="superseded", not_after=NOW + DAY, trust_domain=authority.trust_domain)
+            for n in revoked
+        ],
+        number=1,
+        now=NOW,
     )
     lists = [pyca.load_der_x509_crl(der).public_bytes(ser.Encoding.PEM) for der in (ours, authority.public.root_crl)]
     (tmp_path / "crls").write_bytes(b"".join(lists))

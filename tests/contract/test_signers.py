@@ -98,8 +98,9 @@ def test_csr(ecdsa: ec.EllipticCurvePrivateKey) -> None:
 
 def test_crl(ecdsa: ec.EllipticCurvePrivateKey) -> None:
     """A revocation list signed by the signer verifies."""
-    revocations = [Revocation(serial=SERIAL, at=NOW, reason="keyCompromise", not_after=NOW + DAY)]
-    assert x509.crl(ecdsa, _pki(ecdsa).issuing, revocations, number=1, now=NOW).is_signature_valid(ecdsa.public_key())
+    pki = _pki(ecdsa)
+    revoked = Revocation(serial=SERIAL, at=NOW, reason="keyCompromise", not_after=NOW + DAY, trust_domain=pki.domain)
+    assert x509.crl(ecdsa, pki.issuing, [revoked], number=1, now=NOW).is_signature_valid(ecdsa.public_key())
 
 
 def test_ssh_by_ecdsa(ecdsa: ec.EllipticCurvePrivateKey) -> None:

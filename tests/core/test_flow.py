@@ -86,8 +86,9 @@ def test_the_status_of_an_invitation_is_derived(changes: dict[str, object], at: 
 
 def test_the_status_of_a_credential_is_derived() -> None:
     """Revoked before everything, valid only once issued, and not at its end."""
+    end = NOW + timedelta(days=1)
     record = CredentialRecord(
-        1, "web1", Role.SERVER, "invitation", "m", NOW, NOW + timedelta(days=1), Names(), NOW, (), b"leaf"
+        1, "web1", Role.SERVER, "invitation", "test.lan", "m", NOW, end, Names(), NOW, (), b"leaf"
     )
     assert record.status(NOW) == "valid"
     assert record.status(record.not_after) == "expired"
@@ -97,6 +98,6 @@ def test_the_status_of_a_credential_is_derived() -> None:
 
 def test_markers_of_different_kinds_do_not_meet() -> None:
     """An invitation's marker never equals that of a credential's succession."""
-    record = CredentialRecord(0xAB, "a", Role.SERVER, "x", "m", NOW, NOW, Names(), NOW, ())
+    record = CredentialRecord(0xAB, "a", Role.SERVER, "x", "test.lan", "m", NOW, NOW, Names(), NOW, ())
     assert invitation().marker == "invitation:" + "00" * 8
     assert record.successor_marker == f"successor:{0xAB:032x}"

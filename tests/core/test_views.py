@@ -18,7 +18,7 @@ NOW = datetime(2026, 11, 22, 5, 0, tzinfo=UTC)
 HOUR = timedelta(hours=1)
 INVITATION = Invitation(
     key_id="0123456789abcdef",
-    public_key=bytes(32),
+    public_half=bytes(32),
     machine="web1.lan",
     role=Role.SERVER,
     names=Names.parse(["web1.lan", "10.0.0.1"]),
@@ -32,6 +32,7 @@ CREDENTIAL = CredentialRecord(
     machine="web1.lan",
     role=Role.SERVER,
     method="invitation",
+    trust_domain="test.lan",
     marker=INVITATION.marker,
     not_before=NOW - HOUR,
     not_after=NOW + HOUR,

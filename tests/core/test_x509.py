@@ -27,6 +27,7 @@ from tests.peers import find
 CRL_URL = "http://registrar.home.lan:7080/v1/crl"
 CONSTRAINTS = x509.name_constraints(["home.lan"], [ip_network("10.0.0.0/8"), ip_network("fd00::/8")])
 PKI = Pki.make(CONSTRAINTS)
+DOMAIN = PKI.domain
 P384_KEY = ec.generate_private_key(ec.SECP384R1()).public_key()
 RSA_KEY = rsa.generate_private_key(65537, 2048).public_key()
 LONG = ".".join(["a" * 40] * 3)  # does not fit a common name
@@ -223,8 +224,8 @@ def test_a_revocation_list_url_must_be_http_and_ascii(url: str) -> None:
 def test_a_revocation_list_has_serials_times_and_reasons() -> None:
     """Each entry has its reason, but "unspecified" is left out (RFC 5280 §5.3.1)."""
     signed = crl(
-        Revocation(serial=SERIAL, at=NOW, reason="keyCompromise", not_after=NOW + DAY),
-        Revocation(serial=7, at=NOW - DAY, reason="unspecified", not_after=NOW + DAY),
+        Revocation(serial=SERIAL, at=NOW, reason="keyCompromise", not_after=NOW + DAY, trust_domain=DOMAIN),
+        Revocation(serial=7, at=NOW - DAY, reason="unspecified", not_after=NOW + DAY, trust_domain=DOMAIN),
         number=42,
     )
     assert signed.is_signature_valid(PKI.issuing_key.public_key())
@@ -244,7 +245,7 @@ def test_a_revocation_list_has_serials_times_and_reasons() -> None:
 def test_an_unknown_reason_is_refused_with_the_list(reason: str) -> None:
     """Only the names of RFC 5280 count, and a complete list never removes."""
     with pytest.raises(Malformed, match="not a reason for revocation") as caught:
-        crl(Revocation(serial=1, at=NOW, reason=reason, not_after=NOW + DAY))
+        crl(Revocation(serial=1, at=NOW, reason=reason, not_after=NOW + DAY, trust_domain=DOMAIN))
     assert "keyCompromise" in caught.value.hint
     assert "removeFromCRL" not in caught.value.hint
 
@@ -259,7 +260,12 @@ def _openssl(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 def _openssl_verify(tmp_path: Path, leaf: pyca.Certificate, purpose: str, *revoked: int) -> str:
     """What openssl says of a leaf at ``NOW``, with a revocation list; starts with ``OK`` when it is content."""
     root, issuing = write_pem(tmp_path / "root", PKI.root), write_pem(tmp_path / "issuing", PKI.issuing)
-    signed = crl(*(Revocation(serial=serial, at=NOW, reason="superseded", not_after=NOW + DAY) for serial in revoked))
+    signed = crl(
+        *(
+            Revocation(serial=serial, at=NOW, reason="superseded", not_after=NOW + DAY, trust_domain=DOMAIN)
+            for serial in revoked
+        )
+    )
     (tmp_path / "crl").write_bytes(signed.public_bytes(Encoding.PEM))
     trust: list[str | Path] = [
         "-CAfile",
@@ -304,14 +310,21 @@ def test_openssl_refuses_names_beyond_the_constraints(tmp_path: Path) -> None:
 def test_expired_certificates_leave_the_list_after_one_lifetime() -> None:
     """What expired is listed for one lifetime of a list more (RFC 5280 §3.3), and then no longer."""
     ended = [NOW - 7 * DAY, NOW - 7 * DAY + HOUR, NOW + DAY]
-    signed = crl(*(Revocation(serial=n, at=NOW, reason="superseded", not_after=end) for n, end in enumerate(ended, 1)))
+    signed = crl(
+        *(
+            Revocation(serial=n, at=NOW, reason="superseded", not_after=end, trust_domain=DOMAIN)
+            for n, end in enumerate(ended, 1)
+        )
+    )
     assert [entry.serial_number for entry in signed] == [2, 3]
 
 
 def test_openssl_verifies_the_revocation_list(tmp_path: Path) -> None:
     """`openssl crl -verify` accepts the list's signature under the issuing CA."""
     (tmp_path / "crl").write_bytes(
-        crl(Revocation(serial=7, at=NOW, reason="keyCompromise", not_after=NOW + DAY)).public_bytes(Encoding.DER)
+        crl(
+            Revocation(serial=7, at=NOW, reason="keyCompromise", not_after=NOW + DAY, trust_domain=DOMAIN)
+        ).public_bytes(Encoding.DER)
     )
     issuing = write_pem(tmp_path / "issuing", PKI.issuing)
     result = _openssl(
@@ -345,7 +358,10 @@ def test_pkilint_finds_nothing_in_certificates(name: str, tmp_path: Path) -> Non
 
 def test_pkilint_finds_nothing_in_the_revocation_list(tmp_path: Path) -> None:
     """pkilint has no error and no warning for a revocation list, empty or not."""
-    for entries in ([], [Revocation(serial=SERIAL, at=NOW, reason="superseded", not_after=NOW + DAY)]):
+    for entries in (
+        [],
+        [Revocation(serial=SERIAL, at=NOW, reason="superseded", not_after=NOW + DAY, trust_domain=DOMAIN)],
+    ):
         (tmp_path / "crl").write_bytes(crl(*entries).public_bytes(Encoding.PEM))
         assert _lint("lint_crl", tmp_path / "crl", "-t", "CRL", "-p", "PKIX") == []
     above = x509.crl(PKI.root_key, PKI.root, (), number=1, now=NOW, lifetime=1000 * DAY)

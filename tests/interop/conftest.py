@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from tests.interop import nifi_node
 from tests.interop.hosts import Host, Network, Registrar, local_host, network
 
 
@@ -33,3 +35,13 @@ def here() -> Iterator[Host]:
 def local(here: Host) -> Registrar:
     """A registrar on loopback."""
     return Registrar(here)
+
+
+@pytest.fixture(scope="session")
+def nifi_jars() -> Path:
+    """
+    The directory of NiFi's own classes. The test has the markers ``peer("mvn")`` and ``timeout(300)``.
+
+    The first run on a machine fetches them, which takes half a minute.
+    """
+    return nifi_node.jars()

@@ -26,7 +26,7 @@ from handfast.core.names import network
 from handfast.core.records import CredentialRecord, Invitation
 from handfast.core.roles import Role
 from handfast.core.secret import Secret
-from tests.introducers import stage, vectors
+from tests.introducers import make_nifi, stage, vectors
 from tests.introducers.make_lines import lines
 from tests.introducers.stage import DAY, LINE, NEW_KEY, NOW, OLD_KEY, OTHER_KEY, PIN, RETURN_KEY, SERIAL, SERVER_SPKI
 
@@ -271,7 +271,7 @@ def _vector(
             now=NOW,
             pin=PIN,
             nonce_key=stage.NONCE_KEY.reveal(),
-            invitations=[_invitation(one) for one in records if isinstance(one, Invitation)],
+            invitations=[vectors.InvitationOnRecord.of(one) for one in records if isinstance(one, Invitation)],
             credentials=[_credential(one) for one in records if isinstance(one, CredentialRecord)],
         ),
         connection=vectors.Connection(server_spki=SERVER_SPKI, client=case.client),
@@ -299,22 +299,6 @@ def _found(record: Invitation | CredentialRecord, fields: dict[str, Any], digest
     )
 
 
-def _invitation(record: Invitation) -> vectors.InvitationOnRecord:
-    return vectors.InvitationOnRecord(
-        key_id=record.key_id,
-        public_key=record.public_key,
-        machine=record.machine,
-        role=record.role,
-        names=list(record.names.texts()),
-        uses=record.uses,
-        created_at=record.created_at,
-        expires_at=record.expires_at,
-        sources=None if record.sources is None else [str(network) for network in record.sources],
-        spent=record.spent,
-        cancelled=record.cancelled,
-    )
-
-
 def _credential(record: CredentialRecord) -> vectors.CredentialOnRecord:
     return vectors.CredentialOnRecord(
         serial=f"{record.serial:032x}",
@@ -336,7 +320,8 @@ def everything() -> dict[str, bytes]:
     for method, cases in (("renewal", BY_RENEWAL), ("reintroduction", BY_RETURN)):
         made |= {f"{method}/{case.name}.json": succeeding(method, case) for case in (*cases, *SHARED)}
     found = {path: vectors.encode(vector) for path, vector in made.items()}
-    return found | {f"{vectors.LINES}/{name}.json": vectors.encode(line) for name, line in lines()}
+    found |= {f"{vectors.LINES}/{name}.json": vectors.encode(line) for name, line in lines()}
+    return found | {path: vectors.encode(vector) for path, vector in make_nifi.everything()}
 
 
 def main() -> int:

@@ -7,26 +7,32 @@ suite plays: a new introducer adds its line there.
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import hashlib
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
+import msgspec
 from cryptography import x509 as pyca
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from handfast.core import csr, keys, nonce
+from handfast import introducers
+from handfast.core import csr, dn, keys, nonce
 from handfast.core.flow import Channel, Evidence, Wish
-from handfast.core.invitation import Address, InvitationLine
-from handfast.core.names import IPNetwork, Names
+from handfast.core.invitation import Address, InvitationLine, key_id
+from handfast.core.names import IPNetwork, NamePattern, Names
+from handfast.core.ports import Introducer
 from handfast.core.records import CredentialRecord, Invitation
 from handfast.core.roles import Role
 from handfast.core.secret import Secret
-from handfast.introducers import invitation, reintroduction, renewal
+from handfast.introducers import invitation, nifi, reintroduction, renewal
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -34,6 +40,7 @@ PIN = hashlib.sha256(b"our root").digest()
 SERVER_SPKI = hashlib.sha256(b"our TLS key").digest()
 NONCE_KEY = Secret(hashlib.sha256(b"our nonce key").digest())
 SERIAL = 0x0123456789ABCDEF0123456789ABCDEF
+DOMAIN = "test.lan"
 
 
 def p256(number: int) -> ec.EllipticCurvePrivateKey:
@@ -50,6 +57,19 @@ OLD_KEY, NEW_KEY, OTHER_KEY = p256(1001), p256(1002), p256(1003)
 RETURN_KEY, NEXT_RETURN_KEY = ed25519(5), ed25519(6)
 LINE = InvitationLine(Secret(bytes([4]) * 32), PIN, NOW, NOW + timedelta(hours=1), (Address("registrar.lan", 7443),))
 NAMES = Names.parse(["web1.lan", "10.0.0.7"])
+
+CA_KEY = p256(2001)
+MASTER, SALT = Secret(bytes([7]) * 32), bytes([8]) * 32
+NODE_TOKEN = nifi.one_time_token(MASTER, SALT)
+SHARED_TOKEN = Secret(b"a shared token of the stage")
+NODE = "CN=node1.lan, OU=NIFI"
+NODE_NAMES = Names.parse(["node1.lan", "lb.lan"])
+SHARED = nifi.SharedToken(
+    SHARED_TOKEN,
+    subjects=(dn.SubjectPattern.parse("CN=*.lan, OU=NIFI"), dn.SubjectPattern.parse("CN=Kim Lee, OU=Admins")),
+    names=(NamePattern.parse("*.lan"), NamePattern.parse("10.0.0.0/24")),
+)
+NIFI = nifi.NifiIntroducer(CA_KEY.public_key(), SHARED, MASTER)
 
 
 def certificate(
@@ -69,7 +89,7 @@ def an_invitation(**changes: object) -> Invitation:
     """The record of ``LINE``, open, for one use."""
     record = Invitation(
         key_id=LINE.key_id,
-        public_key=LINE.public_key(),
+        public_half=LINE.public_key(),
         machine="web1.lan",
         role=Role.SERVER,
         names=NAMES,
@@ -87,6 +107,7 @@ def a_credential(role: Role = Role.SERVER, **changes: object) -> CredentialRecor
         machine="web1.lan",
         role=role,
         method="invitation",
+        trust_domain=DOMAIN,
         marker="invitation:0000000000000000",
         not_before=NOW - DAY,
         not_after=NOW + DAY,
@@ -125,6 +146,10 @@ class Stage:
     def invitation(self, key_id: str) -> Invitation | None:
         """What is on stage."""
         return self.invitations.get(key_id)
+
+    def invitations_for(self, method: str) -> list[Invitation]:
+        """What is on stage, as the ledger chooses."""
+        return [one for one in self.invitations.values() if one.method == method and self.time < one.expires_at]
 
     def credential(self, serial: int) -> CredentialRecord | None:
         """What is on stage."""
@@ -216,9 +241,70 @@ def by_reintroduction(
     return Honest(stage, Evidence("reintroduction", body, Channel(SERVER_SPKI)), signed)
 
 
+def node_request(
+    key: CertificateIssuerPrivateKeyTypes = NEW_KEY,
+    subject: str | pyca.Name = NODE,
+    names: tuple[str, ...] = ("node1.lan",),
+    *,
+    extensions: tuple[pyca.ExtensionType, ...] = (),
+    digest: hashes.HashAlgorithm = hashes.SHA256(),  # noqa: B008  a frozen value
+) -> pyca.CertificateSigningRequest:
+    """A request as NiFi's toolkit makes it: the subject in the order it is typed, the names as they were given."""
+    name = dn.reverse(dn.parse(subject)) if isinstance(subject, str) else subject
+    builder = pyca.CertificateSigningRequestBuilder(name)
+    if names:
+        listed = (*Names.parse(names).dns, *Names.parse(names).ips)
+        both = [pyca.DNSName(one) if isinstance(one, str) else pyca.IPAddress(one) for one in listed]
+        builder = builder.add_extension(pyca.SubjectAlternativeName(both), critical=False)
+    for extension in extensions:
+        builder = builder.add_extension(extension, critical=False)
+    deterministic = True if isinstance(key, ec.EllipticCurvePrivateKey) else None
+    return builder.sign(key, digest, ecdsa_deterministic=deterministic)
+
+
+def pem(der: bytes) -> str:
+    """Any bytes as a PEM certificate request."""
+    lines = textwrap.wrap(base64.b64encode(der).decode(), 64)
+    return "\n".join(("-----BEGIN CERTIFICATE REQUEST-----", *lines, "-----END CERTIFICATE REQUEST-----", ""))
+
+
+def a_node(**changes: object) -> Invitation:
+    """The record of ``NODE_TOKEN``, open, for one use."""
+    record = an_invitation(
+        key_id=key_id(SALT),
+        method="nifi",
+        public_half=SALT,
+        machine="node1",
+        role=Role.PEER,
+        names=NODE_NAMES,
+        subject=dn.parse(NODE).public_bytes(),
+    )
+    return dataclasses.replace(record, **changes)  # type: ignore[arg-type]
+
+
+def by_nifi(
+    *,
+    token: Secret = NODE_TOKEN,
+    record: Invitation | None = None,
+    request: pyca.CertificateSigningRequest | None = None,
+    csr_der: bytes | None = None,
+) -> Honest:
+    """A node with a one-time token; ``csr_der`` is sent in the place of its request, with the tag of its key."""
+    known = record or a_node()
+    asked = request or node_request()
+    body = nifi.encode_request(token, asked)
+    if csr_der is not None:
+        body = msgspec.json.encode(nifi.NifiRequest(hmac=nifi.tag(token, asked.public_key()), csr=pem(csr_der)))
+    signed = nifi.tag(token, CA_KEY.public_key())
+    return Honest(Stage(invitations={known.key_id: known}), Evidence("nifi", body, Channel(SERVER_SPKI)), signed)
+
+
+# As ``introducers.known``, with what a registrar's configuration adds.
+VERIFIERS: dict[str, Introducer] = introducers.known() | {"nifi": NIFI}
 HONEST: dict[str, Callable[..., Honest]] = {
     "invitation": by_invitation,
     "renewal": by_renewal,
     "reintroduction": by_reintroduction,
+    "nifi": by_nifi,
 }
 NEW_SPKI = keys.spki(NEW_KEY.public_key())

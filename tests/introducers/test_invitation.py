@@ -57,7 +57,7 @@ def test_a_cancelled_one_says_so_to_its_holder_only() -> None:
     honest = by_invitation(record=record)
     with pytest.raises(InvitationCancelled, match=LINE.key_id):
         REGISTRAR_HALF.verify(honest.evidence, honest.stage)
-    stranger = dataclasses.replace(record, public_key=ed25519(9).public_key().public_bytes_raw())
+    stranger = dataclasses.replace(record, public_half=ed25519(9).public_key().public_bytes_raw())
     honest.stage.invitations = {LINE.key_id: stranger}
     with pytest.raises(EvidenceRejected):
         REGISTRAR_HALF.verify(honest.evidence, honest.stage)

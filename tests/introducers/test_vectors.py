@@ -8,22 +8,28 @@ from pathlib import Path
 import msgspec
 import pytest
 from cryptography import x509 as pyca
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, load_der_public_key
 
 from handfast import introducers
+from handfast.core.dn import SubjectPattern
 from handfast.core.flow import Channel, Evidence, Finding
 from handfast.core.invitation import InvitationLine
-from handfast.core.names import Names, network
+from handfast.core.names import NamePattern, Names, network
+from handfast.core.ports import Introducer
 from handfast.core.records import CredentialRecord, Invitation
 from handfast.core.roles import Role
 from handfast.core.secret import Secret
 from handfast.errors import HandfastError
+from handfast.introducers import nifi
 from tests.introducers import make_vectors, vectors
 from tests.introducers.stage import Stage
-from tests.introducers.vectors import Found, LineVector, Vector, World
+from tests.introducers.vectors import AnswerVector, Found, LineVector, TagVector, Vector, World
 
 METHODS = sorted(introducers.known())
 MESSAGES = [path for method in METHODS for path in vectors.files(method)]
-LINES = list(vectors.files(vectors.LINES))
+LINES, TAGS, ANSWERS = (list(vectors.files(kind)) for kind in (vectors.LINES, vectors.TAGS, vectors.ANSWERS))
+EVERY = [*MESSAGES, *LINES, *TAGS, *ANSWERS]
 
 
 def staged(world: World) -> Stage:
@@ -35,7 +41,8 @@ def staged(world: World) -> Stage:
         invitations={
             one.key_id: Invitation(
                 key_id=one.key_id,
-                public_key=one.public_key,
+                method=one.method,
+                public_half=one.public_half,
                 machine=one.machine,
                 role=Role(one.role),
                 names=Names.parse(one.names),
@@ -45,6 +52,7 @@ def staged(world: World) -> Stage:
                 sources=None if one.sources is None else tuple(map(network, one.sources)),
                 spent=one.spent,
                 cancelled=one.cancelled,
+                subject=one.subject,
             )
             for one in world.invitations
         },
@@ -59,6 +67,7 @@ def credential(one: vectors.CredentialOnRecord, now: datetime) -> CredentialReco
         machine=one.machine,
         role=Role(one.role),
         method="",
+        trust_domain="",
         marker="",
         not_before=one.not_before,
         not_after=one.not_after,
@@ -88,6 +97,29 @@ def found(finding: Finding) -> Found:
         transcript=finding.transcript,
         reintroduction_key=finding.reintroduction_key,
         expired_at=finding.expired_at,
+        subject=finding.entitlement.subject,
+        wished_subject=finding.wish.subject,
+        own_address=finding.entitlement.own_address,
+    )
+
+
+def verifier(name: str, world: World) -> Introducer:
+    """The registrar's half, configured as the vector's world says."""
+    if world.nifi is None:
+        return introducers.known()[name]
+    ca, shared, master = load_der_public_key(world.nifi.ca), world.nifi.shared, world.nifi.master
+    assert isinstance(ca, ec.EllipticCurvePublicKey | rsa.RSAPublicKey)
+    return nifi.NifiIntroducer(
+        ca,
+        None
+        if shared is None
+        else nifi.SharedToken(
+            Secret(shared.token.encode()),
+            tuple(map(SubjectPattern.parse, shared.subjects)),
+            tuple(map(NamePattern.parse, shared.names)),
+            shared.any_name,
+        ),
+        None if master is None else Secret(master),
     )
 
 
@@ -98,7 +130,7 @@ def test_a_message_comes_to_its_declared_outcome(path: Path) -> None:
     client = vector.connection.client
     certificate = None if client is None else pyca.load_der_x509_certificate(client)
     evidence = Evidence(vector.method, vector.payload.encode(), Channel(vector.connection.server_spki, certificate))
-    introducer = introducers.known()[path.parent.name]
+    introducer = verifier(path.parent.name, vector.world)
     if vector.outcome == "success":
         assert found(introducer.verify(evidence, staged(vector.world))) == vector.finding
         return
@@ -130,6 +162,30 @@ def test_a_line_comes_to_its_declared_outcome(path: Path) -> None:
     assert caught.value.code == vector.outcome
 
 
+@pytest.mark.parametrize("path", TAGS, ids=lambda path: path.stem)
+def test_a_tag_is_what_the_original_computes(path: Path) -> None:
+    """The same identifier of the same key, and the same HMAC over it."""
+    vector = vectors.load(path, TagVector)
+    key = load_der_public_key(vector.spki)
+    assert isinstance(key, ec.EllipticCurvePublicKey | rsa.RSAPublicKey)
+    assert pyca.SubjectKeyIdentifier.from_public_key(key).digest.hex() == vector.key_id
+    assert nifi.tag(Secret(vector.token.encode()), key) == vector.tag
+
+
+@pytest.mark.parametrize("path", ANSWERS, ids=lambda path: path.stem)
+def test_an_answer_comes_to_its_declared_outcome(path: Path) -> None:
+    """NiFi's client has this certificate, or an error of exactly this code."""
+    vector = vectors.load(path, AnswerVector)
+    token, ca = Secret(vector.token.encode()), pyca.load_pem_x509_certificate(vector.ca.encode())
+    if vector.outcome == "success":
+        certificate = nifi.decode_answer(vector.body.encode(), token, ca)
+        assert certificate.public_bytes(Encoding.PEM).decode() == vector.certificate
+        return
+    with pytest.raises(HandfastError) as caught:
+        nifi.decode_answer(vector.body.encode(), token, ca)
+    assert caught.value.code == vector.outcome, caught.value.message
+
+
 def test_every_method_has_vectors_of_both_kinds() -> None:
     """A method is known by what it accepts and by what it refuses."""
     for method in METHODS:
@@ -140,12 +196,12 @@ def test_every_method_has_vectors_of_both_kinds() -> None:
 
 def test_no_file_lies_outside() -> None:
     """A vector in a folder that nobody replays would prove nothing."""
-    assert sorted(vectors.FOLDER.rglob("*.json")) == sorted(MESSAGES + LINES)
+    assert sorted(vectors.FOLDER.rglob("*.json")) == sorted(EVERY)
 
 
 def test_the_files_are_what_the_script_writes() -> None:
     """The script spells the transcripts a second time, so both implementations agree byte by byte."""
-    on_disk = {path.relative_to(vectors.FOLDER).as_posix(): path.read_bytes() for path in MESSAGES + LINES}
+    on_disk = {path.relative_to(vectors.FOLDER).as_posix(): path.read_bytes() for path in EVERY}
     assert on_disk == make_vectors.everything()
 
 

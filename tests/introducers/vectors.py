@@ -9,10 +9,12 @@ from typing import Literal, TypeVar
 
 import msgspec
 
+from handfast.core.records import Invitation
 from tests.architecture.sources import ROOT
 
 FOLDER = ROOT / "vectors"
 LINES = "invitation-line"
+TAGS, ANSWERS = "nifi-tag", "nifi-answer"
 Outcome = Literal[
     "success",
     "not-mine",
@@ -26,11 +28,12 @@ Outcome = Literal[
 ]
 
 
-class InvitationOnRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class InvitationOnRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
     """An invitation as the registrar of the vector keeps it. Bytes are base64, here and below."""
 
     key_id: str
-    public_key: bytes
+    method: str = "invitation"
+    public_half: bytes
     machine: str
     role: str
     names: list[str]
@@ -40,6 +43,26 @@ class InvitationOnRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     sources: list[str] | None
     spent: int
     cancelled: str | None
+    subject: bytes | None = None
+
+    @classmethod
+    def of(cls, record: Invitation) -> InvitationOnRecord:
+        """As the record has it."""
+        return cls(
+            key_id=record.key_id,
+            method=record.method,
+            public_half=record.public_half,
+            machine=record.machine,
+            role=record.role,
+            names=list(record.names.texts()),
+            uses=record.uses,
+            created_at=record.created_at,
+            expires_at=record.expires_at,
+            sources=None if record.sources is None else [str(network) for network in record.sources],
+            spent=record.spent,
+            cancelled=record.cancelled,
+            subject=record.subject,
+        )
 
 
 class CredentialOnRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -57,7 +80,24 @@ class CredentialOnRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     revoked_reason: str | None
 
 
-class World(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class SharedToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A shared NiFi token, with the patterns of what its holders may ask for."""
+
+    token: str
+    subjects: list[str]
+    names: list[str]
+    any_name: bool
+
+
+class NifiConfigured(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What NiFi's protocol needs besides: the key of its authority (SPKI), and its tokens."""
+
+    ca: bytes
+    shared: SharedToken | None
+    master: bytes | None
+
+
+class World(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
     """All that the registrar knows."""
 
     now: datetime
@@ -65,6 +105,7 @@ class World(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     nonce_key: bytes
     invitations: list[InvitationOnRecord]
     credentials: list[CredentialOnRecord]
+    nifi: NifiConfigured | None = None
 
 
 class Connection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -74,8 +115,8 @@ class Connection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     client: bytes | None
 
 
-class Found(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What has to be found, all of it."""
+class Found(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
+    """What has to be found, all of it. Subjects are of foreign protocols, in DER."""
 
     public_key: bytes
     machine: str
@@ -89,6 +130,9 @@ class Found(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     transcript: bytes
     reintroduction_key: bytes | None
     expired_at: datetime | None
+    subject: bytes | None = None
+    wished_subject: bytes | None = None
+    own_address: bool = False
 
 
 class Vector(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -124,7 +168,29 @@ class LineVector(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     reads: Read | None
 
 
-T = TypeVar("T", Vector, LineVector)
+class TagVector(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """NiFi's HMAC of a token over a key (SPKI) whose identifier is ``key_id``, as the original computes it."""
+
+    describes: str
+    token: str
+    spki: bytes
+    key_id: str
+    tag: bytes
+
+
+class AnswerVector(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One answer to NiFi's client from a server that showed the certificate ``ca`` (PEM), and the one it then has."""
+
+    describes: str
+    outcome: Outcome
+    token: str
+    ca: str
+    body: str
+    certificate: str | None
+
+
+Kind = Vector | LineVector | TagVector | AnswerVector
+T = TypeVar("T", Vector, LineVector, TagVector, AnswerVector)
 
 
 def load(path: Path, kind: type[T]) -> T:
@@ -137,6 +203,6 @@ def files(folder: str) -> Iterator[Path]:
     yield from sorted((FOLDER / folder).glob("*.json"))
 
 
-def encode(vector: Vector | LineVector) -> bytes:
+def encode(vector: Kind) -> bytes:
     """As it is on disk: indented, fields in order."""
     return msgspec.json.format(msgspec.json.encode(vector), indent=2) + b"\n"

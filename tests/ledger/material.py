@@ -49,7 +49,7 @@ def invitation(number: int = 1, *, machine: str = "web1.lan", uses: int = 1) -> 
     """An invitation that was just made."""
     return Invitation(
         key_id=f"{number:016x}",
-        public_key=hashlib.sha256(f"invitation {number}".encode()).digest(),
+        public_half=hashlib.sha256(f"invitation {number}".encode()).digest(),
         machine=machine,
         role=Role.SERVER,
         names=Names.parse([machine, "10.0.0.1", "fd00::1"]),

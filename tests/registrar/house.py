@@ -58,8 +58,9 @@ class TlsKey:
         """What the handshake proves."""
         return keys.spki_sha256(self.key.public_key())
 
-    def sign(self, digest: bytes) -> bytes:
+    def prove(self, transcript: bytes, certificate: bytes, trust: tuple[bytes, ...], time: datetime) -> bytes:
         """As the server does."""
+        digest = answer_transcript(transcript, certificate, trust, time.isoformat())
         return self.key.sign(digest, ec.ECDSA(hashes.SHA256()))
 
 
@@ -89,7 +90,9 @@ class House:
     @property
     def context(self) -> LedgerContext:
         """What introducers ask."""
-        return LedgerContext(self.ledger, self.clock, self.authority.pin, Secret(b"n" * 32))
+        return LedgerContext(
+            self.ledger, self.clock, self.authority.pin, self.authority.trust_domain, Secret(b"n" * 32)
+        )
 
     @property
     def administration(self) -> Administration:
@@ -170,7 +173,7 @@ class House:
     def check_proof(self, answer: Answer, signed: bytes) -> None:
         """The answer was signed with the TLS key, for this request. :raises InvalidSignature: it was not."""
         digest = answer_transcript(signed, answer.credential.certificate, answer.trust, answer.time.isoformat())
-        self.tls.key.public_key().verify(answer.signature, digest, ec.ECDSA(hashes.SHA256()))
+        self.tls.key.public_key().verify(answer.proof, digest, ec.ECDSA(hashes.SHA256()))
 
     def kinds(self) -> list[str]:
         """The kinds of all events, in order."""

@@ -30,7 +30,7 @@ def test_an_invitation_keeps_the_public_half_only(house: House) -> None:
     """The seed is in the line and nowhere in the store."""
     line, record = house.administration.invite("Web1.LAN", role=Role.SERVER, lasting=HOUR)
     assert house.ledger.invitation(line.key_id) == record
-    assert record.public_key == line.public_key()
+    assert record.public_half == line.public_key()
     assert (record.machine, record.names.texts(), record.uses) == ("web1.lan", ("web1.lan",), 1)
     assert (line.not_before, line.not_after, line.addresses) == (NOW, NOW + HOUR, (ADDRESS,))
     assert line.pin == house.authority.pin

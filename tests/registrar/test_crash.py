@@ -6,7 +6,7 @@ import asyncio
 import resource
 import threading
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ POINTS = ("before intend", "after intend", "before issue", "after issue", "befor
 class Dying(TlsKey):
     """The process ends before the answer is signed."""
 
-    def sign(self, digest: bytes) -> bytes:
+    def prove(self, transcript: bytes, certificate: bytes, trust: tuple[bytes, ...], time: datetime) -> bytes:
         raise Crash
 
 

@@ -59,7 +59,7 @@ def test_P4_the_same_key_gets_the_same_answer(house: House) -> None:
     assert again.credential == first.credential
     assert authority.calls == 0
     assert again.time == first.time + timedelta(minutes=30)
-    assert again.signature != first.signature
+    assert again.proof != first.proof
     assert house.kinds().count("credential.issued") == 1
 
 

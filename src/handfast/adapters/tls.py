@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import ssl
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -58,6 +59,23 @@ def server_context(
     return context
 
 
+def foreign_server_context(certificate: x509.Certificate, key: CertificateIssuerPrivateKeyTypes) -> ssl.SSLContext:
+    """
+    Return a server's context for a foreign protocol: one certificate and nothing sent along, TLS 1.2 or later.
+
+    No client certificate is asked for: whoever comes proves himself, or does not, by what he sends.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2  # Java 8
+    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_TICKET
+    context.num_tickets = 0
+    context.set_ciphers("ECDHE+AESGCM:ECDHE+CHACHA20")  # of TLS 1.2; without key exchange by the CA's key
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    with _in_memory(pem + _pem([certificate])) as path:
+        context.load_cert_chain(path)
+    return context
+
+
 def newcomer_context() -> ssl.SSLContext:
     """
     Return the context of a first contact, which verifies NOTHING: only an unauthenticated channel.
@@ -96,6 +114,59 @@ def pinned_client_context(roots: str, identity: tuple[Path, Path] | None = None)
         except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
             raise Unsafe(f"{str(certificate)!r} and {str(key)!r} are no pair: {error}") from None
     return context
+
+
+def foreign_client_context() -> ssl.SSLContext:
+    """
+    Return the context of a first contact over a foreign protocol, which verifies NOTHING, in TLS 1.2 or 1.3.
+
+    *Not* verified: that the peer's certificate chains to anything, its dates, its name. What the peer proves is
+    only that it has the key of its certificate. The caller must authenticate that key by what its protocol
+    has (NiFi's is a MAC with a shared token) before it believes anything that the peer said.
+    """
+    context = newcomer_context()
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
+    return context
+
+
+def verifying_client_context(
+    roots: list[x509.Certificate],
+    identity: tuple[list[x509.Certificate], CertificateIssuerPrivateKeyTypes] | None = None,
+    *,
+    newest: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3,
+) -> ssl.SSLContext:
+    """
+    Return the context of an ordinary HTTPS client for a foreign server: chain to ``roots``, dates, host name.
+
+    TLS 1.2 up to ``newest``. ``identity`` is our chain, leaf first, and its key. *Not* checked: revocation.
+
+    :raises Unsafe: key and certificate of ``identity`` do not fit together.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # which verifies, and compares the host name
+    context.minimum_version, context.maximum_version = ssl.TLSVersion.TLSv1_2, newest
+    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_TICKET
+    # As Java does: whatever is in the trust store is trusted, self-signed or not.
+    context.verify_flags |= ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN
+    context.load_verify_locations(cadata=_pem(roots).decode())
+    if identity is not None:
+        chain, key = identity
+        pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        try:
+            with _in_memory(pem + _pem(chain)) as path:
+                context.load_cert_chain(path)
+        except ssl.SSLError as error:
+            raise Unsafe(f"the client certificate and its key are no pair: {error.reason}") from None
+    return context
+
+
+def peer_chain(connection: ssl.SSLSocket) -> list[bytes]:
+    """Return every certificate (DER) that the peer sent in the handshake, its own first; unverified."""
+    if sys.version_info >= (3, 13):
+        return connection.get_unverified_chain()
+    # Before 3.13 the standard library has this without a public name; there is no other way to count them.
+    certificates = connection._sslobj.get_unverified_chain() or ()  # type: ignore[attr-defined]  # noqa: SLF001
+    return [ssl.PEM_cert_to_DER_cert(certificate.public_bytes()) for certificate in certificates]
 
 
 def leaf_spki_sha256(der: bytes) -> bytes:

@@ -23,15 +23,14 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from handfast.adapters import files
-from handfast.authority import layout
+from handfast.authority import layout, sign
 from handfast.authority.signers import file
 from handfast.core import keys, x509
 from handfast.core.flow import Credential, Intent
 from handfast.core.names import Names
 from handfast.core.records import Revocation
-from handfast.core.roles import spiffe_id
 from handfast.core.secret import Secret
-from handfast.errors import Fault, NotFound, PolicyRefused
+from handfast.errors import Fault, NotFound
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,7 +135,6 @@ class FileAuthority:
         self.not_before, self.not_after = public.issuing.not_valid_before_utc, public.issuing.not_valid_after_utc
         self._signers = signers
         self._profile = x509.LeafProfile(public.issuing, crl_url)
-        self._hash = keys.signature_hash(signers.issuing)
 
     @classmethod
     def open(cls, directory: Path, *, passphrase: Secret | None = None) -> FileAuthority:
@@ -176,27 +174,17 @@ class FileAuthority:
         :raises Refused: the issuing CA has expired.
         :raises Fault: the grant is of another trust domain.
         """
-        grant = intent.grant
-        if intent.certificate is not None:
-            return Credential(serial=intent.serial, grant=grant, certificate=intent.certificate)
-        if grant.spiffe_id != spiffe_id(self.trust_domain, grant.role, grant.machine):
-            raise Fault(f"the grant is for {grant.spiffe_id!r}, this authority is {self.trust_domain!r}")
-        if excluded := self.public.excluded(grant.names):
-            raise PolicyRefused(
-                tuple(f"the name constraints of this authority exclude {name!r}" for name in excluded),
-                hint="ask for other names: the constraints were set when the authority was made",
-            )
-        certificate = self._profile.builder(grant, intent.serial).sign(self._signers.issuing, self._hash)
-        return Credential(serial=intent.serial, grant=grant, certificate=certificate.public_bytes(Encoding.DER))
+        return sign.leaf(intent, self, self._profile, self._signers.issuing)
 
     def crl(self, revocations: list[Revocation], *, number: int, now: datetime) -> bytes:
         """
         Return a DER revocation list (RFC 5280 §5) signed by the issuing CA; ``number`` must grow from list to list.
 
+        Only what this authority issued is on it.
+
         :raises Malformed: a reason that RFC 5280 §5.3.1 does not have.
         """
-        signed = x509.crl(self._signers.issuing, self.issuing, revocations, number=number, now=now)
-        return signed.public_bytes(Encoding.DER)
+        return sign.revocation_list(revocations, self, self._signers.issuing, number=number, now=now)
 
     def log_signer(self) -> Ed25519PrivateKey:
         """Return the key that signs the log's checkpoints."""

@@ -32,6 +32,7 @@ COMMANDS = {
     "revoke": ("registrar", "take back a machine's credentials, or one serial"),
     "ca": ("authority", "show the authority; print its bundle or its CRL"),
     "log": ("log", "show the log, or prove that nothing in it was changed"),
+    "tls-toolkit": ("toolkit", "NiFi's tls-toolkit: client, server, standalone and status, as they were"),
     "demo": ("demo", "see it work: an honest join, and attacks that are refused"),
 }
 
@@ -60,7 +61,7 @@ class Commands(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module = importlib.import_module(f"handfast.cli.{COMMANDS[cmd_name][0]}")
-        command: click.Command = getattr(module, f"{cmd_name}_command")
+        command: click.Command = getattr(module, f"{cmd_name.replace('-', '_')}_command")
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -17,6 +17,7 @@ from handfast.cli.arguments import (
     DATA,
     DURATION,
     FILE,
+    FOLDER,
     IDENTITY,
     JSON,
     LISTEN,
@@ -33,6 +34,8 @@ from handfast.errors import UsageError
 
 if TYPE_CHECKING:
     from handfast.core import views
+    from handfast.core.secret import Secret
+    from handfast.nifi.service import Adopted
 
 _HASH = 64  # characters of a SHA-256 in hex
 
@@ -49,7 +52,9 @@ class Operator(Protocol):
     def revoke(self, request: views.RevokeRequest) -> views.RevokeAnswer: ...
 
 
-def _operator(data: Path, identity: Path | None, addresses: tuple[Address, ...] = ()) -> Operator:
+def _operator(
+    data: Path, identity: Path | None, addresses: tuple[Address, ...] = (), passphrase: Path | None = None
+) -> Operator:
     if identity is not None:
         given = click.get_current_context().get_parameter_source
         for option in ("data", "addresses"):
@@ -64,7 +69,10 @@ def _operator(data: Path, identity: Path | None, addresses: tuple[Address, ...] 
     from handfast.registrar.operator import LocalOperator
     from handfast.wiring import open_administration
 
-    return LocalOperator(open_administration(data, addresses=addresses))
+    def ask() -> Secret | None:
+        return config.secret_from("passphrase", file=passphrase)
+
+    return LocalOperator(open_administration(data, addresses=addresses, passphrase=ask))
 
 
 @click.command("up")
@@ -76,6 +84,16 @@ def _operator(data: Path, identity: Path | None, addresses: tuple[Address, ...] 
 @click.option(
     "--address", "addresses", type=ADDRESS, multiple=True, help="HOST:PORT under which newcomers reach it (repeatable)."
 )
+@click.option("--nifi-listen", type=LISTEN, help="HOST:PORT to serve NiFi's tls-toolkit clients on as well.")
+@click.option(
+    "--nifi-hostname", type=NAME, help="What NiFi's clients call it (their -c).  [default: the host of --address]"
+)
+@click.option(
+    "--nifi-token-file", type=FILE, help="A token that all NiFi nodes share; `invite --nifi` makes better ones."
+)
+@click.option(
+    "--from-nifi", type=FOLDER, help="Take over the CA of the tls-toolkit server in this directory, at the first start."
+)
 @click.option("--config", "config_file", type=FILE, help="Instead of DATA/config.toml.")
 @PASSPHRASE
 @JSON
@@ -84,6 +102,10 @@ def up_command(
     listen: Address | None,
     crl_listen: Address | None,
     addresses: tuple[Address, ...],
+    nifi_listen: Address | None,
+    nifi_hostname: str | None,
+    nifi_token_file: Path | None,
+    from_nifi: Path | None,
     config_file: Path | None,
     passphrase_file: Path | None,
     as_json: bool,
@@ -102,9 +124,34 @@ def up_command(
         crl_listen=crl_listen,
         addresses=addresses,
         config=config_file,
+        nifi={
+            name: value
+            for name, value in {
+                "listen": nifi_listen,
+                "hostname": nifi_hostname,
+                "token_file": nifi_token_file,
+            }.items()
+            if value is not None
+        },
+        adopted=None if from_nifi is None else _taken_over(from_nifi, data),
+        warn=ui.warn,
     )
     passphrase = config.secret_from("passphrase", file=passphrase_file)
     return up(data, overrides, passphrase=passphrase, ready=_ready(data, as_json))
+
+
+def _taken_over(directory: Path, data: Path) -> Adopted:
+    """Read a toolkit server's CA; its token is not taken over: everybody who ever had it would still get in."""
+    from handfast.nifi.migrate import read_toolkit
+    from handfast.nifi.service import Adopted
+    from handfast.wiring import NIFI
+
+    if (data / NIFI).exists():
+        raise UsageError(f"{str(data)!r} has an authority for NiFi already", hint="leave out --from-nifi")
+    taken = read_toolkit(directory)
+    for remark in taken.remarks:
+        ui.warn(remark)
+    return Adopted(taken.certificate, taken.key)
 
 
 def _ready(data: Path, as_json: bool) -> Callable[[dict[str, object]], None]:
@@ -113,6 +160,10 @@ def _ready(data: Path, as_json: bool) -> Callable[[dict[str, object]], None]:
             ui.emit_json(place)
             return
         ui.say(f"registrar ready at {place['url']}, root {place['pin']}")
+        if "nifi" in place:
+            ui.say(
+                f"NiFi's tls-toolkit clients are served at {place['nifi']}: handfast invite NAME --nifi --data {data}"
+            )
         ui.say(f"invite a machine: handfast invite NAME --data {data}")
 
     return ready
@@ -144,7 +195,10 @@ def _ready(data: Path, as_json: bool) -> Callable[[dict[str, object]], None]:
     multiple=True,
     help="HOST:PORT of the registrar, if not as `up` announced it.",
 )
+@click.option("--nifi", is_flag=True, help="A one-time token for NiFi's tls-toolkit instead (its -t).")
+@click.option("--dn", "subject", metavar="DN", help="With --nifi: the subject.  [default: CN=NAME, OU=NIFI]")
 @click.option("--qr", is_flag=True, help="Also draw it as a QR code, on stderr.")
+@PASSPHRASE
 @JSON
 def invite_command(
     name: str,
@@ -156,7 +210,10 @@ def invite_command(
     uses: int,
     sources: tuple[IPNetwork, ...],
     addresses: tuple[Address, ...],
+    nifi: bool,
+    subject: str | None,
     qr: bool,
+    passphrase_file: Path | None,
     as_json: bool,
 ) -> None:
     """
@@ -168,13 +225,15 @@ def invite_command(
 
     request = views.InviteRequest(
         machine=name,
-        role=Role(role),
+        role=Role.PEER if nifi else Role(role),
         seconds=int(lasting / timedelta(seconds=1)),
+        method="nifi" if nifi else "invitation",
+        subject=subject,
         names=list(sans),
         uses=uses,
         sources=[str(network) for network in sources] or None,
     )
-    answer = _operator(data, identity, addresses).invite(request)
+    answer = _operator(data, identity, addresses, passphrase_file).invite(request)
     if as_json:
         ui.emit_json(answer)
     else:

@@ -27,6 +27,22 @@ _ATTRIBUTES = {
 _HINT = "send a request with a key and nothing else: names and usages come from the invitation"
 
 
+def proven(request: x509.CertificateSigningRequest) -> keys.LeafPublicKey:
+    """
+    Return the key of a request that its private key signed. *Not* checked: everything else in it.
+
+    :raises Malformed: a weak key, or a signature that is not with SHA-2.
+    :raises EvidenceRejected: its signature was not made by its key.
+    """
+    try:
+        key = request.public_key()
+    except keys.UNREADABLE as error:
+        raise Malformed(f"not a certification request: {str(error)[:120]!r}", hint=_HINT) from None
+    strong = keys.check_strength(key)
+    _verify(request)
+    return strong
+
+
 def read(der: bytes) -> keys.LeafPublicKey:
     """
     Return the public key of a request whose sender proved that it holds the private key.
@@ -42,15 +58,12 @@ def read(der: bytes) -> keys.LeafPublicKey:
         raise TooMuch(f"a request of {len(der)} bytes, at most {MAX_CSR} are read", hint=_HINT)
     try:
         csr = x509.load_der_x509_csr(der)
-        key = csr.public_key()
         foreign = _foreign(csr)
     except keys.UNREADABLE as error:
         raise Malformed(f"not a certification request: {str(error)[:120]!r}", hint=_HINT) from None
     if foreign:
         raise Malformed("the certification request asks for " + ", ".join(foreign), hint=_HINT)
-    strong = keys.check_strength(key)
-    _verify(csr)
-    return strong
+    return proven(csr)
 
 
 def build(private_key: keys.LeafPrivateKey, common_name: str = "") -> bytes:

@@ -51,12 +51,14 @@ class Wish:
     """
     What the newcomer asks for, covered by its proof.
 
-    ``role`` None and empty ``names`` mean "whatever the evidence entitles me to".
+    ``role`` None and empty ``names`` mean "whatever the evidence entitles me to". ``subject`` (a DER Name, in the
+    order of a certificate) is for foreign protocols whose peers are known by it; None is the machine's own.
     """
 
     role: Role | None = None
     names: Names = Names()
     lifetime: timedelta | None = None
+    subject: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,13 +81,17 @@ class Entitlement:
     What the evidence entitles its holder to at most: policy narrows it, and never widens.
 
     ``sources`` are the networks the newcomer may call from; None means that the method does not
-    bind the network.
+    bind the network. ``subject`` (DER) is one that it may have beside the machine's own. ``own_address`` adds every
+    name which leads to the address it calls from, and the subject of a host with such a name: the registrar looks
+    them up.
     """
 
     machine: str
     roles: frozenset[Role]
     names: Names
     sources: tuple[IPNetwork, ...] | None = None
+    subject: bytes | None = None
+    own_address: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,12 +111,12 @@ class Finding:
     """
     What an introducer concluded.
 
-    ``public_key`` is the SubjectPublicKeyInfo (DER) whose possession was proved. ``transcript`` is the
-    hash both sides signed or will sign: the answer is bound to it. ``proof`` is one sentence for the
-    log and for ``explain``. ``reintroduction_key`` is the raw Ed25519 public key with which the
-    machine may come back after its credential expired. ``expired_at`` is set where the evidence is a
-    credential whose time is over: policy has the limit. ``renewals`` counts those of the machine
-    within the last 24th of the credential's life, its own successors left out.
+    ``public_key`` is the SubjectPublicKeyInfo (DER) whose possession was proved. ``transcript`` is what both sides
+    computed and the answer proves: the hash that they sign, or what a foreign protocol has instead. ``proof`` is one
+    sentence for the log and for ``explain``. ``reintroduction_key`` is the raw Ed25519 public key with which the
+    machine may come back after its credential expired. ``expired_at`` is set where the evidence is a credential whose
+    time is over: policy has the limit. ``renewals`` counts those of the machine within the last 24th of the
+    credential's life, its own successors left out.
     """
 
     method: str
@@ -127,7 +133,11 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """The entire content of a credential. The authority adds its issuer, its serial and nothing else."""
+    """
+    The entire content of a credential. The authority adds its issuer, its serial and nothing else.
+
+    ``subject`` is a DER Name; None is ``CN=<machine>``.
+    """
 
     machine: str
     role: Role
@@ -139,6 +149,12 @@ class Grant:
     method: str
     why: tuple[str, ...]
     reintroduction_key: bytes | None = None
+    subject: bytes | None = None
+
+    @property
+    def trust_domain(self) -> str:
+        """Which authority it is for."""
+        return self.spiffe_id.removeprefix("spiffe://").partition("/")[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,10 +182,10 @@ class Credential:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What goes back to the newcomer: the leaf, its chain and roots (all DER), and our signed time."""
+    """What goes back to the newcomer: the leaf, its chain and roots (all DER), our time, and the proof over them."""
 
     credential: Credential
     chain: tuple[bytes, ...]
     trust: tuple[bytes, ...]
     time: datetime
-    signature: bytes
+    proof: bytes

@@ -111,3 +111,52 @@ class Names:
 
     def __bool__(self) -> bool:
         return bool(self.dns or self.ips)
+
+
+@dataclass(frozen=True, slots=True)
+class NamePattern:
+    """Which names an operator allows: a DNS name in which ``*`` stays within one label, or a network."""
+
+    dns: str | None = None
+    network: IPNetwork | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> NamePattern:
+        """
+        Read ``*.nifi.lan``, ``node1.lan``, ``10.0.0.0/24`` or ``10.0.0.7``.
+
+        :raises Malformed: neither a name nor a network.
+        """
+        try:
+            return cls(network=ipaddress.ip_network(text, strict=True))
+        except ValueError:
+            dns_name(text.replace("*", "x"))
+            return cls(dns=text.lower())
+
+    def allows(self, name: str | IPAddress) -> bool:
+        """Whether a name as in ``Names`` fits."""
+        if isinstance(name, str):
+            return self.dns is not None and label_match(name, self.dns)
+        return self.network is not None and name in self.network
+
+
+def label_match(value: str, pattern: str) -> bool:
+    """Whether a dotted name fits a pattern in which ``*`` stays within one label; case does not count."""
+    values, patterns = value.split("."), pattern.split(".")
+    return len(values) == len(patterns) and all(map(text_match, values, patterns))
+
+
+def text_match(value: str, pattern: str) -> bool:
+    """Whether a text fits a pattern in which ``*`` is any text, and nothing else is special; case does not count."""
+    first, *others = pattern.casefold().split("*")
+    rest = value.casefold()
+    if not others:
+        return rest == first
+    if not rest.startswith(first) or not rest[len(first) :].endswith(others[-1]):
+        return False
+    rest = rest[len(first) : len(rest) - len(others[-1])]
+    for part in others[:-1]:
+        _before, found, rest = rest.partition(part)
+        if not found and part:
+            return False
+    return True

@@ -39,16 +39,28 @@ class Context(Protocol):
     def nonce_is_ours(self, nonce: bytes) -> bool:
         """Whether this registrar made ``nonce`` less than five minutes ago."""
 
-    def invitation(self, key_id: str) -> Invitation | None: ...
+    def invitation(self, key_id: str) -> Invitation | None:
+        """Return the invitation, whatever its method, open or not."""
 
-    def credential(self, serial: int) -> CredentialRecord | None: ...
+    def invitations_for(self, method: str) -> list[Invitation]:
+        """Return a method's invitations whose time is not over, used and cancelled ones too."""
+
+    def credential(self, serial: int) -> CredentialRecord | None:
+        """Return a credential of this authority; another one's proves nothing here."""
 
     def renewals_since(self, record: CredentialRecord, since: datetime) -> int:
         """Count, to 100 at most, the machine's credentials since then that succeed another one than ``record``."""
 
 
 class Introducer(Protocol):
-    """The registrar's half of one method of introduction."""
+    """
+    The registrar's half of one method of introduction.
+
+    ``native`` methods are posted to ``/v1/introductions/<name>``; the others have a listener of their own.
+    """
+
+    @property
+    def native(self) -> bool: ...
 
     @property
     def name(self) -> str:
@@ -107,6 +119,9 @@ class Ledger(Protocol):
     def invitation(self, key_id: str) -> Invitation | None: ...
 
     def invitations(self) -> list[Invitation]: ...
+
+    def invitations_for(self, method: str, *, after: datetime) -> list[Invitation]:
+        """Return a method's invitations that end after a time."""
 
     def machine(self, name: str) -> Machine | None: ...
 

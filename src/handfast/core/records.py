@@ -27,12 +27,13 @@ class Invitation:
     """
     An invitation as the registrar keeps it: the public half only (rule 4 of the design).
 
-    ``public_key`` is the raw Ed25519 key of the invitation's seed; ``key_id`` its first eight hash
-    bytes in hex. ``spent`` counts the keys that have used it.
+    ``method`` is the introducer it is for. ``public_half`` is the raw Ed25519 key of the invitation's seed, or what
+    that method has instead (32 bytes); ``key_id`` its first eight hash bytes in hex. ``spent`` counts the keys that
+    have used it. ``subject`` (DER) is one that goes with it, for foreign protocols.
     """
 
     key_id: str
-    public_key: bytes
+    public_half: bytes
     machine: str
     role: Role
     names: Names
@@ -40,6 +41,8 @@ class Invitation:
     created_at: datetime
     expires_at: datetime
     sources: tuple[IPNetwork, ...] | None = None
+    method: str = "invitation"
+    subject: bytes | None = None
     spent: int = 0
     cancelled: str | None = None
 
@@ -62,13 +65,15 @@ class CredentialRecord:
     """
     A credential, from the moment it was intended. ``certificate`` is None until it was issued.
 
-    ``reintroduction_key`` (raw Ed25519) is with what its holder may come back after it expired.
+    ``reintroduction_key`` (raw Ed25519) is with what its holder may come back after it expired. ``trust_domain`` says
+    which authority issued it.
     """
 
     serial: int
     machine: str
     role: Role
     method: str
+    trust_domain: str
     marker: str
     not_before: datetime
     not_after: datetime
@@ -128,13 +133,15 @@ class Revocation:
     """
     A credential taken back. ``reason`` is an RFC 5280 §5.3.1 name such as ``keyCompromise``.
 
-    ``not_after`` is its own end, after which nobody needs to be told any more.
+    ``not_after`` is its own end, after which nobody needs to be told any more. ``trust_domain`` says whose list it
+    belongs on.
     """
 
     serial: int
     at: datetime
     reason: str
     not_after: datetime
+    trust_domain: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -25,6 +25,7 @@ class InvitationView(msgspec.Struct, frozen=True):
     key_id: str
     machine: str
     role: Role
+    method: str
     names: list[str]
     status: str
     uses: int
@@ -82,11 +83,17 @@ class MachineView(msgspec.Struct, frozen=True):
 
 
 class InviteRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """POST /v1/invitations. Without ``names`` the machine's name is its DNS name."""
+    """
+    POST /v1/invitations. Without ``names`` the machine's name is its DNS name.
+
+    For ``nifi`` it is a one-time token; ``subject`` is then the only one it is good for, and the role is peer.
+    """
 
     machine: NameText
     role: Role
     seconds: Annotated[int, Meta(ge=1)]
+    method: Literal["invitation", "nifi"] = "invitation"
+    subject: Annotated[str, Meta(max_length=1024)] | None = None
     names: Annotated[list[NameText], Meta(max_length=MAX_NAMES)] = []
     uses: Annotated[int, Meta(ge=1)] = 1
     sources: Annotated[list[NameText], Meta(max_length=MAX_NAMES)] | None = None
@@ -119,6 +126,7 @@ def invitation_view(invitation: Invitation, now: datetime) -> InvitationView:
         key_id=invitation.key_id,
         machine=invitation.machine,
         role=invitation.role,
+        method=invitation.method,
         names=list(invitation.names.texts()),
         status=invitation.status(now),
         uses=invitation.uses,

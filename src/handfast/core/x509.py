@@ -88,7 +88,7 @@ class LeafProfile:
     """
 
     def __init__(self, issuing: x509.Certificate, crl_url: str | None = None) -> None:
-        self._not_before, self._not_after = issuing.not_valid_before_utc, issuing.not_valid_after_utc
+        self._issuing = issuing
         self._bases = {role: _leaf_base(issuing, role, crl_url) for role in Role}
 
     def builder(self, grant: Grant, serial: int) -> x509.CertificateBuilder:
@@ -97,19 +97,13 @@ class LeafProfile:
 
         The subject is ``CN=<machine>`` because PostgreSQL, among others, maps the common name; a machine name
         that does not fit 64 characters leaves the subject empty and the alternative name critical (RFC 5280
-        §4.1.2.6). The validity is cut to the issuing CA's: what outlives its issuer verifies nowhere.
+        §4.1.2.6).
 
         :raises Malformed: a key that is not certified.
         :raises Refused: nothing is left of the lifetime.
         """
         public_key = keys.load_spki(grant.public_key)
-        not_before, not_after = max(grant.not_before, self._not_before), min(grant.not_after, self._not_after)
-        if not_after <= not_before:
-            raise Refused(
-                f"no lifetime is left for {grant.machine!r}: the issuing CA is valid"
-                f" from {self._not_before:%Y-%m-%d %H:%M} to {self._not_after:%Y-%m-%d %H:%M} UTC",
-                hint="check the clock of this machine; if it is right, the issuing CA has to be replaced",
-            )
+        not_before, not_after = validity(grant, self._issuing)
         short = len(grant.machine) <= MAX_COMMON_NAME
         return (
             self._bases[grant.role]
@@ -121,6 +115,23 @@ class LeafProfile:
             .add_extension(_alternative_names(grant), critical=not short)
             .add_extension(key_identifier(grant.public_key), critical=False)
         )
+
+
+def validity(grant: Grant, issuer: x509.Certificate) -> tuple[datetime, datetime]:
+    """
+    Return the first and last moment of the grant's leaf, cut to its issuer's: what outlives that verifies nowhere.
+
+    :raises Refused: nothing is left.
+    """
+    first, last = issuer.not_valid_before_utc, issuer.not_valid_after_utc
+    not_before, not_after = max(grant.not_before, first), min(grant.not_after, last)
+    if not_after <= not_before:
+        raise Refused(
+            f"no lifetime is left for {grant.machine!r}: the issuing CA is valid"
+            f" from {first:%Y-%m-%d %H:%M} to {last:%Y-%m-%d %H:%M} UTC",
+            hint="check the clock of this machine; if it is right, the issuing CA has to be replaced",
+        )
+    return not_before, not_after
 
 
 def root(key: EllipticCurvePrivateKey, *, name: str, now: datetime) -> x509.Certificate:
@@ -218,7 +229,7 @@ def _permitted(issuer: x509.Certificate) -> tuple[tuple[str, ...], tuple[IPNetwo
 
 
 def crl(
-    key: EllipticCurvePrivateKey,
+    key: keys.LeafPrivateKey,
     issuer: x509.Certificate,
     revocations: Iterable[Revocation],
     *,
@@ -262,8 +273,15 @@ def revocation_reason(text: str) -> x509.ReasonFlags:
 
 
 def authority_key_identifier(issuer: x509.Certificate) -> x509.AuthorityKeyIdentifier:
-    """Return the identifier of the issuer's key, as the issuer's own certificate states it."""
-    own = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    """
+    Return the identifier of the issuer's key, as the issuer's own certificate states it.
+
+    One that states none is not ours; then it is the SHA-1 of RFC 5280 §4.2.1.2, which everybody can compute.
+    """
+    try:
+        own = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    except x509.ExtensionNotFound:
+        return x509.AuthorityKeyIdentifier.from_issuer_public_key(keys.check_strength(issuer.public_key()))
     return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(own)
 
 

@@ -147,6 +147,7 @@ class InvitationIntroducer:
     """The registrar's half."""
 
     name: ClassVar[str] = NAME
+    native: ClassVar[bool] = True
     evidence: ClassVar[type[msgspec.Struct]] = InvitationRequest
     because: ClassVar[str] = "an operator handed it an invitation, whose key it used to sign its request"
 
@@ -186,10 +187,10 @@ class InvitationIntroducer:
 
     def _authenticate(self, request: InvitationRequest, signed: bytes, context: Context) -> Invitation:
         invitation = context.invitation(request.key_id)
-        if invitation is None:
+        if invitation is None or invitation.method != self.name:
             raise EvidenceRejected(f"invitation {request.key_id} is unknown", hint="ask for a new one")
         try:
-            Ed25519PublicKey.from_public_bytes(invitation.public_key).verify(request.signature, signed)
+            Ed25519PublicKey.from_public_bytes(invitation.public_half).verify(request.signature, signed)
         except InvalidSignature:
             raise EvidenceRejected(
                 f"the signature for invitation {request.key_id} does not fit this connection and request",

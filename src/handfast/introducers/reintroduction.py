@@ -109,6 +109,7 @@ class ReintroductionIntroducer:
     """The registrar's half."""
 
     name: ClassVar[str] = NAME
+    native: ClassVar[bool] = True
     evidence: ClassVar[type[msgspec.Struct]] = ReintroductionRequest
     because: ClassVar[str] = "its credential had expired, and it signed with the reintroduction key it had kept"
 

@@ -117,6 +117,7 @@ class RenewalIntroducer:
     """The registrar's half."""
 
     name: ClassVar[str] = NAME
+    native: ClassVar[bool] = True
     evidence: ClassVar[type[msgspec.Struct]] = RenewalRequest
     because: ClassVar[str] = "it signed with the key of its previous credential, which was still valid"
 

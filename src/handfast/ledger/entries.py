@@ -117,12 +117,14 @@ def invited(invitation: Invitation) -> Event:
     sources = "any" if invitation.sources is None else ",".join(map(str, invitation.sources))
     fields = {
         "invitation": invitation.key_id,
-        "public_key": invitation.public_key.hex(),
+        "method": invitation.method,
+        "public_half": invitation.public_half.hex(),
         "role": invitation.role.value,
         "names": ",".join(invitation.names.texts()),
         "uses": str(invitation.uses),
         "expires_at": rfc3339(invitation.expires_at),
         "sources": sources,
+        "subject": "" if invitation.subject is None else invitation.subject.hex(),
     }
     return Event(INVITED, invitation.created_at, invitation.machine, fields)
 

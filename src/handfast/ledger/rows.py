@@ -28,7 +28,8 @@ def grant_to_json(grant: Grant) -> str:
             "not_after": rfc3339(grant.not_after),
             "method": grant.method,
             "why": grant.why,
-            "reintroduction_key": None if grant.reintroduction_key is None else grant.reintroduction_key.hex(),
+            "reintroduction_key": _hex(grant.reintroduction_key),
+            "subject": _hex(grant.subject),
         }
     )
 
@@ -36,7 +37,6 @@ def grant_to_json(grant: Grant) -> str:
 def grant_from_json(text: str) -> Grant:
     """Read what ``grant_to_json`` wrote. :raises ValueError, KeyError, TypeError: something else."""
     value = msgspec.json.decode(text)
-    key = value["reintroduction_key"]
     return Grant(
         machine=value["machine"],
         role=Role(value["role"]),
@@ -47,8 +47,17 @@ def grant_from_json(text: str) -> Grant:
         not_after=datetime.fromisoformat(value["not_after"]),
         method=value["method"],
         why=tuple(value["why"]),
-        reintroduction_key=None if key is None else bytes.fromhex(key),
+        reintroduction_key=_from_hex(value["reintroduction_key"]),
+        subject=_from_hex(value["subject"]),
     )
+
+
+def _hex(data: bytes | None) -> str | None:
+    return None if data is None else data.hex()
+
+
+def _from_hex(text: str | None) -> bytes | None:
+    return None if text is None else bytes.fromhex(text)
 
 
 def _names_to(names: Names) -> dict[str, list[str]]:
@@ -65,7 +74,8 @@ def invitation_to_row(invitation: Invitation) -> dict[str, object]:
     sources = None if invitation.sources is None else canonical_json([str(n) for n in invitation.sources])
     return {
         "key_id": invitation.key_id,
-        "public_key": invitation.public_key,
+        "method": invitation.method,
+        "public_half": invitation.public_half,
         "machine": invitation.machine,
         "role": invitation.role.value,
         "names": canonical_json(_names_to(invitation.names)),
@@ -73,15 +83,18 @@ def invitation_to_row(invitation: Invitation) -> dict[str, object]:
         "created_at": micros(invitation.created_at),
         "expires_at": micros(invitation.expires_at),
         "sources": sources,
+        "subject": invitation.subject,
     }
 
 
 def invitation_from_row(row: Row) -> Invitation:
     """Read a row of ``statements.ALL_INVITATIONS``."""
-    key_id, public_key, machine, role, names, uses, created_at, expires_at, sources, spent, cancelled = row
+    key_id, method, public_half, machine, role, names, uses, created_at, expires_at, sources, subject, *now = row
+    spent, cancelled = now
     return Invitation(
         key_id=key_id,
-        public_key=public_key,
+        method=method,
+        public_half=public_half,
         machine=machine,
         role=Role(role),
         names=_names_from(msgspec.json.decode(names)),
@@ -89,6 +102,7 @@ def invitation_from_row(row: Row) -> Invitation:
         created_at=time_of(created_at),
         expires_at=time_of(expires_at),
         sources=None if sources is None else tuple(ipaddress.ip_network(n) for n in msgspec.json.decode(sources)),
+        subject=subject,
         spent=spent,
         cancelled=cancelled,
     )
@@ -103,6 +117,7 @@ def credential_from_row(row: Row) -> CredentialRecord:
         machine=grant.machine,
         role=grant.role,
         method=grant.method,
+        trust_domain=grant.trust_domain,
         marker=marker,
         not_before=grant.not_before,
         not_after=grant.not_after,
@@ -126,4 +141,5 @@ def machine_from_row(row: Row) -> Machine:
 def revocation_from_row(row: Row) -> Revocation:
     """Read a row of ``statements.ALL_REVOCATIONS``."""
     serial, revoked_at, reason, grant_json = row
-    return Revocation(int(serial, 16), time_of(revoked_at), reason, grant_from_json(grant_json).not_after)
+    grant = grant_from_json(grant_json)
+    return Revocation(int(serial, 16), time_of(revoked_at), reason, grant.not_after, grant.trust_domain)

@@ -29,7 +29,8 @@ _SPENT = select(_KEYS).select_from(credentials).where(credentials.c.marker == _I
 ALL_INVITATIONS = (
     select(
         invitations.c.key_id,
-        invitations.c.public_key,
+        invitations.c.method,
+        invitations.c.public_half,
         invitations.c.machine,
         invitations.c.role,
         invitations.c.names,
@@ -37,11 +38,15 @@ ALL_INVITATIONS = (
         invitations.c.created_at,
         invitations.c.expires_at,
         invitations.c.sources,
+        invitations.c.subject,
         _SPENT.label("spent"),
         closed_markers.c.reason,
     )
     .select_from(invitations.outerjoin(closed_markers, closed_markers.c.marker == _INVITATION_MARKER))
     .order_by(invitations.c.created_at, invitations.c.key_id)
+)
+INVITATIONS_FOR = ALL_INVITATIONS.where(
+    invitations.c.method == bindparam("p_method"), invitations.c.expires_at > bindparam("p_after")
 )
 INVITATION = ALL_INVITATIONS.where(invitations.c.key_id == bindparam("p_key_id")).order_by(None)
 ADD_INVITATION = insert(invitations)

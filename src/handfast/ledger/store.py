@@ -78,6 +78,11 @@ class SqlLedger:
         """Return all invitations, the oldest first."""
         return [rows.invitation_from_row(row) for row in self._all(statements.ALL_INVITATIONS)]
 
+    def invitations_for(self, method: str, *, after: datetime) -> list[Invitation]:
+        """Return a method's invitations that end after a time, the oldest first."""
+        found = self._all(statements.INVITATIONS_FOR, {"p_method": method, "p_after": entries.micros(after)})
+        return [rows.invitation_from_row(row) for row in found]
+
     def machine(self, name: str) -> Machine | None:
         """Return the machine with this name."""
         row = self._one(statements.MACHINE, {"p_name": name})

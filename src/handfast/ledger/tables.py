@@ -41,7 +41,8 @@ invitations = Table(
     "invitations",
     metadata,
     Column("key_id", String(16), primary_key=True),
-    Column("public_key", LargeBinary(), nullable=False),
+    Column("method", Text(), nullable=False),
+    Column("public_half", LargeBinary(), nullable=False),
     Column("machine", Text(), nullable=False),
     Column("role", Text(), nullable=False),
     Column("names", Text(), nullable=False),
@@ -49,6 +50,7 @@ invitations = Table(
     Column("created_at", Big, nullable=False),
     Column("expires_at", Big, nullable=False),
     Column("sources", Text()),
+    Column("subject", LargeBinary()),
 )
 
 # A row is an intent until its certificate is set; the certificate is set once and never changed.

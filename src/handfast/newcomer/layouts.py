@@ -10,6 +10,7 @@ service must be able to start without a person.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,9 +26,10 @@ from cryptography.hazmat.primitives.serialization import (
     pkcs12,
 )
 
+from handfast.core.javaentry import KeyEntry, TrustedEntry
+from handfast.core.jks import write_jks
 from handfast.core.secret import Secret
 from handfast.errors import UsageError
-from handfast.newcomer.jks import KeyEntry, TrustedEntry, write_jks
 from handfast.newcomer.pending import key_pem
 
 KEY_ALIAS = "handfast"
@@ -176,14 +178,14 @@ def pkcs_12(material: Material, place: Place) -> dict[str, bytes]:
 
 
 def jks(material: Material, place: Place) -> dict[str, bytes]:
-    """JKS stores, for software that cannot read PKCS #12. Weak: see ``handfast.newcomer.jks``."""
+    """JKS stores, for software that cannot read PKCS #12. Weak: see ``handfast.core.jks``."""
     created_at = material.certificate.not_valid_before_utc
     key = Secret(material.private_key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption()))
     own = KeyEntry(KEY_ALIAS, key, (material.leaf, *material.chain), place.password)
     trusted = [TrustedEntry(_trust_alias(number), root) for number, root in enumerate(material.trust)]
     return {
-        "keystore.jks": write_jks([own], password=place.password, created_at=created_at),
-        "truststore.jks": write_jks(trusted, password=place.password, created_at=created_at),
+        "keystore.jks": write_jks([own], password=place.password, created_at=created_at, random_bytes=os.urandom),
+        "truststore.jks": write_jks(trusted, password=place.password, created_at=created_at, random_bytes=os.urandom),
         PASSWORD_FILE: place.password.reveal() + b"\n",
     }
 

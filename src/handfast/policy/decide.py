@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 
+from handfast.core import dn
 from handfast.core.flow import Finding, Grant
 from handfast.core.names import IPAddress, Names
 from handfast.core.ports import Issuer
@@ -14,11 +15,20 @@ from handfast.errors import PolicyRefused
 from handfast.policy.rules import MOST_RENEWALS, SHORTEST, Rules
 
 
-def decide(finding: Finding, rules: Rules, *, issuer: Issuer, source: IPAddress | None, now: datetime) -> Grant:
+def decide(
+    finding: Finding,
+    rules: Rules,
+    *,
+    issuer: Issuer,
+    source: IPAddress | None,
+    now: datetime,
+    located: Names = Names(),
+) -> Grant:
     """
     Return the grant for what was found, narrowed by what was wished, what the rules allow and what the issuer can.
 
-    ``source`` is the address the newcomer called from, None where the transport has none.
+    ``source`` is the address the newcomer called from, None where the transport has none. ``located`` are those of
+    the wished names that lead to it; they count only where the entitlement says so.
 
     :raises PolicyRefused: with every reason at once, before anything is spent.
     """
@@ -30,7 +40,8 @@ def decide(finding: Finding, rules: Rules, *, issuer: Issuer, source: IPAddress 
         lifetime = min(lifetime, wish.lifetime)
     reasons = (
         *_against_role(finding, rules, role),
-        *_against_names(finding, issuer, names),
+        *_against_names(finding, issuer, names, located),
+        *_against_subject(finding, located),
         *_against_place_and_time(finding, rules, source, now),
         *_against_life(lifetime, issuer, now),
     )
@@ -52,6 +63,7 @@ def decide(finding: Finding, rules: Rules, *, issuer: Issuer, source: IPAddress 
         method=finding.method,
         why=(finding.proof, f"policy allows {finding.method} to lead to role {role!s}"),
         reintroduction_key=finding.reintroduction_key,
+        subject=wish.subject,
     )
 
 
@@ -70,12 +82,26 @@ def _against_role(finding: Finding, rules: Rules, role: Role | None) -> Iterator
         yield f"method {finding.method!r} does not lead to role {role!s}"
 
 
-def _against_names(finding: Finding, issuer: Issuer, names: Names) -> Iterator[str]:
-    entitled = finding.entitlement.names
-    if beyond := finding.wish.names.beyond(entitled):
-        yield f"not entitled to the names {', '.join(beyond)} (only {', '.join(entitled.texts()) or 'none'})"
+def _against_names(finding: Finding, issuer: Issuer, names: Names, located: Names) -> Iterator[str]:
+    entitled = finding.entitlement
+    if finding.entitlement.own_address:
+        allowed, also = {*entitled.names.texts(), *located.texts()}, " and what leads to its address"
+    else:
+        allowed, also = set(entitled.names.texts()), ""
+    if beyond := [name for name in finding.wish.names.texts() if name not in allowed]:
+        only = f"only {', '.join(entitled.names.texts()) or 'none'}{also}"
+        yield f"not entitled to the names {', '.join(beyond)} ({only})"
     if outside := issuer.excluded(names):
         yield f"the authority's name constraints exclude {', '.join(outside)}"
+
+
+def _against_subject(finding: Finding, located: Names) -> Iterator[str]:
+    wished, entitled = finding.wish.subject, finding.entitlement
+    if wished is None or wished == entitled.subject:
+        return
+    subject = dn.from_der(wished)
+    if not (entitled.own_address and dn.of_node(subject) in located.texts()):
+        yield f"not entitled to the subject {dn.written(subject)!r}"
 
 
 def _against_place_and_time(finding: Finding, rules: Rules, source: IPAddress | None, now: datetime) -> Iterator[str]:
@@ -111,6 +137,42 @@ def serving(*, machine: str, names: Names, public_key: bytes, rules: Rules, issu
         not_after=min(now + rules.lifetime_of(Role.REGISTRAR), issuer.not_after),
         method="self",
         why=("this is the registrar itself",),
+    )
+
+
+def by_operator(
+    *,
+    machine: str,
+    role: Role,
+    subject: bytes,
+    names: Names,
+    public_key: bytes,
+    lifetime: timedelta,
+    issuer: Issuer,
+    now: datetime,
+) -> Grant:
+    """
+    Return the grant for what an operator asked for on the authority's own machine: NiFi's ``standalone``.
+
+    *Not* checked: possession of the key, which that mode makes itself.
+
+    :raises PolicyRefused: the issuer cannot certify it.
+    """
+    reasons = [f"the authority's name constraints exclude {name}" for name in issuer.excluded(names)]
+    reasons += _against_life(lifetime, issuer, now)
+    if reasons:
+        raise PolicyRefused(tuple(reasons), hint="ask for other names, or make a new authority")
+    return Grant(
+        machine=machine,
+        role=role,
+        spiffe_id=spiffe_id(issuer.trust_domain, role, machine),
+        names=names,
+        public_key=public_key,
+        not_before=max(now - BACKDATE, issuer.not_before),
+        not_after=min(now + lifetime, issuer.not_after),
+        method="operator",
+        why=("an operator asked for it on the authority's own machine",),
+        subject=subject,
     )
 
 

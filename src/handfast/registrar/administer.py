@@ -12,13 +12,15 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 
-from handfast.core.invitation import Address, InvitationLine
+from handfast.core import dn
+from handfast.core.invitation import Address, InvitationLine, key_id
 from handfast.core.names import IPNetwork, Names, dns_name, machine_name
 from handfast.core.ports import Clock, Ledger
 from handfast.core.records import REASONS, CredentialRecord, Event, Invitation, Machine
 from handfast.core.roles import GRANTABLE, Role
 from handfast.core.secret import Secret
 from handfast.errors import InvitationCancelled, Malformed, NotFound, Refused, Revoked, UsageError
+from handfast.introducers import nifi
 
 LONGEST_INVITATION = timedelta(days=30)
 MOST_USES = 1000
@@ -38,14 +40,26 @@ class MachineView:
 
 
 @dataclass(frozen=True, slots=True)
+class NifiTokens:
+    """What one-time tokens for NiFi's protocol are made with; ``master`` opens the key they derive from."""
+
+    master: Callable[[], Secret]
+
+
+@dataclass(frozen=True, slots=True)
 class Administration:
-    """Acts on the ledger directly: whoever may open the data directory may do all of this."""
+    """
+    Acts on the ledger directly: whoever may open the data directory may do all of this.
+
+    ``nifi`` is None where that protocol is not served.
+    """
 
     ledger: Ledger
     clock: Clock
     pin: bytes
     addresses: tuple[Address, ...]
     excluded: Callable[[Names], tuple[str, ...]]
+    nifi: NifiTokens | None = None
 
     def invite(
         self,
@@ -73,7 +87,7 @@ class Administration:
         line = InvitationLine(Secret(secrets.token_bytes(32)), self.pin, now, now + lasting, self.addresses)
         invitation = Invitation(
             key_id=line.key_id,
-            public_key=line.public_key(),
+            public_half=line.public_key(),
             machine=machine,
             role=role,
             names=names,
@@ -84,6 +98,54 @@ class Administration:
         )
         self.ledger.invite(invitation).result()
         return line, invitation
+
+    def invite_nifi(
+        self,
+        name: str,
+        *,
+        subject: str | None = None,
+        sans: tuple[str, ...] = (),
+        lasting: timedelta,
+        uses: int = 1,
+        sources: tuple[IPNetwork, ...] | None = None,
+    ) -> tuple[Secret, Invitation]:
+        """
+        Make a one-time token for NiFi's protocol, good for one subject and its names; the ledger keeps only its salt.
+
+        ``subject`` is ``CN=<name>, OU=NIFI`` unless said otherwise. The common name is always among the names, as
+        NiFi's client asks for it.
+
+        :raises UsageError: a bound that is zero, negative or longer than allowed; NiFi's protocol is not served.
+        :raises Malformed: a name or a subject that is none. :raises Refused: too many tokens are open.
+        """
+        machine = machine_name(name)
+        whole = dn.parse(subject or f"CN={machine}, OU={dn.DEFAULT_UNIT}")
+        names = Names.parse([*sans, *_names(dn.common_name(whole) or "", ()).texts()])
+        _check_bounds(Role.PEER, lasting, uses)
+        if self.nifi is None:
+            raise UsageError("this registrar does not serve NiFi's protocol", hint="start it with --nifi-listen")
+        now = self.clock.now().replace(microsecond=0)
+        if len(self.ledger.invitations_for(nifi.NAME, after=now)) >= nifi.MOST_TOKENS:
+            raise Refused(
+                f"{nifi.MOST_TOKENS} one-time tokens are waiting, and each has to be tried for every request",
+                hint="let some expire, or use --for with a shorter time",
+            )
+        master, salt = self.nifi.master(), secrets.token_bytes(32)
+        invitation = Invitation(
+            key_id=key_id(salt),
+            public_half=salt,
+            machine=machine,
+            role=Role.PEER,
+            names=names,
+            uses=uses,
+            created_at=now,
+            expires_at=now + lasting,
+            sources=sources,
+            method=nifi.NAME,
+            subject=whole.public_bytes(),
+        )
+        self.ledger.invite(invitation).result()
+        return nifi.one_time_token(master, salt), invitation
 
     def _check_name(self, machine: str, names: Names) -> None:
         if not self.addresses:

@@ -17,26 +17,35 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
 from handfast.core import nonce
 from handfast.core.flow import Answer, Credential, Evidence, Finding, Grant
+from handfast.core.names import IPAddress, Names
 from handfast.core.ports import Authority, Clock, Introducer, Ledger
 from handfast.core.records import CredentialRecord, Event, Invitation
 from handfast.core.secret import Secret
-from handfast.core.transcript import answer as answer_transcript
 from handfast.errors import AlreadySpent, NotFound, Refused
 from handfast.policy.decide import decide
 from handfast.policy.rules import Rules
 
 
-class AnswerSigner(Protocol):
-    """The registrar's TLS key, whose hash the newcomer saw in its own handshake."""
+class Prover(Protocol):
+    """What proves us back: the registrar's TLS key, or what a foreign protocol has instead."""
 
-    def sign(self, digest: bytes) -> bytes: ...
+    def prove(self, transcript: bytes, certificate: bytes, trust: tuple[bytes, ...], time: datetime) -> bytes:
+        """Return the proof over a finding's transcript and what is answered."""
+
+
+Locate = Callable[[Names, IPAddress | None], Awaitable[Names]]
+
+
+async def nowhere(names: Names, source: IPAddress | None) -> Names:
+    """Look nothing up: no name leads anywhere."""
+    return Names()
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +55,7 @@ class LedgerContext:
     ledger: Ledger
     clock: Clock
     pin: bytes
+    trust_domain: str
     nonce_key: Secret
 
     def now(self) -> datetime:
@@ -64,9 +74,18 @@ class LedgerContext:
         """Return the invitation, open or not."""
         return self.ledger.invitation(key_id)
 
+    def invitations_for(self, method: str) -> list[Invitation]:
+        """Return a method's invitations whose time is not over."""
+        return self.ledger.invitations_for(method, after=self.clock.now())
+
     def credential(self, serial: int) -> CredentialRecord | None:
-        """Return a credential on record, intended or issued."""
-        return self.ledger.credential(serial)
+        """
+        Return a credential on record, intended or issued, of our authority.
+
+        The ledger may hold another authority's too, with weaker evidence behind it: none of them renews here.
+        """
+        record = self.ledger.credential(serial)
+        return record if record is not None and record.trust_domain == self.trust_domain else None
 
     def renewals_since(self, record: CredentialRecord, since: datetime) -> int:
         """Count the machine's renewals since then, without those of ``record`` itself: they are retries."""
@@ -75,19 +94,24 @@ class LedgerContext:
 
 @dataclass(frozen=True, slots=True)
 class Registrar:
-    """The pipeline with its parts. ``rules`` decides; replace the whole value to change them."""
+    """
+    The pipeline with its parts. ``rules`` decides; replace the whole value to change them.
+
+    ``locate`` returns those names that lead to an address, for the methods which count that as evidence.
+    """
 
     introducers: Mapping[str, Introducer]
     rules: Rules
     ledger: Ledger
     authority: Authority
     context: LedgerContext
+    locate: Locate = nowhere
 
     async def introduce(
-        self, evidence: Evidence, signer: AnswerSigner, *, admit: Callable[[Finding], None] = lambda _finding: None
+        self, evidence: Evidence, prover: Prover, *, admit: Callable[[Finding], None] = lambda _finding: None
     ) -> Answer:
         """
-        Run the flow for one newcomer. ``signer`` holds the TLS key of ``evidence.channel``.
+        Run the flow for one newcomer. ``prover`` holds the TLS key of ``evidence.channel``.
 
         ``admit`` may refuse what is proved before it costs more than proving it: who sends too much is known then.
 
@@ -97,7 +121,7 @@ class Registrar:
         finding = self._verify(evidence)  # (1)
         admit(finding)
         try:
-            grant = self._decide(finding, evidence)  # (2)
+            grant = await self._decide(finding, evidence)  # (2)
             now = self.context.now()
             intent = await asyncio.wrap_future(self.ledger.intend(grant, finding.once, at=now))  # (3)
         except AlreadySpent:
@@ -111,7 +135,7 @@ class Registrar:
             signed = self.authority.issue(intent)  # (4)
             on_record = await asyncio.wrap_future(self.ledger.issued(signed, at=now))  # (5)
             credential = Credential(intent.serial, intent.grant, on_record)
-        return self._answer(finding, credential, signer)  # (6)
+        return self._answer(finding, credential, prover)  # (6)
 
     def _verify(self, evidence: Evidence) -> Finding:
         introducer = self.introducers.get(evidence.method)
@@ -119,13 +143,12 @@ class Registrar:
             raise NotFound(f"no introduction method {evidence.method[:40]!r} here", hint="see GET /v1/methods")
         return introducer.verify(evidence, self.context)
 
-    def _decide(self, finding: Finding, evidence: Evidence) -> Grant:
+    async def _decide(self, finding: Finding, evidence: Evidence) -> Grant:
+        source, located = evidence.channel.source, Names()
+        if finding.entitlement.own_address:  # only now: no stranger has us ask for names
+            located = await self.locate(finding.wish.names, source)
         return decide(
-            finding,
-            self.rules,
-            issuer=self.authority,
-            source=evidence.channel.source,
-            now=self.context.now(),
+            finding, self.rules, issuer=self.authority, source=source, located=located, now=self.context.now()
         )
 
     async def _log_refusal(self, finding: Finding, error: Refused) -> None:
@@ -143,8 +166,7 @@ class Registrar:
         )
         await asyncio.wrap_future(self.ledger.note(event))
 
-    def _answer(self, finding: Finding, credential: Credential, signer: AnswerSigner) -> Answer:
-        time = self.context.now()
-        chain, trust = self.authority.chain, self.authority.trust
-        digest = answer_transcript(finding.transcript, credential.certificate, trust, time.isoformat())
-        return Answer(credential, chain, trust, time, signer.sign(digest))
+    def _answer(self, finding: Finding, credential: Credential, prover: Prover) -> Answer:
+        time, trust = self.context.now(), self.authority.trust
+        proof = prover.prove(finding.transcript, credential.certificate, trust, time)
+        return Answer(credential, self.authority.chain, trust, time, proof)

@@ -13,6 +13,7 @@ from handfast.core import views
 from handfast.core.names import network
 from handfast.core.records import Invitation, Machine
 from handfast.core.roles import Role
+from handfast.errors import UsageError
 from handfast.registrar.administer import Administration
 
 _MOST = 20  # alarms and invitations of a machine in a list, as of credentials
@@ -26,16 +27,27 @@ class LocalOperator:
 
     def invite(self, request: views.InviteRequest) -> views.InviteAnswer:
         """Make an invitation; see ``Administration.invite`` for what is refused."""
-        line, invitation = self.administration.invite(
-            request.machine,
-            role=request.role,
-            sans=tuple(request.names),
-            lasting=timedelta(seconds=request.seconds),
-            uses=request.uses,
-            sources=None if request.sources is None else tuple(network(text) for text in request.sources),
-        )
+        lasting, names = timedelta(seconds=request.seconds), tuple(request.names)
+        sources = None if request.sources is None else tuple(network(text) for text in request.sources)
+        if request.method == "nifi":
+            token, invitation = self.administration.invite_nifi(
+                request.machine,
+                subject=request.subject,
+                sans=names,
+                lasting=lasting,
+                uses=request.uses,
+                sources=sources,
+            )
+            secret = token.reveal().decode()
+        elif request.subject is not None:
+            raise UsageError("a subject is for NiFi's one-time tokens", hint="names are given with --san")
+        else:
+            line, invitation = self.administration.invite(
+                request.machine, role=request.role, sans=names, lasting=lasting, uses=request.uses, sources=sources
+            )
+            secret = line.reveal()
         view = views.invitation_view(invitation, self.administration.clock.now())
-        return views.InviteAnswer(line.reveal(), view, list(self.administration.remarks(invitation)))
+        return views.InviteAnswer(secret, view, list(self.administration.remarks(invitation)))
 
     def list(self) -> list[views.MachineView]:
         """Return every machine, without history."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from typing import Protocol
 
 import structlog
 from aiohttp import web
@@ -23,7 +24,7 @@ _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 def application(state: State, *, plain: bool = False) -> web.Application:
     """Return the application of the TLS listener, or that of the plain one with the revocation lists only."""
-    app = web.Application(middlewares=[_door(state)], client_max_size=state.limits.body)
+    app = web.Application(middlewares=[door(state, problems)], client_max_size=state.limits.body)
     for route in ROUTES:
         if route.plain or not plain:
             app.router.add_route(route.method, route.path, _endpoint(route, state))
@@ -65,17 +66,17 @@ def _endpoint(route: Route, state: State) -> _Handler:
         if route.operator:
             operators.authorize(call)  # before the body is read
         if route.takes is not None:
-            call = Call(request, state, peer, await _body(request, state.limits))
+            if request.content_type != "application/json":
+                # A browser that holds an operator certificate sends JSON across sites only if we allow it (CORS).
+                raise web.HTTPUnsupportedMediaType(reason="send application/json")
+            call = Call(request, state, peer, await read_body(request, state.limits))
         return await route.handler(call)
 
     return endpoint
 
 
-async def _body(request: web.Request, limits: Limits) -> bytes:
-    """Return the body. :raises TooMuch: longer than allowed, as announced or in fact."""
-    if request.content_type != "application/json":
-        # A browser that holds an operator certificate sends JSON across sites only if we allow it (CORS): we do not.
-        raise web.HTTPUnsupportedMediaType(reason="send application/json")
+async def read_body(request: web.Request, limits: Limits) -> bytes:
+    """Return the body. :raises TooMuch: longer than allowed, as announced or in fact. :raises Malformed: broken."""
     if (request.content_length or 0) > limits.body:
         raise TooMuch(f"a body of {request.content_length} bytes, at most {limits.body} are read")
     try:
@@ -87,21 +88,35 @@ async def _body(request: web.Request, limits: Limits) -> bytes:
         raise Malformed(f"the body is broken: {error}") from None
 
 
-def _door(state: State) -> Middleware:
+class Voice(Protocol):
+    """How refusals are told: as problems, or as a foreign protocol has them."""
+
+    def refused(self, error: HandfastError) -> web.Response: ...
+
+    def broken(self, error: web.HTTPException) -> web.Response:
+        """What aiohttp itself refuses: no such route, wrong method, too large."""
+
+    def unexpected(self) -> web.Response:
+        """A bug: nothing but that it is ours."""
+
+
+def door(state: State, voice: Voice) -> Middleware:
+    """Return what every request passes: it is counted and logged, and every error becomes an answer."""
+
     @web.middleware
-    async def door(request: web.Request, handler: _Handler) -> web.StreamResponse:
+    async def through(request: web.Request, handler: _Handler) -> web.StreamResponse:
         state.busy.add(request.protocol)
         try:
-            return await _answer(state, request, handler)
+            return await _answer(state, voice, request, handler)
         finally:
             state.busy.discard(request.protocol)
             if state.stopping and not state.busy:
                 state.rested.set()
 
-    return door
+    return through
 
 
-async def _answer(state: State, request: web.Request, handler: _Handler) -> web.StreamResponse:
+async def _answer(state: State, voice: Voice, request: web.Request, handler: _Handler) -> web.StreamResponse:
     started = time.perf_counter()
     code, reason = "ok", ""
     response: web.StreamResponse
@@ -109,16 +124,15 @@ async def _answer(state: State, request: web.Request, handler: _Handler) -> web.
         response = await handler(request)
     except HandfastError as error:
         code, reason = error.code, error.message
-        response = problems.response(problems.problem(error), headers=problems.headers(error))
+        response = voice.refused(error)
         if isinstance(error, Fault):
             _log.error("fault", reason=reason, hint=error.hint, exc_info=error.__cause__)
     except web.HTTPException as error:
-        problem = problems.from_http(error)
-        code, response = problem.code, problems.response(problem, headers=_allow(error))
+        code, response = problems.code_of(error), voice.broken(error)
     except ConnectionError:
         code, response = "gone", web.Response(status=400)  # nobody will read it; raised, aiohttp would log a traceback
     except Exception:  # noqa: BLE001  a bug must answer 500 and be logged, not close the connection
-        code, response = Fault.code, problems.response(problems.unexpected())
+        code, response = Fault.code, voice.unexpected()
         _log.exception("unexpected")  # without the body, and without local variables: see logs
     response.headers["Server"] = "handfast"  # not which version of what
     if state.stopping or response.status in {408, 413}:
@@ -145,7 +159,3 @@ def _account(state: State, request: web.Request, status: int, *, code: str, reas
             except UntrustedPeer:
                 fields["machine"] = "unreadable"
     _log.info("request", **fields, ms=round(seconds * 1000, 2))
-
-
-def _allow(error: web.HTTPException) -> dict[str, str] | None:
-    return {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None

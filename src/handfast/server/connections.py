@@ -10,23 +10,38 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
+from datetime import datetime
+from typing import Protocol, cast
 
 import structlog
 from aiohttp import web
 from cryptography import x509
 
 from handfast.core.names import IPAddress
-from handfast.server.identity import Identity
 from handfast.server.limits import Limits, peer_address, prefix
 from handfast.server.metrics import Metrics
 
 _PAUSE = 0.1  # seconds, when the process has no descriptor left: the kernel's queue holds the callers meanwhile
 _UNREAD = 256 * 1024  # bytes that the kernel keeps for a client; the largest answer is a few of these
 _log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
+
+
+class Identity(Protocol):
+    """What a TLS listener presents, and proves itself with."""
+
+    @property
+    def context(self) -> ssl.SSLContext: ...
+
+    @property
+    def spki_sha256(self) -> bytes:
+        """SHA-256 of the SubjectPublicKeyInfo that is presented."""
+
+    def prove(self, transcript: bytes, certificate: bytes, trust: tuple[bytes, ...], time: datetime) -> bytes:
+        """Return what an answer carries as proof of us."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from handfast.adapters import tls
 from handfast.core import keys
 from handfast.core.flow import Once
 from handfast.core.names import Names
+from handfast.core.transcript import answer
 from handfast.policy.decide import serving
 from handfast.wiring import Service
 
@@ -29,9 +30,10 @@ class Identity:
     spki_sha256: bytes
     context: ssl.SSLContext
 
-    def sign(self, digest: bytes) -> bytes:
-        """Return an ECDSA signature (DER, SHA-256) over a 32-byte digest."""
+    def prove(self, transcript: bytes, certificate: bytes, trust: tuple[bytes, ...], time: datetime) -> bytes:
+        """Return an ECDSA signature (DER, SHA-256) over the digest of the answer: what was asked, leaf, roots, time."""
         # Never mistaken for a signature of the handshake: that is over 98 bytes or more (RFC 8446 §4.4.3).
+        digest = answer(transcript, certificate, trust, time.isoformat())
         return self.key.sign(digest, ec.ECDSA(hashes.SHA256()))
 
     @property

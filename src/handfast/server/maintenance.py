@@ -44,6 +44,8 @@ async def forever(state: State, name: str, work: Callable[[State], Awaitable[Non
 async def renew_serving(state: State) -> None:
     """Replace the serving certificate at half its life, or when a clock that was set back made it one of the future."""
     now = state.service.clock.now()
+    if state.identity is None:
+        return
     if now < state.identity.renew_at and state.identity.usable(now):
         return
     present(state, await obtain(state.service))

@@ -84,21 +84,27 @@ def problem(error: HandfastError) -> Problem:
     return Problem(title=title, status=status, code=error.code, detail=error.message, hint=error.hint, reasons=reasons)
 
 
-def headers(error: HandfastError) -> dict[str, str] | None:
-    """Return what belongs to ``error`` besides its problem: when to try again."""
-    return {"Retry-After": str(error.after)} if isinstance(error, errors.TooMuch) and error.after else None
+def refused(error: HandfastError) -> web.Response:
+    """Return ``error`` as an answer, with when to try again where that is known."""
+    after = {"Retry-After": str(error.after)} if isinstance(error, errors.TooMuch) and error.after else None
+    return response(problem(error), headers=after)
 
 
-def unexpected() -> Problem:
+def unexpected() -> web.Response:
     """Return what a caller is told about a bug: nothing but that it is ours."""
-    return _FAULT
+    return response(_FAULT)
 
 
-def from_http(error: web.HTTPException) -> Problem:
+def broken(error: web.HTTPException) -> web.Response:
     """Return aiohttp's own refusals (no such route, wrong method, too large) as a problem."""
+    allow = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
+    return response(Problem(title=error.reason.lower(), status=error.status, code=code_of(error)), headers=allow)
+
+
+def code_of(error: web.HTTPException) -> str:
+    """Return our code for a refusal of aiohttp's own."""
     codes = {404: errors.NotFound.code, 405: errors.UsageError.code, 413: errors.TooMuch.code}
-    code = codes.get(error.status, errors.Malformed.code if error.status < 500 else errors.Fault.code)
-    return Problem(title=error.reason.lower(), status=error.status, code=code)
+    return codes.get(error.status, errors.Malformed.code if error.status < 500 else errors.Fault.code)
 
 
 def response(problem: Problem, *, headers: dict[str, str] | None = None) -> web.Response:

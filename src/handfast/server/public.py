@@ -13,7 +13,9 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 import handfast
 from handfast.core import keys, wire
-from handfast.core.flow import Channel, Evidence, Finding
+from handfast.core.flow import Answer, Channel, Evidence, Finding
+from handfast.core.names import IPAddress
+from handfast.core.ports import Authority
 from handfast.core.x509 import CRL_LIFETIME
 from handfast.errors import (
     AlreadySpent,
@@ -25,8 +27,10 @@ from handfast.errors import (
     NotMine,
     TooMuch,
 )
+from handfast.registrar.introduce import Registrar
 from handfast.server.limits import prefix
 from handfast.server.state import Call, Published, State
+from handfast.wiring import NIFI
 
 _UNPROVED = (Malformed, NotMine, EvidenceRejected, NotFound)  # anybody may send that
 NO_STORE = {"Cache-Control": "no-store"}
@@ -84,15 +88,31 @@ async def methods(call: Call) -> web.Response:
 
 async def introduce(call: Call) -> web.Response:
     """Be introduced: evidence in, certificate out."""
-    state, method = call.state, call.request.match_info["method"]
-    identity = call.peer.identity
-    if identity is None:  # unreachable: this route is on TLS listeners only
+    answer = await introduced(call, call.state.service.registrar, call.request.match_info["method"])
+    return json(
+        wire.IntroductionAnswer(
+            certificate=answer.credential.certificate,
+            chain=list(answer.chain),
+            trust=list(answer.trust),
+            time=answer.time.isoformat(),
+            signature=answer.proof,
+        )
+    )
+
+
+async def introduced(call: Call, registrar: Registrar, method: str) -> Answer:
+    """
+    Run the flow for a call, counted and limited: the same for every listener.
+
+    :raises HandfastError: whatever refuses it. :raises TooMuch: it came too often.
+    """
+    state, identity = call.state, call.peer.identity
+    if identity is None:  # unreachable: introductions are on TLS listeners only
         raise Fault("an introduction without TLS")
-    registrar = state.service.registrar
     label = method if method in registrar.introducers else "unknown"
     evidence = Evidence(method, call.body, Channel(identity.spki_sha256, _client(call), call.source))
     try:
-        answer = await registrar.introduce(evidence, identity, admit=partial(_admit, state))
+        answer = await registrar.introduce(evidence, identity, admit=partial(_admit, state, call.source))
     except _UNPROVED as error:
         wait = _unproved(state, prefix(call.source))
         state.metrics.introductions.labels(label, "limited" if wait else error.code).inc()
@@ -105,15 +125,7 @@ async def introduce(call: Call) -> web.Response:
             state.metrics.alarms.inc()
         raise
     state.metrics.introductions.labels(label, "ok").inc()
-    return json(
-        wire.IntroductionAnswer(
-            certificate=answer.credential.certificate,
-            chain=list(answer.chain),
-            trust=list(answer.trust),
-            time=answer.time.isoformat(),
-            signature=answer.signature,
-        )
-    )
+    return answer
 
 
 async def roots(call: Call) -> web.Response:
@@ -131,24 +143,28 @@ async def root(call: Call) -> web.Response:
 
 async def crl(call: Call) -> web.Response:
     """The revocation list of an issuing CA, DER."""
-    if call.request.match_info["issuer"] not in call.state.service.authority.public.crl_names:
+    name, service = call.request.match_info["issuer"], call.state.service
+    if name in service.authority.public.crl_names:
+        der = await revocation_list(call.state, service.authority)
+    elif service.nifi is not None and name in {NIFI, service.nifi.authority.pin.hex()}:
+        der = await revocation_list(call.state, service.nifi.authority)
+    else:
         raise NotFound("no such issuing CA")
-    der = await revocation_list(call.state)
     headers = {"Cache-Control": f"max-age={_CRL_AGE}"}
     return web.Response(body=der, content_type="application/pkix-crl", headers=headers)
 
 
-async def revocation_list(state: State) -> bytes:
+async def revocation_list(state: State, authority: Authority) -> bytes:
     """Return the current list; it is signed anew when something was revoked, or when it is about to grow old."""
     service = state.service
     async with state.publishing:  # a herd that asks after a revocation gets one new list
-        now, issuer = service.clock.now(), service.authority.issuing.public_bytes(Encoding.DER)
-        held = state.crl
+        now, issuer = service.clock.now(), authority.issuing.public_bytes(Encoding.DER)
+        held = state.crls.get(authority.pin)
         same = held is not None and (held.issuer, held.revocations) == (issuer, service.ledger.revocation_count())
         if held is None or not same or not _fresh(held, now):
             listed = await asyncio.wrap_future(service.ledger.publish(service.name, at=now))
-            der = service.authority.crl(list(listed.revocations), number=listed.number, now=now)
-            state.crl = held = Published(issuer, len(listed.revocations), der, now + CRL_LIFETIME / 2)
+            der = authority.crl(list(listed.revocations), number=listed.number, now=now)
+            held = state.crls[authority.pin] = Published(issuer, len(listed.revocations), der, now + CRL_LIFETIME / 2)
         return held.der
 
 
@@ -167,7 +183,7 @@ async def ready(call: Call) -> web.Response:
         failing.append("ledger")
     if not issuing.not_valid_before_utc <= now < issuing.not_valid_after_utc:
         failing.append("authority")
-    if not state.identity.usable(now):
+    if state.identity is not None and not state.identity.usable(now):
         failing.append("serving-certificate")
     if state.tampered:
         failing.append("log")
@@ -199,11 +215,13 @@ def _client(call: Call) -> x509.Certificate | None:
     return client
 
 
-def _admit(state: State, finding: Finding) -> None:
-    """Count what is proved by its marker. :raises TooMuch: too often."""
-    if wait := state.introductions.wait(finding.once.marker):
+def _admit(state: State, source: IPAddress | None, finding: Finding) -> None:
+    """Count what is proved by its marker, or by its source where each key has a marker. :raises TooMuch: too often."""
+    shared = finding.entitlement.own_address
+    bucket = f"{finding.method} from {prefix(source)}" if shared else finding.once.marker
+    if wait := state.introductions.wait(bucket):
         raise _too_often(state, wait)
-    state.introductions.take(finding.once.marker)
+    state.introductions.take(bucket)
 
 
 def _unproved(state: State, source: str) -> int:

@@ -26,7 +26,7 @@ class Route:
     query: tuple[str, ...] = ()
 
 
-_EVIDENCE = tuple(half.evidence for half in introducers.known().values())
+_EVIDENCE = tuple(half.evidence for half in introducers.known().values() if half.native)
 _PEM = "application/pem-certificate-chain"
 
 ROUTES = (

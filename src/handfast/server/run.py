@@ -6,8 +6,9 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import structlog
@@ -18,28 +19,29 @@ from handfast.adapters import systemd
 from handfast.core import keys
 from handfast.core.invitation import Address
 from handfast.errors import Fault, HandfastError, UsageError
-from handfast.server import logs, maintenance, sockets
+from handfast.server import logs, maintenance, nifi, sockets
 from handfast.server.app import application, runner
-from handfast.server.connections import Listener
-from handfast.server.identity import Identity, obtain
+from handfast.server.connections import Identity, Listener
+from handfast.server.identity import obtain
 from handfast.server.limits import Limits
 from handfast.server.state import State
 from handfast.wiring import Service, announced
 
-HTTPS, CRL = "https", "crl"  # FileDescriptorName= of the systemd sockets
+HTTPS, CRL, NIFI = "https", "crl", "nifi"  # FileDescriptorName= of the systemd sockets
 _log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """Where the registrar can be reached, once it can."""
+    """Where the registrar can be reached, once it can. What is not served is None."""
 
-    url: str
     pin: str
-    listen: str
     pid: int
-    crl_url: str
-    addresses: tuple[Address, ...]
+    url: str | None = None
+    listen: str | None = None
+    crl_url: str | None = None
+    nifi: str | None = None
+    addresses: tuple[Address, ...] = ()
 
 
 def serve(service: Service, *, ready: Callable[[Ready], None], limits: Limits | None = None) -> int:
@@ -74,32 +76,54 @@ async def _run(
 ) -> None:
     notifier = systemd.Notifier()
     passed = systemd.sockets()
-    if unknown := passed.keys() - {HTTPS, CRL}:
-        raise UsageError(f"systemd passed a socket called {min(unknown)!r}", hint="FileDescriptorName=https or =crl")
-    https = sockets.listen(service.listen, passed.get(HTTPS))
-    plain = sockets.listen(service.crl_listen, passed.get(CRL))
-    listen, crl_listen = sockets.address_of(https), sockets.address_of(plain)
-    service = _placed(service, listen)
-    state = State.start(service, await obtain(service), limits)
-    runners = [runner(application(state), limits), runner(application(state, plain=True), limits)]
-    for each in runners:
-        await each.setup()
-    listeners = [
-        Listener(https, _http(runners[0]), state.connections, limits, lambda: state.identity),
-        Listener(plain, _http(runners[1]), state.connections, limits, None),
-    ]
+    bound = _bound(service, passed)
+    where = {name: sockets.address_of(each) for name, each in bound.items()}
+    service = _placed(service, where.get(HTTPS))
+    state = State.start(service, await obtain(service) if HTTPS in bound else None, limits)
+    runners, listeners = [], []
+    for name, listening in bound.items():
+        app, identity = _served(name, state)
+        runners.append(runner(app, limits))
+        await runners[-1].setup()
+        listeners.append(Listener(listening, _http(runners[-1]), state.connections, limits, identity))
     tasks = [asyncio.create_task(maintenance.forever(state, name, work)) for name, work in maintenance.TASKS.items()]
     if notifier.watchdog is not None:
         tasks.append(asyncio.create_task(_watchdog(notifier, notifier.watchdog)))
     try:
-        ready(_ready(service, listen, crl_listen))
-        notifier.tell("READY=1", f"STATUS=serving on {listen}")
+        ready(_ready(service, where))
+        notifier.tell("READY=1", f"STATUS=serving on {', '.join(map(str, where.values()))}")
         while await asked.get() == signal.SIGHUP:
-            await _reload(state, listen, notifier)
+            await _reload(state, where.get(HTTPS), notifier)
     finally:
         state.stopping = True
         notifier.tell("STOPPING=1")
         await _stop(state, listeners, runners, tasks)
+
+
+def _bound(service: Service, passed: Mapping[str, socket.socket]) -> dict[str, socket.socket]:
+    """Return the listening sockets of what is served. :raises UsageError: systemd passed one for something else."""
+    wanted = {HTTPS: service.listen, CRL: service.crl_listen, NIFI: service.nifi.listen if service.nifi else None}
+    served = {name: address for name, address in wanted.items() if address is not None}
+    if unknown := passed.keys() - served.keys():
+        names = " or ".join(f"={name}" for name in served)
+        raise UsageError(f"systemd passed a socket called {min(unknown)!r}", hint=f"FileDescriptorName{names}")
+    return {name: sockets.listen(address, passed.get(name)) for name, address in served.items()}
+
+
+def _served(name: str, state: State) -> tuple[web.Application, Callable[[], Identity] | None]:
+    """Return the application of a listener, and what gives the identity that it presents: none for plain HTTP."""
+    if name == CRL:
+        return application(state, plain=True), None
+    if name == NIFI and state.service.nifi is not None:
+        presented = nifi.NifiIdentity.of(state.service.nifi)
+        return nifi.application(state), lambda: presented
+
+    def identity() -> Identity:
+        if state.identity is None:  # unreachable: it was obtained because this is served; never answer in the clear
+            raise Fault("no serving certificate")
+        return state.identity
+
+    return application(state), identity
 
 
 async def _stop(
@@ -129,40 +153,51 @@ async def _drain(state: State, servers: list[web.Server]) -> None:
             await asyncio.wait_for(state.rested.wait(), state.limits.drain)
 
 
-async def _reload(state: State, listen: Address, notifier: systemd.Notifier) -> None:
+async def _reload(state: State, listen: Address | None, notifier: systemd.Notifier) -> None:
     """Read everything anew and swap it in one step; whatever fails, the old stays."""
     notifier.tell("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
     old = state.service
     try:
         new = _placed(await state.in_thread(old.reload), listen)
-        identity: Identity = await obtain(new)
+        identity = await obtain(new) if listen is not None else None
     except HandfastError as error:
         _log.error("reload failed, the old configuration stays", code=error.code, reason=error.message, hint=error.hint)
     except Exception:  # noqa: BLE001  whatever it was, the old configuration works
         _log.exception("reload failed, the old configuration stays")
     else:
         state.service = new
-        maintenance.present(state, identity)
-        if (new.listen, new.crl_listen) != (old.listen, old.crl_listen):
+        if identity is not None:
+            maintenance.present(state, identity)
+        if _places(new) != _places(old):
             _log.warning("a changed listening address needs a restart")
         _log.info("reloaded")
     notifier.tell("READY=1")
 
 
-def _placed(service: Service, listen: Address) -> Service:
+def _places(service: Service) -> tuple[Address | None, ...]:
+    return service.listen, service.crl_listen, service.nifi.listen if service.nifi is not None else None
+
+
+def _placed(service: Service, listen: Address | None) -> Service:
     """Return the service with the addresses that invitations name, now that the port is known."""
+    if listen is None:
+        return service
     addresses = announced(service.addresses, listen)
     return replace(service, addresses=addresses, administration=replace(service.administration, addresses=addresses))
 
 
-def _ready(service: Service, listen: Address, crl_listen: Address) -> Ready:
-    place = service.addresses[0]
+def _ready(service: Service, where: Mapping[str, Address]) -> Ready:
+    nifi = str(where[NIFI]) if NIFI in where else None
+    if HTTPS not in where and service.nifi is not None:
+        return Ready(keys.format_pin(service.nifi.authority.pin), os.getpid(), nifi=nifi)
+    place, authority = service.addresses[0], service.authority
     return Ready(
         url=f"https://{place}",
-        pin=keys.format_pin(service.authority.pin),
-        listen=str(listen),
+        pin=keys.format_pin(authority.pin),
+        listen=str(where[HTTPS]),
         pid=os.getpid(),
-        crl_url=f"http://{Address(place.host, crl_listen.port)}/crl/{service.authority.public.crl_names[0]}.crl",
+        crl_url=f"http://{Address(place.host, where[CRL].port)}/crl/{authority.public.crl_names[0]}.crl",
+        nifi=nifi,
         addresses=service.addresses,
     )
 

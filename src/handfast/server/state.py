@@ -27,13 +27,13 @@ class State:
     """One running registrar."""
 
     service: Service
-    identity: Identity
+    identity: Identity | None  # None where nothing of ours is served, but a foreign protocol
     limits: Limits
     metrics: Metrics
     connections: Connections
     introductions: Buckets
     failures: Buckets
-    crl: Published | None = None
+    crls: dict[bytes, Published] = field(default_factory=dict)  # by the pin of their authority
     publishing: asyncio.Lock = field(default_factory=asyncio.Lock)
     signed: Frontier | None = None  # the log as of our last checkpoint, which every later one has to extend
     tampered: bool = False  # whether the log last seen does not
@@ -44,10 +44,11 @@ class State:
     operators: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "operator"))
 
     @classmethod
-    def start(cls, service: Service, identity: Identity, limits: Limits) -> State:
+    def start(cls, service: Service, identity: Identity | None, limits: Limits) -> State:
         """Return the state of a registrar that has met nobody yet."""
         metrics = Metrics()
-        metrics.serving_expiry.set(identity.certificate.not_valid_after_utc.timestamp())
+        if identity is not None:
+            metrics.serving_expiry.set(identity.certificate.not_valid_after_utc.timestamp())
         return cls(
             service,
             identity,

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from cryptography.utils import Buffer
 
@@ -74,10 +75,23 @@ def load(path: Path, passphrase: Secret | None = None) -> FileSigner | Ed25519Fi
     """
     Read a signing key.
 
+    :raises Malformed: of a kind that does not sign here. All else as ``read``.
+    """
+    key = read(path, passphrase)
+    if isinstance(key, ec.EllipticCurvePrivateKey):
+        return FileSigner(key)
+    if isinstance(key, ed25519.Ed25519PrivateKey):
+        return Ed25519FileSigner(key)
+    raise Malformed(f"{str(path)!r} holds a {type(key).__name__}", hint="an authority signs with ECDSA or Ed25519 keys")
+
+
+def read(path: Path, passphrase: Secret | None = None) -> PrivateKeyTypes:
+    """
+    Read a key as it is, for what has to have the key itself.
+
     :raises Unsafe: the group or others may read or write the file, or somebody else than us or root owns it.
     :raises Refused: it is encrypted and the passphrase is missing or wrong, or it is plain and a passphrase was given.
-    :raises Malformed: not a private key, or of a kind that does not sign here. :raises TooMuch: no key is so long.
-    :raises Fault: it cannot be read.
+    :raises Malformed: not a private key. :raises TooMuch: no key is so long. :raises Fault: it cannot be read.
     """
     try:
         pem = files.read_private(path, owner=0, limit=MAX_KEY_FILE)  # root may own what a service reads
@@ -89,15 +103,10 @@ def load(path: Path, passphrase: Secret | None = None) -> FileSigner | Ed25519Fi
             f"a passphrase was given, but {str(path)!r} is not encrypted", hint="remove one or encrypt the other"
         )
     try:
-        key = load_pem_private_key(pem, passphrase.reveal() if passphrase else None)
+        return load_pem_private_key(pem, passphrase.reveal() if passphrase else None)
     except TypeError:
         raise Refused(f"{str(path)!r} is encrypted", hint="give the passphrase it was made with") from None
     except (ValueError, UnsupportedAlgorithm) as error:
         if passphrase is not None:
             raise Refused(f"the passphrase does not open {str(path)!r}", hint="give the one it was made with") from None
         raise Malformed(f"{str(path)!r} is not a private key in PKCS#8 PEM: {str(error)[:80]}") from None
-    if isinstance(key, ec.EllipticCurvePrivateKey):
-        return FileSigner(key)
-    if isinstance(key, ed25519.Ed25519PrivateKey):
-        return Ed25519FileSigner(key)
-    raise Malformed(f"{str(path)!r} holds a {type(key).__name__}", hint="an authority signs with ECDSA or Ed25519 keys")

@@ -15,6 +15,7 @@ from cryptography.hazmat import asn1
 from cryptography.hazmat.primitives import padding
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
@@ -67,7 +68,7 @@ class _EncryptedPrivateKeyInfo:
     data: bytes
 
 
-def dump(key: EllipticCurvePrivateKey | Ed25519PrivateKey, passphrase: Secret | None) -> bytes:
+def dump(key: EllipticCurvePrivateKey | Ed25519PrivateKey | RSAPrivateKey, passphrase: Secret | None) -> bytes:
     """Return ``key`` as PEM, encrypted if a passphrase is given."""
     if passphrase is None:
         return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())

@@ -21,7 +21,8 @@ def _invitations_and_credentials() -> None:
     op.create_table(
         "invitations",
         sa.Column("key_id", sa.String(16), nullable=False),
-        sa.Column("public_key", sa.LargeBinary(), nullable=False),
+        sa.Column("method", sa.Text(), nullable=False),
+        sa.Column("public_half", sa.LargeBinary(), nullable=False),
         sa.Column("machine", sa.Text(), nullable=False),
         sa.Column("role", sa.Text(), nullable=False),
         sa.Column("names", sa.Text(), nullable=False),
@@ -29,8 +30,10 @@ def _invitations_and_credentials() -> None:
         sa.Column("created_at", BIG, nullable=False),
         sa.Column("expires_at", BIG, nullable=False),
         sa.Column("sources", sa.Text()),
+        sa.Column("subject", sa.LargeBinary()),
         sa.PrimaryKeyConstraint("key_id", name="pk_invitations"),
     )
+    op.create_index("ix_invitations_method", "invitations", ["method", "expires_at"])
     op.create_table(
         "credentials",
         sa.Column("serial", SERIAL, nullable=False),

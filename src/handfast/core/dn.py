@@ -1,0 +1,116 @@
+"""
+X.500 names as people write them: ``CN=node1.lan, OU=NIFI``.
+
+There are two orders. RFC 4514 writes the last attribute of the encoded name first, and so do Java and this module
+for the subject of a certificate. NiFi's toolkit encodes a request's subject in the order it was typed, and its CA
+reverses it, so that the certificate, read back, shows what was typed. *Encoded order* here is always that of the
+certificate; ``reverse`` gives the request's.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from cryptography import x509
+from cryptography.x509.oid import NameOID
+
+from handfast.core.names import label_match, text_match
+from handfast.errors import Malformed
+
+MAX_SUBJECT = 1024  # characters of a subject; NiFi keeps it in databases and log lines
+DEFAULT_UNIT = "NIFI"  # the toolkit's default suffix is ", OU=NIFI"
+_HINT = "write it as 'CN=node1.lan, OU=NIFI'"
+# People write spaces around separators and attribute types in lower case; RFC 4514 has neither.
+_ATTRIBUTE = re.compile(r"\s*([A-Za-z][A-Za-z0-9-]*|[0-9.]+)\s*=\s*((?:\\.|[^\\,+])*?)\s*([,+]|$)")
+_TO_JAVA = {NameOID.EMAIL_ADDRESS: "EMAILADDRESS", NameOID.SERIAL_NUMBER: "SERIALNUMBER"}
+_NAMES = {"E": NameOID.EMAIL_ADDRESS, **{java: oid for oid, java in _TO_JAVA.items()}}
+
+
+def parse(text: str) -> x509.Name:
+    """
+    Read a subject as it is typed, into the encoded order of a certificate.
+
+    :raises Malformed: not an X.500 name, an empty one, or one that does not fit.
+    """
+    if not text.isprintable() or len(text) > MAX_SUBJECT:
+        raise Malformed(f"not a subject: {text[:80]!r}", hint=_HINT)
+    plain = _ATTRIBUTE.sub(lambda found: f"{found[1].upper()}={found[2]}{found[3]}", text)
+    try:
+        name = x509.Name.from_rfc4514_string(plain, _NAMES)
+    except ValueError as error:
+        raise Malformed(f"not a subject: {text[:80]!r} {error}".rstrip(), hint=_HINT) from None
+    if not list(name):
+        raise Malformed("the subject is empty", hint=_HINT)
+    return name
+
+
+def reverse(name: x509.Name) -> x509.Name:
+    """Return the same name in the other order: from a request's to a certificate's, and back."""
+    return x509.Name(list(name.rdns)[::-1])
+
+
+def from_der(der: bytes) -> x509.Name:
+    """Read an encoded name. :raises Malformed: none."""
+    try:
+        return x509.Name.from_bytes(der)
+    except ValueError as error:
+        raise Malformed(f"not an X.500 name: {str(error)[:80]!r}") from None
+
+
+def written(name: x509.Name) -> str:
+    """Return an encoded name as Java shows it and NiFi's authorizers compare it: ``CN=node1.lan, OU=NIFI``."""
+    return ", ".join(rdn.rfc4514_string(_TO_JAVA) for rdn in reversed(name.rdns))
+
+
+def common_name(name: x509.Name) -> str | None:
+    """Return the common name, the first in writing if there are several; None without one."""
+    found = name.get_attributes_for_oid(NameOID.COMMON_NAME)
+    return str(found[-1].value) if found else None
+
+
+def of_node(name: x509.Name) -> str | None:
+    """Return the host's name, in lower case, if this is the toolkit's subject of a host: ``CN=x[, OU=NIFI]``."""
+    rdns = [list(rdn) for rdn in reversed(name.rdns)]
+    if any(len(rdn) != 1 for rdn in rdns) or [rdn[0].oid for rdn in rdns] not in _NODE_FORMS:
+        return None
+    if len(rdns) == 2 and rdns[1][0].value != DEFAULT_UNIT:
+        return None
+    return str(rdns[0][0].value).lower()
+
+
+_CN = NameOID.COMMON_NAME.dotted_string
+_NODE_FORMS = ([NameOID.COMMON_NAME], [NameOID.COMMON_NAME, NameOID.ORGANIZATIONAL_UNIT_NAME])
+
+
+@dataclass(frozen=True, slots=True)
+class SubjectPattern:
+    """
+    Which subjects an operator allows: the same attributes in the same order, ``*`` for any text in a value.
+
+    In a common name ``*`` stays within one label: ``CN=*.nifi.lan`` allows no ``CN=a.b.nifi.lan``.
+    """
+
+    attributes: tuple[tuple[str, str], ...]
+
+    @classmethod
+    def parse(cls, text: str) -> SubjectPattern:
+        """Read a pattern such as ``CN=*.nifi.lan, OU=NIFI``. :raises Malformed: not an X.500 name."""
+        return cls(_flat(parse(text)))
+
+    def allows(self, name: x509.Name) -> bool:
+        """Whether ``name`` fits."""
+        offered = _flat(name)
+        return len(offered) == len(self.attributes) and all(
+            ours == theirs and (label_match if ours == _CN else text_match)(value, pattern)
+            for (ours, pattern), (theirs, value) in zip(self.attributes, offered, strict=True)
+        )
+
+
+def _flat(name: x509.Name) -> tuple[tuple[str, str], ...]:
+    """Return oid and value of each attribute; several in one RDN are marked, so that they equal no other form."""
+    return tuple(
+        (("+" if position else "") + attribute.oid.dotted_string, str(attribute.value))
+        for rdn in name.rdns
+        for position, attribute in enumerate(rdn)
+    )

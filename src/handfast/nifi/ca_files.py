@@ -1,0 +1,74 @@
+"""
+What ``tls-toolkit server`` leaves in its directory: ``nifi-ca-keystore.jks`` and ``config.json``.
+
+Handfast needs neither. They are for scripts that read the token and the passwords from there, and for the way back:
+the toolkit itself runs on with them.
+"""
+
+from __future__ import annotations
+
+import os
+from datetime import datetime
+from pathlib import Path
+
+import msgspec
+from cryptography import x509
+
+from handfast.adapters.files import read_private, write_atomic
+from handfast.core import javastore
+from handfast.core.javastore import StoreType
+from handfast.core.keys import LeafPrivateKey
+from handfast.core.secret import Secret
+from handfast.errors import Refused
+from handfast.nifi.config import ServerConfig, encode
+from handfast.nifi.stores import Passwords, ca_keystore, find_key
+
+STORE = "nifi-ca-keystore"
+CONFIG = "config.json"
+
+
+def write_ca_files(
+    directory: Path,
+    config: ServerConfig,
+    *,
+    root: x509.Certificate,
+    key: LeafPrivateKey,
+    now: datetime,
+    config_file: str = CONFIG,
+) -> ServerConfig:
+    """
+    Write the key store of the CA and its configuration, and return the latter with all passwords.
+
+    Missing passwords are made; the key's is then the store's. A store that is there already is kept if it holds this
+    CA; another one is never replaced. Relative paths are below ``directory``. Both files hold secrets and are for
+    their owner alone.
+
+    :raises Refused: another CA's store is in the way, or one which the configuration's passwords do not open.
+    :raises Unsafe: others can read the store that is there. :raises Malformed: it is no store.
+    :raises UsageError: an unknown type of store, a password that Java could not use.
+    :raises Fault: the disk failed.
+    """
+    kind = StoreType.parse(config.key_store_type)
+    name = config.key_store or f"{STORE}.{kind.suffix}"
+    passwords = Passwords.complete(config.key_store_password, config.key_password)
+    complete = msgspec.structs.replace(
+        config, key_store=name, key_store_password=passwords.keystore, key_password=passwords.key
+    )
+    path = directory / name
+    exists = os.path.lexists(path)
+    if exists:
+        _check(path, root, config.key_store_password, config.key_password)
+    # In this order, unlike the toolkit: a store whose password was never written down is in everybody's way.
+    write_atomic(directory / config_file, encode(complete))
+    if not exists:
+        write_atomic(path, ca_keystore(key, root, kind, passwords, created_at=now))
+    return complete
+
+
+def _check(path: Path, root: x509.Certificate, password: Secret | None, key_password: Secret | None) -> None:
+    hint = "use its configuration (-F or --configJsonIn), or move it away"
+    if password is None:
+        raise Refused(f"{str(path)!r} exists, and its password is not known", hint=hint)
+    found = find_key(javastore.read(read_private(path), password=password, key_password=key_password))
+    if found is None or found[1] != (root,):
+        raise Refused(f"{str(path)!r} exists and is not the store of this CA", hint=hint)

@@ -1,0 +1,88 @@
+"""A stand-in for who signs: an RSA authority of nothing but cryptography, which remembers what it was asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from handfast.core.names import Names
+from handfast.errors import Refused
+from handfast.nifi.localca import LocalCa, LocalRequest
+
+NOW = datetime(2026, 11, 22, 8, tzinfo=UTC)
+
+
+class FrozenClock:
+    """Always the same time."""
+
+    def now(self) -> datetime:
+        """The time."""
+        return NOW
+
+
+def certify(
+    subject: x509.Name,
+    public_key: object,
+    issuer: x509.Name,
+    key: rsa.RSAPrivateKey,
+    *,
+    ca: bool,
+    days: int = 825,
+    names: Names | None = None,
+) -> x509.Certificate:
+    """Return a certificate that is valid from yesterday on."""
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(public_key)  # type: ignore[arg-type]  # any key there is
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(NOW - timedelta(days=1))
+        .not_valid_after(NOW + timedelta(days=days))
+        .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
+    )
+    if names:
+        general = [*map(x509.DNSName, names.dns), *map(x509.IPAddress, names.ips)]
+        builder = builder.add_extension(x509.SubjectAlternativeName(general), critical=False)
+    return builder.sign(key, hashes.SHA256())
+
+
+@dataclass
+class StandIn:
+    """A ``LocalAuthority``; ``refuse`` is the number of the leaf that it refuses to issue."""
+
+    refuse: int | None = None
+    created: list[tuple[x509.Name, Names, int]] = field(default_factory=list)
+    issued: list[LocalRequest] = field(default_factory=list)
+
+    def create(self, subject: x509.Name, names: Names, *, key: rsa.RSAPrivateKey, days: int) -> bytes:
+        """Return a root."""
+        self.created.append((subject, names, days))
+        root = certify(subject, key.public_key(), subject, key, ca=True, days=days, names=names)
+        return root.public_bytes(Encoding.DER)
+
+    def issuer(self, ca: LocalCa) -> Callable[[LocalRequest], bytes]:
+        """Return a function that signs whatever it is asked for."""
+
+        def issue(request: LocalRequest) -> bytes:
+            self.issued.append(request)
+            if len(self.issued) == self.refuse:
+                raise Refused("not this one", hint="ask for another")
+            leaf = certify(
+                request.subject,
+                request.public_key,
+                ca.certificate.subject,
+                ca.key,
+                ca=False,
+                days=request.days,
+                names=request.names,
+            )
+            return leaf.public_bytes(Encoding.DER)
+
+        return issue

@@ -58,6 +58,7 @@ def test_a_proof_does_not_reach_the_grant() -> None:
         "method",
         "why",
         "reintroduction_key",
+        "subject",
     }
 
 

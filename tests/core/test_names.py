@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import fnmatch
 import ipaddress
+import re
+import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from handfast.core.names import MAX_NAMES, Names, dns_name, ip_address, machine_name, network
+from handfast.core.names import (
+    MAX_NAMES,
+    NamePattern,
+    Names,
+    dns_name,
+    ip_address,
+    label_match,
+    machine_name,
+    network,
+    text_match,
+)
 from handfast.errors import Malformed
 
 LABELS = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,10}[a-z0-9])?", fullmatch=True)
@@ -139,3 +152,97 @@ def test_addresses_are_sorted_by_number() -> None:
     names = Names.parse(["fd00::1", "10.0.0.10", "10.0.0.9"])
     assert [ipaddress.ip_address(text) for text in names.texts()] == list(names.ips)
     assert names.texts() == ("10.0.0.9", "10.0.0.10", "fd00::1")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "name", "allowed"),
+    [
+        ("node1.lan", "node1.lan", True),
+        ("Node1.LAN.", "node1.lan", True),
+        ("node1.lan", "node1.lan.evil", False),
+        ("node1.lan", "xnode1.lan", False),
+        ("node1.lan", "node1xlan", False),
+        ("*.nifi.lan", "node1.nifi.lan", True),
+        ("*.nifi.lan", "nifi.lan", False),
+        ("*.nifi.lan", "a.node1.nifi.lan", False),
+        ("*.nifi.lan", "node1.nifi.lan.evil", False),
+        ("node*.lan", "node.lan", True),
+        ("node*.lan", "node1.evil.lan", False),
+        ("n*1.*.lan", "node1.a.lan", True),
+        ("n*1.*.lan", "n1.lan", False),
+        ("n**1.lan", "node1.lan", True),
+        ("*", "localhost", True),
+        ("*", "node1.lan", False),
+        ("10.0.0.0/24", "node1.lan", False),
+        ("10.0.0.*", "node1.lan", False),
+    ],
+)
+def test_a_star_never_crosses_a_dot(pattern: str, name: str, allowed: bool) -> None:
+    """Who allows `*.nifi.lan` allows neither the domain itself nor what is below another one."""
+    assert NamePattern.parse(pattern).allows(dns_name(name)) is allowed
+
+
+@pytest.mark.parametrize(
+    ("pattern", "address", "allowed"),
+    [
+        ("10.0.0.0/24", "10.0.0.255", True),
+        ("10.0.0.0/24", "10.0.1.0", False),
+        ("10.0.0.7", "10.0.0.7", True),
+        ("10.0.0.7", "10.0.0.70", False),
+        ("fd00::/64", "fd00::7", True),
+        ("fd00::7", "fd00::8", False),
+        ("0.0.0.0/0", "fd00::7", False),
+        ("0.0.0.0/0", "::ffff:10.0.0.7", False),
+        ("*", "10.0.0.7", False),
+        ("10.0.0.*", "10.0.0.7", False),
+    ],
+)
+def test_addresses_are_allowed_by_networks_only(pattern: str, address: str, allowed: bool) -> None:
+    """No text with stars allows an address, and IPv4 and IPv6 never allow each other."""
+    assert NamePattern.parse(pattern).allows(ip_address(address)) is allowed
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        ".",
+        "10.0.0.1/24",
+        "fe80::1%eth0",
+        "a..b",
+        "*..lan",
+        "?.lan",
+        "[ab].lan",
+        "a_b.lan",
+        "*.bücher",
+        "a b",
+        "a\n",
+    ],
+)
+def test_what_is_no_pattern_is_refused(text: str) -> None:
+    """A typo in what is allowed is found when it is read, host bits and other wild cards too."""
+    with pytest.raises(Malformed):
+        NamePattern.parse(text)
+
+
+@given(st.text("ab*.", max_size=8), st.text("ab.", max_size=8))
+def test_a_star_is_any_text_and_nothing_else_is_special(pattern: str, value: str) -> None:
+    """As the shell matches, where only `*` is special; within labels it is the same label by label."""
+    assert text_match(value, pattern) == (re.fullmatch(fnmatch.translate(pattern), value) is not None)
+    labelled = "".join("[^.]*" if one == "*" else re.escape(one) for one in pattern)
+    assert label_match(value, pattern) == (re.fullmatch(labelled, value) is not None)
+
+
+@pytest.mark.parametrize("special", ["?", "[a]", "a|b", ".", "\\*", "^a$", "(a)"])
+def test_other_characters_stand_for_themselves(special: str) -> None:
+    """What other languages of patterns have is only text here."""
+    assert text_match(special, special)
+    assert not text_match("a", special)
+
+
+def test_matching_takes_no_time() -> None:
+    """A pattern of many stars does not try everything: the time grows with the text."""
+    begin = time.process_time()
+    for pattern in ("*a" * 200 + "b", "*a*" * 200 + "b", "*" * 1000 + "b", "*" + "ab" * 200 + "*c"):
+        assert not text_match("a" * 5000, pattern)
+    assert time.process_time() - begin < 0.2

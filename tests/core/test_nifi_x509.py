@@ -1,184 +1,41 @@
-"""Certificates on the toolkit's wire: one that is root, issuer and TLS server, and the leaves below it."""
+"""What a root on the toolkit's wire issues, and what openssl and pkilint say of both."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime
 from pathlib import Path
 
 import pytest
 from cryptography import x509 as pyca
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.x509.oid import ExtensionOID
 
-from handfast.core import dn, javastore, keys, nifi_x509, x509
-from handfast.core.flow import Grant
-from handfast.core.javaentry import KeyEntry
-from handfast.core.names import Names
+from handfast.core import dn, keys, x509
 from handfast.core.roles import Role
-from handfast.core.secret import Secret
-from handfast.errors import Malformed, Refused, UsageError
-from tests.authority.helpers import DAY, HOUR, LEAF_KEY, NOW, SERIAL, Pki, grant, write_pem
-from tests.core.stores import DATA, PASSWORDS
+from handfast.errors import Malformed, Refused
+from tests.authority.helpers import DAY, HOUR, LEAF_KEY, NOW, SERIAL, write_pem
+from tests.core.nifi_material import (
+    CLIENT_AUTH,
+    DOMAIN,
+    EC_KEY,
+    NAMES,
+    NODE,
+    ROOT,
+    RSA_KEY,
+    SERVER_AUTH,
+    forged,
+    general_names,
+    leaf,
+    node,
+    oids,
+    root,
+    toolkit_root,
+    usages,
+)
 from tests.peers import find
-
-RSA_KEY = rsa.generate_private_key(65537, 2048)
-RSA_PUBLIC = RSA_KEY.public_key()
-EC_KEY = ec.generate_private_key(ec.SECP256R1())
-SUBJECT = dn.parse("CN=ca.lan, OU=NIFI")
-NODE = dn.parse("CN=web1.home.lan, OU=NIFI")
-CLIENT_AUTH, SERVER_AUTH = ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH
-NAMES = ("10.0.0.7", "a.lan", "fd00::7", "web1.home.lan")
-
-
-def root(
-    subject: pyca.Name = SUBJECT,
-    key: keys.LeafPrivateKey = RSA_KEY,
-    *,
-    days: int = 825,
-    now: datetime = NOW,
-    names: Names = Names(),
-) -> pyca.Certificate:
-    """A root."""
-    return nifi_x509.root(key, subject=subject, days=days, now=now, names=names)
-
-
-ROOT = root()
-DOMAIN = x509.trust_domain(keys.spki_sha256(RSA_KEY.public_key()))
-
-
-def node(
-    role: Role = Role.PEER,
-    *,
-    subject: pyca.Name | None = NODE,
-    names: tuple[str, ...] = NAMES,
-    public_key: keys.LeafPublicKey = RSA_PUBLIC,
-    machine: str = "web1.home.lan",
-) -> Grant:
-    """What a node is granted."""
-    plain = grant(DOMAIN, role, names=names, public_key=public_key, machine=machine)
-    return replace(plain, subject=None if subject is None else subject.public_bytes())
-
-
-def leaf(granted: Grant, issuer: pyca.Certificate = ROOT, key: keys.LeafPrivateKey = RSA_KEY) -> pyca.Certificate:
-    """A leaf of a root."""
-    return nifi_x509.LeafProfile(issuer).builder(granted, SERIAL).sign(key, keys.signature_hash(key))
-
-
-def toolkit_root() -> tuple[pyca.Certificate, Secret]:
-    """The root that the real toolkit made, and its key."""
-    name = "nifi-ca-keystore.jks"
-    (entry,) = javastore.read((DATA / name).read_bytes(), password=Secret(PASSWORDS[name][0].encode()))
-    assert isinstance(entry, KeyEntry)
-    return pyca.load_der_x509_certificate(entry.chain[0]), entry.private_key
-
-
-def forged(
-    *extensions: tuple[pyca.ExtensionType, bool], key: keys.LeafPrivateKey = RSA_KEY, issuer: pyca.Name = SUBJECT
-) -> pyca.Certificate:
-    """A self-signed certificate of somebody else's making."""
-    builder = pyca.CertificateBuilder(issuer, SUBJECT, key.public_key(), 1, NOW, NOW + 400 * DAY)
-    for extension, critical in extensions:
-        builder = builder.add_extension(extension, critical)
-    return builder.sign(key, SHA256())
-
-
-def oids(certificate: pyca.Certificate) -> list[tuple[pyca.ObjectIdentifier, bool]]:
-    """Its extensions in order, and whether they are critical."""
-    return [(extension.oid, extension.critical) for extension in certificate.extensions]
-
-
-def general_names(certificate: pyca.Certificate) -> list[str]:
-    """Its alternative names as text, in order, addresses in brackets."""
-    names = certificate.extensions.get_extension_for_class(pyca.SubjectAlternativeName).value
-    return [f"[{name.value}]" if isinstance(name, pyca.IPAddress) else str(name.value) for name in names]
-
-
-def usages(certificate: pyca.Certificate) -> list[pyca.ObjectIdentifier]:
-    """Its extended key usages in order."""
-    return list(certificate.extensions.get_extension_for_class(pyca.ExtendedKeyUsage).value)
-
-
-# ------------------------------------------------------------------------------------------------- root
-
-
-@pytest.mark.parametrize(
-    "key", [RSA_KEY, EC_KEY, ec.generate_private_key(ec.SECP384R1())], ids=["RSA", "P-256", "P-384"]
-)
-def test_the_root_is_ca_and_server_at_once(key: keys.LeafPrivateKey) -> None:
-    """It signs certificates, lists and TLS handshakes, for as many days as asked, from an hour ago on."""
-    made = root(key=key)
-    made.verify_directly_issued_by(made)
-    assert oids(made) == [
-        (ExtensionOID.BASIC_CONSTRAINTS, True),
-        (ExtensionOID.KEY_USAGE, True),
-        (ExtensionOID.SUBJECT_KEY_IDENTIFIER, False),
-        (ExtensionOID.EXTENDED_KEY_USAGE, False),
-        (ExtensionOID.SUBJECT_ALTERNATIVE_NAME, False),
-    ]
-    basic = made.extensions.get_extension_for_class(pyca.BasicConstraints).value
-    assert (basic.ca, basic.path_length) == (True, 0)
-    usage = made.extensions.get_extension_for_class(pyca.KeyUsage).value
-    assert usage.public_bytes().hex() == "03020186"  # digitalSignature, keyCertSign, cRLSign
-    assert usages(made) == [CLIENT_AUTH, SERVER_AUTH]
-    assert (made.not_valid_before_utc, made.not_valid_after_utc) == (NOW - HOUR, NOW + 825 * DAY)
-    assert made.signature_hash_algorithm is not None
-    assert made.signature_hash_algorithm.name == keys.signature_hash(key).name
-
-
-def test_java_shows_the_subject_as_it_was_typed() -> None:
-    """The subject is encoded as the original encodes a CA's: the unit, then the common name."""
-    assert [attribute.rfc4514_string() for attribute in ROOT.subject] == ["OU=NIFI", "CN=ca.lan"]
-    assert dn.written(ROOT.subject) == dn.written(ROOT.issuer) == "CN=ca.lan, OU=NIFI"
-
-
-@pytest.mark.parametrize(
-    ("subject", "names", "expected"),
-    [
-        ("CN=ca.lan, OU=NIFI", (), ["ca.lan"]),
-        ("CN=CA.Lan", (), ["ca.lan"]),
-        ("CN=10.0.0.1, OU=NIFI", (), ["[10.0.0.1]"]),
-        ("CN=fd00::1", (), ["[fd00::1]"]),
-        ("CN=ca.lan", ("10.0.0.1", "aa.lan", "ca.lan"), ["ca.lan", "aa.lan", "[10.0.0.1]"]),
-    ],
-)
-def test_the_root_is_called_by_its_common_name(subject: str, names: tuple[str, ...], expected: list[str]) -> None:
-    """The common name is the first alternative name, an address as an address: that is what Java compares."""
-    assert general_names(root(dn.parse(subject), names=Names.parse(names))) == expected
-
-
-@pytest.mark.parametrize("name", ["nifi_ca", "The CA"])
-def test_what_is_no_host_name_is_no_alternative_name(name: str) -> None:
-    """Then there is none at all, and Java's clients go by the common name."""
-    made = root(dn.parse(f"CN={name}, OU=NIFI"))
-    assert dn.common_name(made.subject) == name
-    assert ExtensionOID.SUBJECT_ALTERNATIVE_NAME not in [oid for oid, _ in oids(made)]
-
-
-def test_a_root_without_a_common_name_is_refused() -> None:
-    """No client would accept it: all compare the common name with the host they call."""
-    with pytest.raises(Malformed, match="the CA's subject 'OU=NIFI' has no common name") as caught:
-        root(dn.parse("OU=NIFI"))
-    assert "CN=ca.lan" in caught.value.hint
-
-
-@pytest.mark.parametrize("days", [-1, 0, 36526, 10**9])
-def test_days_that_cannot_be_are_refused(days: int) -> None:
-    """None at all, or more than the dates of a certificate hold."""
-    with pytest.raises(UsageError, match=f"a certificate for {days} days"):
-        root(days=days)
-
-
-def test_a_weak_root_key_is_refused() -> None:
-    """A root signs with no key that it would not certify."""
-    with pytest.raises(Malformed, match="'RSA 1024' is not certified"):
-        root(key=rsa.generate_private_key(65537, 1024))
-
 
 # ------------------------------------------------------------------------------------------------- leaf
 
@@ -190,7 +47,7 @@ def test_a_leaf_is_as_the_original_makes_it() -> None:
     assert made.subject.public_bytes() == NODE.public_bytes()
     assert made.issuer.public_bytes() == ROOT.subject.public_bytes()
     assert (made.serial_number, made.version) == (SERIAL, pyca.Version.v3)
-    assert keys.spki(made.public_key()) == keys.spki(RSA_KEY.public_key())  # type: ignore[arg-type]
+    assert keys.spki(made.public_key()) == keys.spki(RSA_KEY.public_key())
     assert oids(made) == [
         (ExtensionOID.BASIC_CONSTRAINTS, True),
         (ExtensionOID.KEY_USAGE, True),
@@ -295,65 +152,6 @@ def test_a_leaf_of_the_toolkits_root_has_its_subject_as_issuer() -> None:
     encoded = issuer.subject.public_bytes()
     assert encoded in issuer.tbs_certificate_bytes
     assert encoded in leaf(node(), issuer).tbs_certificate_bytes
-
-
-# ---------------------------------------------------------------------------------------- a root of others
-
-CA = (pyca.BasicConstraints(ca=True, path_length=None), False)
-
-
-def _usage(**changes: bool) -> tuple[pyca.KeyUsage, bool]:
-    bits = dict.fromkeys(
-        ("content_commitment", "key_encipherment", "data_encipherment", "key_agreement", "encipher_only"), False
-    ) | {"decipher_only": False, "digital_signature": True, "key_cert_sign": True, "crl_sign": True}
-    return pyca.KeyUsage(**(bits | changes)), True
-
-
-def test_the_toolkits_own_root_is_accepted() -> None:
-    """The certificate that the real toolkit made can be taken over, and nothing is to be said."""
-    certificate, _ = toolkit_root()
-    assert nifi_x509.check_root(certificate, now=certificate.not_valid_before_utc) == ()
-
-
-@pytest.mark.parametrize("extensions", [(CA,), (CA, _usage()), (CA, _usage(crl_sign=False))])
-def test_a_root_may_say_little_of_its_usage(extensions: Sequence[tuple[pyca.ExtensionType, bool]]) -> None:
-    """A CA without key usage may be used for everything; ours needs certificates and handshakes."""
-    assert nifi_x509.check_root(forged(*extensions), now=NOW) == ()
-
-
-def test_a_root_that_ends_soon_is_accepted_with_a_remark() -> None:
-    """In its last thirty days the operator is told when."""
-    assert nifi_x509.check_root(ROOT, now=NOW + 795 * DAY) == ()
-    (remark,) = nifi_x509.check_root(ROOT, now=NOW + 795 * DAY + HOUR)
-    assert "'CN=ca.lan, OU=NIFI' expires at 2029-02-24 12:00 UTC" in remark
-
-
-@pytest.mark.parametrize(
-    ("certificate", "now", "message"),
-    [
-        (ROOT, NOW + 825 * DAY, "'CN=ca.lan, OU=NIFI' expired at 2029-02-24 12:00 UTC"),
-        (ROOT, NOW - 2 * HOUR, "valid from 2026-11-22 11:00 UTC only"),
-        (leaf(node()), NOW, "'CN=web1.home.lan, OU=NIFI' is not self-signed"),
-        (Pki.make().issuing, NOW, "is not self-signed"),
-        (forged(CA, issuer=NODE), NOW, "is not self-signed"),
-        (forged(), NOW, "is not a CA's"),
-        (forged((pyca.BasicConstraints(ca=False, path_length=None), True)), NOW, "is not a CA's"),
-        (forged(CA, _usage(key_cert_sign=False)), NOW, "is not a CA's"),
-        (forged(CA, _usage(digital_signature=False)), NOW, "is not a CA's"),
-    ],
-    ids=["expired", "early", "leaf", "issued", "renamed", "silent", "no CA", "no certificates", "no handshakes"],
-)
-def test_a_root_that_cannot_be_used_is_refused(certificate: pyca.Certificate, now: datetime, message: str) -> None:
-    """Each reason is found before the first node is given a certificate that verifies nowhere."""
-    with pytest.raises(Refused, match=message) as caught:
-        nifi_x509.check_root(certificate, now=now)
-    assert caught.value.hint
-
-
-def test_a_root_with_a_weak_key_is_refused() -> None:
-    """What is too weak for a leaf is too weak for a root."""
-    with pytest.raises(Malformed, match="'RSA 1024' is not certified"):
-        nifi_x509.check_root(forged(CA, key=rsa.generate_private_key(65537, 1024)), now=NOW)
 
 
 # ------------------------------------------------------------------------------------------ real verifiers

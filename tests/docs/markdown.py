@@ -33,7 +33,15 @@ class Block:
     @property
     def place(self) -> tuple[str, str] | None:
         """The machine and path of the file it is, if it is one."""
-        words = next((mark.split() for mark in self.marks if mark.startswith("file ")), None)
+        return self._where("file")
+
+    @property
+    def toolkit(self) -> tuple[str, str] | None:
+        """The machine and path where NiFi's own CA has run before, if it needs one."""
+        return self._where("toolkit")
+
+    def _where(self, kind: str) -> tuple[str, str] | None:
+        words = next((mark.split() for mark in self.marks if mark.startswith(f"{kind} ")), None)
         return (words[1], words[2]) if words else None
 
 

@@ -10,21 +10,32 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import shutil
 import socket
 import subprocess
 import sys
 import tempfile
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+from handfast.core import dn, nifi_x509
+from handfast.core.secret import Secret
+from handfast.nifi.ca_files import write_ca_files
+from handfast.nifi.config import ServerConfig, with_defaults
 from tests.docs.markdown import ROOT, Block, Command, commands, normalized
 from tests.peers import find
 
 _ABSOLUTE = re.compile(r"(?<![\w./$}-])/(etc|var/lib)/")
+_READY = re.compile("invite a machine|^Server Started$", re.MULTILINE)
 _INVITATION = re.compile(r"handfast1_\S+")
+# Free ports; the documents' 7443 may be somebody's.
+_PORTS = '[registrar]\nlisten = "127.0.0.1:0"\ncrl_listen = "127.0.0.1:0"\n'
 _NGINX = """\
 pid {base}/nginx.pid;
 error_log {base}/nginx.log;
@@ -64,7 +75,7 @@ class Stage:
         # Not below pytest's directory, which is closed to PostgreSQL's user.
         self.base = Path(tempfile.mkdtemp(prefix="handfast-docs-"))
         self.base.chmod(0o755)
-        self.https, self.postgres = _free_port(), _free_port()
+        self.https, self.postgres, self.nifi = _free_port(), _free_port(), _free_port()
         self.registrar = ""
         self.invitation = ""
         self._up: dict[str, subprocess.Popen[bytes]] = {}
@@ -74,6 +85,8 @@ class Stage:
         self._script("handfast", f'exec env PYTHONPATH={ROOT / "src"} {sys.executable} -m handfast "$@"')
         self._script("sudo", 'shift 2\nexec "$@"')  # sudo -u USER COMMAND
         self._script("scp", f'exec cp "{self.base}/$(echo "$1" | tr : /)" "$2"')
+        if toolkit := find("nifi-toolkit-1.28.1"):
+            self._script("tls-toolkit.sh", f'exec bash {Path(toolkit).parents[1]}/bin/tls-toolkit.sh "$@"')
         if find("curl"):
             self._script("curl", f'exec {find("curl")} --connect-to web1.lan:443:127.0.0.1:{self.https} "$@"')
 
@@ -100,6 +113,8 @@ class Stage:
         if block.place is not None:
             self._write(*block.place, block.text)
             return
+        if block.toolkit is not None:
+            self._make_toolkit(*block.toolkit)
         for command in commands(block):
             status, output = self._up_command(command) if _starts(command) else self._run(command)
             shown = normalized(self._as_printed(command.host, output))
@@ -117,8 +132,7 @@ class Stage:
             data = host / "var" / "lib" / "handfast"
             data.mkdir(parents=True)
             data.chmod(0o700)
-            # Free ports; the documents' 7443 may be somebody's.
-            (data / "config.toml").write_text('[registrar]\nlisten = "127.0.0.1:0"\ncrl_listen = "127.0.0.1:0"\n')
+            (data / "config.toml").write_text(_PORTS)
             (host / "handfast").symlink_to(self._bin / "handfast")
             (host / "nginx.conf").write_text(_NGINX.format(base=self.base, host=host))
             self._script(
@@ -160,7 +174,7 @@ class Stage:
         return done.returncode, done.stdout
 
     def _up_command(self, command: Command) -> tuple[int, str]:
-        """Start a registrar and wait until it says that it is ready."""
+        """Start a registrar, or NiFi's CA alone, and wait until it says that it is ready."""
         host = self._host(command.host)
         if command.host in self._up:
             _end(self._up.pop(command.host))
@@ -176,12 +190,12 @@ class Stage:
             )
         self._up[command.host] = process
         until = time.monotonic() + 30
-        while "invite a machine" not in log.read_text() and process.poll() is None and time.monotonic() < until:
+        while not _READY.search(log.read_text()) and process.poll() is None and time.monotonic() < until:
             time.sleep(0.05)  # another process's file: there is no event for it
         output = log.read_text()
-        ready = re.search(r"ready at https://([^,\s]+)", output)
-        assert ready is not None, f"line {command.line}: the registrar did not start:\n{output}"
-        self.registrar = ready[1]
+        assert _READY.search(output), f"line {command.line}: the registrar did not start:\n{output}"
+        if ready := re.search(r"ready at https://([^,\s]+)", output):
+            self.registrar = ready[1]
         said = "\n".join(line for line in output.splitlines() if not line.startswith("{"))
         return process.poll() or 0, said
 
@@ -190,11 +204,15 @@ class Stage:
         text = _ABSOLUTE.sub(rf"{host}/\1/", text)
         if self.registrar:
             text = text.replace("registrar.lan:7443", self.registrar)
+        # NiFi's clients compare the CA's name with the one they call, so it has to be one that leads here.
+        text = re.sub(r'((?:-c|-hostname|hostname =) "?)registrar\.lan', r"\1localhost", text)
+        text = text.replace("0.0.0.0:9443", f"127.0.0.1:{self.nifi}").replace("-p 9443", f"-p {self.nifi}")
         return text.replace("--owner postgres", "--owner postgres" if os.geteuid() == 0 else "")
 
     def _as_printed(self, name: str, output: str) -> str:
         """Return output with the paths and ports of the document."""
-        output = output.replace(str(self._host(name)), "")
+        output = output.replace(str(self._host(name)), "").replace(f"127.0.0.1:{self.nifi}", "0.0.0.0:9443")
+        output = output.replace(f"localhost:{self.nifi}", "registrar.lan:9443")
         return output.replace(self.registrar, "registrar.lan:7443") if self.registrar else output
 
     def _write(self, name: str, path: str, text: str) -> None:
@@ -202,12 +220,23 @@ class Stage:
         file = Path(f"{host}{path}")
         file.parent.mkdir(parents=True, exist_ok=True)
         text = text.replace("listen 443 ssl", f"listen 127.0.0.1:{self.https} ssl")
+        text = _PORTS * (file.name == "config.toml") + text
         file.write_text(self._on_stage(host, text))
 
     def _script(self, name: str, body: str) -> None:
         path = self._bin / name
         path.write_text(f"#!/bin/sh\n{body}\n")
         path.chmod(0o755)
+
+    def _make_toolkit(self, name: str, path: str) -> None:
+        """Make what NiFi's own CA server leaves in its directory."""
+        directory, now = Path(f"{self._host(name)}{path}"), datetime.now(UTC)
+        directory.mkdir(parents=True)
+        key = rsa.generate_private_key(65537, 2048)
+        ca = nifi_x509.root(key, subject=dn.parse("CN=localhost, OU=NIFI"), days=825, now=now)
+        token = Secret(secrets.token_hex(16).encode())
+        config = with_defaults(ServerConfig(token=token))
+        write_ca_files(directory, config, root=ca, key=key, now=now)
 
     def _make_postgresql(self) -> None:
         """Make a cluster that reads the documents' configuration, as Debian's does."""
@@ -229,7 +258,7 @@ class Stage:
 
 
 def _starts(command: Command) -> bool:
-    return re.fullmatch(r"(\./)?handfast up\b(?!.*--help).*", command.text) is not None
+    return re.fullmatch(r"(\./)?handfast (up|tls-toolkit server)\b(?!.*--help).*", command.text) is not None
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from datetime import UTC, datetime
 
-from handfast.core import transcript
-from handfast.core.invitation import InvitationLine
+from cryptography import x509
+
+from handfast.core import keys, transcript
+from handfast.core.invitation import InvitationLine, key_id
 from handfast.core.merkle import Frontier, leaf_hash
-from handfast.introducers import invitation, reintroduction, renewal
+from handfast.core.secret import Secret
+from handfast.introducers import invitation, nifi, reintroduction, renewal
 from handfast.ledger import entries
 from tests.docs.markdown import ROOT, blocks
 
@@ -78,3 +82,13 @@ def test_the_log() -> None:
     assert event.at == datetime(2026, 1, 1, tzinfo=UTC)
     assert leaf_hash(entry).hex() == given["leaf hash"]
     assert Frontier().root().hex() == given["empty tree"]
+
+
+def test_nifi() -> None:
+    """The tag over a key, and a one-time token from master and salt."""
+    given = vectors("nifi.md")
+    public_key, salt = keys.load_spki(bytes.fromhex(given["public key"])), bytes.fromhex(given["salt"])
+    assert x509.SubjectKeyIdentifier.from_public_key(public_key).digest.hex() == given["key identifier"]
+    assert nifi.tag(Secret(given["token"].encode()), public_key) == base64.b64decode(given["tag"])
+    token = nifi.one_time_token(Secret(bytes.fromhex(given["master"])), salt)
+    assert (token.reveal().decode(), key_id(salt)) == (given["one-time token"], given["key id"])

@@ -15,11 +15,11 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes, PublicKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
@@ -28,9 +28,9 @@ HOST = "localhost"
 DAY = timedelta(days=1)
 
 
-def tag(key: PublicKeyTypes, token: str = TOKEN) -> str:
+def tag(key: Any, token: str = TOKEN) -> str:
     """Return the MAC over a key as the toolkit writes it, from the specification and not from our code."""
-    identifier = x509.SubjectKeyIdentifier.from_public_key(key).digest  # type: ignore[arg-type]
+    identifier = x509.SubjectKeyIdentifier.from_public_key(key).digest
     return base64.b64encode(hmac.digest(token.encode(), identifier, hashlib.sha256)).decode()
 
 
@@ -43,9 +43,9 @@ def name(common: str, unit: str = "NIFI") -> x509.Name:
 
 def certificate(
     subject: x509.Name,
-    public_key: object,
+    public_key: Any,
     issuer: x509.Name,
-    signer: CertificateIssuerPrivateKeyTypes,
+    signer: Any,
     *,
     ca: bool | None,
     names: Sequence[x509.GeneralName] | None,
@@ -60,13 +60,13 @@ def certificate(
         public_key,
         7,
         start or now - DAY,
-        end or now + 825 * DAY,  # type: ignore[arg-type]
+        end or now + 825 * DAY,
     )
     if ca is not None:
         builder = builder.add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=False)
     if names is not None:
         builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
-    return builder.sign(signer, hashes.SHA256())  # type: ignore[arg-type]
+    return builder.sign(signer, hashes.SHA256())
 
 
 @dataclass
@@ -79,6 +79,7 @@ class Identity:
     start: datetime | None = None
     end: datetime | None = None
     key: ec.EllipticCurvePrivateKey = field(default_factory=lambda: ec.generate_private_key(ec.SECP256R1()))
+    _made: x509.Certificate | None = None
 
     @property
     def subject(self) -> x509.Name:
@@ -86,7 +87,12 @@ class Identity:
         return name(self.common)
 
     def certificate(self) -> x509.Certificate:
-        """Its certificate, signed by itself."""
+        """Its one certificate, signed by itself."""
+        if self._made is None:
+            self._made = self._make()
+        return self._made
+
+    def _make(self) -> x509.Certificate:
         return certificate(
             self.subject, self.key.public_key(), self.subject, self.key,
             ca=self.ca, names=self.names, start=self.start, end=self.end,
@@ -125,7 +131,7 @@ class FakeCa:
     def leaf(self, asked: Asked, **changes: object) -> x509.Certificate:
         """Return what the toolkit would issue, but for ``changes``."""
         names = asked.csr.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        fields: dict[str, object] = {
+        fields: dict[str, Any] = {
             "subject": x509.Name(list(asked.csr.subject.rdns)[::-1]),
             "public_key": asked.csr.public_key(),
             "issuer": self.certificate.subject,
@@ -135,7 +141,7 @@ class FakeCa:
             "start": self.days[0],
             "end": self.days[1],
         }
-        return certificate(**{**fields, **changes})  # type: ignore[arg-type]
+        return certificate(**{**fields, **changes})
 
     def body(self, leaf: x509.Certificate, mac: str | None = None) -> str:
         """Return the JSON of success."""
@@ -177,14 +183,14 @@ class FakeCa:
 
 
 @contextlib.contextmanager
-def raw(serve: Callable[[socket.socket], None]) -> Iterator[int]:
+def raw(serve: Callable[[socket.socket], object], port: int = 0) -> Iterator[int]:
     """A TCP server that does as the test says; yields its port."""
-    with _listening("127.0.0.1", 0, serve) as port:
-        yield port
+    with _listening("127.0.0.1", port, serve) as listening:
+        yield listening
 
 
 @contextlib.contextmanager
-def _listening(host: str, port: int, serve: Callable[[socket.socket], None]) -> Iterator[int]:
+def _listening(host: str, port: int, serve: Callable[[socket.socket], object]) -> Iterator[int]:
     with socket.create_server((host, port)) as listener:
 
         def accept() -> None:

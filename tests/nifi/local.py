@@ -58,14 +58,7 @@ class StandIn:
     """A ``LocalAuthority``; ``refuse`` is the number of the leaf that it refuses to issue."""
 
     refuse: int | None = None
-    created: list[tuple[x509.Name, Names, int]] = field(default_factory=list)
     issued: list[LocalRequest] = field(default_factory=list)
-
-    def create(self, subject: x509.Name, names: Names, *, key: rsa.RSAPrivateKey, days: int) -> bytes:
-        """Return a root."""
-        self.created.append((subject, names, days))
-        root = certify(subject, key.public_key(), subject, key, ca=True, days=days, names=names)
-        return root.public_bytes(Encoding.DER)
 
     def issuer(self, ca: LocalCa) -> Callable[[LocalRequest], bytes]:
         """Return a function that signs whatever it is asked for."""

@@ -47,7 +47,7 @@ class Node:
         common = ["-p", str(port), "--wait", "0"]
         if token is not None:
             common += ["--token-file", str(self.secret(token))]
-        return self.run("client", *common, *arguments)
+        return self.run("client", *arguments, *common)  # of two values the first counts
 
     def secret(self, text: str, name: str = "../token") -> Path:
         """Write a private file."""

@@ -18,11 +18,10 @@ from cryptography.hazmat.primitives.serialization import (
 
 from handfast.adapters import files
 from handfast.core import dn
-from handfast.core.names import Names
 from handfast.errors import Fault, HandfastError, Malformed, NotFound, Refused, TooMuch, Unsafe
 from handfast.nifi import localca
 from handfast.nifi.stores import certificate_pem, key_pem
-from tests.nifi.local import NOW, StandIn, certify
+from tests.nifi.local import NOW, certify
 
 SUBJECT, ABOVE = dn.parse("CN=ca.lan, OU=NIFI"), dn.parse("CN=Above")
 KEY, OTHER = (rsa.generate_private_key(65537, 2048) for _ in range(2))
@@ -47,8 +46,7 @@ def test_there_is_none(tmp_path: Path) -> None:
 
 def test_what_was_made_is_found(tmp_path: Path) -> None:
     """A CA made by one run is the CA of the next."""
-    names = Names.parse(["ca.lan"])
-    made = localca.create(tmp_path, SUBJECT, names, key_size=2048, days=30, authority=StandIn())
+    made = localca.create(tmp_path, SUBJECT, key_size=2048, days=30, now=NOW)
     found = localca.load(tmp_path, None, now=NOW)
     assert found is not None
     assert found.certificate == made.certificate
@@ -164,7 +162,7 @@ def test_a_ca_is_never_replaced(tmp_path: Path) -> None:
     """Two runs at once make one CA: the slower one finds the faster one's key in the way."""
     place(tmp_path, certificate=None)
     with pytest.raises(Fault, match="file exists"):
-        localca.create(tmp_path, SUBJECT, Names(), key_size=2048, days=30, authority=StandIn())
+        localca.create(tmp_path, SUBJECT, key_size=2048, days=30, now=NOW)
     assert (tmp_path / "nifi-key.key").read_bytes() == key_pem(KEY)
     assert not (tmp_path / "nifi-cert.pem").exists()
 
@@ -180,5 +178,5 @@ def test_a_full_disk_leaves_no_half_ca(tmp_path: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(localca, "write_new", full)
     with pytest.raises(Fault, match="no space left"):
-        localca.create(tmp_path, SUBJECT, Names(), key_size=2048, days=30, authority=StandIn())
+        localca.create(tmp_path, SUBJECT, key_size=2048, days=30, now=NOW)
     assert list(tmp_path.iterdir()) == []

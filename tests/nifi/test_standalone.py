@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from handfast.errors import HandfastError, Malformed, NotFound, Refused, Unsafe,
 from handfast.nifi import properties
 from handfast.nifi.standalone import Report, StandaloneOptions, generate
 from handfast.nifi.stores import find_key
-from tests.nifi.local import FrozenClock, StandIn
+from tests.nifi.local import NOW, FrozenClock, StandIn
 
 CLIENT_DN = "CN=Jane Doe, OU=NIFI"
 HOST_FILES = {
@@ -83,7 +84,6 @@ def test_only_the_owner_can_look(cluster: tuple[Path, StandIn, Report]) -> None:
 def test_the_requests_are_all_that_is_signed(cluster: tuple[Path, StandIn, Report]) -> None:
     """Hosts ask for their own name and the alternative one, an address as an address; a person asks for no name."""
     _, authority, _ = cluster
-    assert authority.created == [(dn.parse("CN=ca.lan, OU=NIFI"), Names.parse(["ca.lan"]), 30)]
     assert [(dn.written(each.subject), each.names, each.role, each.days) for each in authority.issued] == [
         ("CN=n1.lan, OU=NIFI", Names.parse(["n1.lan", "vip.lan"]), Role.PEER, 30),
         ("CN=n1.lan, OU=NIFI", Names.parse(["n1.lan", "vip.lan"]), Role.PEER, 30),
@@ -129,9 +129,12 @@ def test_the_client_store_opens_with_its_password_file(cluster: tuple[Path, Stan
     assert len(loaded.additional_certs) == 1
 
 
-def test_the_ca_key_is_pkcs1(cluster: tuple[Path, StandIn, Report]) -> None:
-    """The CA's key has the form that every release of the toolkit can read."""
+def test_the_ca_is_the_toolkits(cluster: tuple[Path, StandIn, Report]) -> None:
+    """The CA has the subject and the days asked for, and its key the form that every release of the toolkit reads."""
     output, _, _ = cluster
+    ca = x509.load_pem_x509_certificate((output / "nifi-cert.pem").read_bytes())
+    assert dn.written(ca.subject) == "CN=ca.lan, OU=NIFI"
+    assert ca.not_valid_after_utc == NOW + timedelta(days=30)
     assert (output / "nifi-key.key").read_bytes().startswith(b"-----BEGIN RSA PRIVATE KEY-----\n")
 
 
@@ -139,10 +142,9 @@ def test_a_second_run_uses_the_same_ca(tmp_path: Path) -> None:
     """New hosts come under the CA of the first run, and nothing that is there changes."""
     first = run(tmp_path / "out", hostnames=("a",))
     before = snapshot(tmp_path / "out")
-    authority = StandIn()
-    second = run(tmp_path / "out", authority, hostnames=("b",), store_type="PKCS12")
+    second = run(tmp_path / "out", hostnames=("b",), store_type="PKCS12")
     after = snapshot(tmp_path / "out")
-    assert (first.ca_created, second.ca_created, authority.created) == (True, False, [])
+    assert (first.ca_created, second.ca_created) == (True, False)
     assert before.items() <= after.items()
     values = properties.parse(after["b/nifi.properties"])
     assert values["nifi.security.keystoreType"] == "PKCS12"
@@ -205,7 +207,8 @@ def test_nothing_is_overwritten_without_being_asked(tmp_path: Path, options: dic
         ({"key_algorithm": "EC"}, UsageError, "key algorithm 'EC'"),
         ({"key_size": 1024}, UsageError, "an RSA key of 1024 bits"),
         ({"days": 0}, UsageError, "0 days"),
-        ({"ca_hostname": "my ca"}, Malformed, "not a DNS name: 'my ca'"),
+        ({"days": 100_000}, UsageError, "100000 days"),
+        ({"ca_hostname": "a=b,"}, Malformed, "not a subject"),
         ({"template": Path("/nonexistent")}, NotFound, "no file '/nonexistent'"),
         ({"additional_ca": Path("/nonexistent")}, Refused, "no intermediate CA in"),
     ],
@@ -226,7 +229,7 @@ def test_mistakes_are_refused_before_anything_is_written(
     assert refused.value.hint
     assert "password0" not in str(refused.value)
     assert list(tmp_path.iterdir()) == []
-    assert (authority.created, authority.issued) == ([], [])
+    assert authority.issued == []
 
 
 def test_an_authority_that_refuses_leaves_the_ca_alone(tmp_path: Path) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import pkcs12
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from handfast.adapters.clock import SystemClock
 from handfast.core import javastore
@@ -20,7 +23,13 @@ from tests.nifi.local import StandIn
 
 pytestmark = pytest.mark.peer("keytool")
 EACH = [pytest.param(version, marks=pytest.mark.peer(f"nifi-toolkit-{version}")) for version in VERSIONS]
+HOSTS = ("n01.lan", "n01.lan_2", "n02.lan", "n02.lan_2")
+FLAGS = (
+    *("-n", "n[01-02].lan(2)", "-C", "CN=Jane Doe,OU=NIFI", "-C", "CN=a/b, O=x", "-S", "store-pass"),
+    *("-c", "ca.lan", "--subjectAlternativeNames", "vip.lan", "-d", "400"),
+)
 PASSWORD = Secret(b"store-pass")
+Extension = TypeVar("Extension", bound=x509.ExtensionType)
 
 
 @pytest.fixture
@@ -34,6 +43,11 @@ def chain(directory: Path) -> tuple[x509.Certificate, ...]:
     found = find_key(javastore.read((directory / "keystore.jks").read_bytes(), password=PASSWORD))
     assert found is not None
     return found[1]
+
+
+def value(certificate: x509.Certificate, kind: type[Extension]) -> Extension:
+    """Return an extension."""
+    return certificate.extensions.get_extension_for_class(kind).value
 
 
 @pytest.mark.parametrize("version", EACH)
@@ -57,32 +71,56 @@ def test_each_goes_on_with_the_others_ca(host: Host, version: str) -> None:
             assert leaf.subject.rfc4514_string() == f"CN={name}.lan,OU=NIFI"
 
 
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> Toolkit:
+    """What one command line makes, by the real toolkit in ``real`` and by our command in ``ours``."""
+    toolkit = Toolkit("1.28.1", Host(tmp_path_factory.mktemp("both") / "host"), {})
+    toolkit.run("real", "standalone", *FLAGS, "-o", ".")
+    toolkit.host.handfast("tls-toolkit", "standalone", *FLAGS, "-o", "ours")
+    return toolkit
+
+
 @pytest.mark.peer("nifi-toolkit-1.28.1")
-def test_the_same_files_have_the_same_names(host: Host) -> None:
-    """Every file of the real one is there under the same name; ours has the PEM files besides."""
-    toolkit = Toolkit("1.28.1", host, {})
-    flags = ("-n", "n[01-02].lan(2)", "-C", "CN=Jane Doe,OU=NIFI", "-C", "CN=a/b, O=x", "-T", "PKCS12")
-    toolkit.run("real", "standalone", *flags, "-o", ".")
-    options = StandaloneOptions(
-        output=host.directory / "ours",
-        hostnames=("n[01-02].lan(2)",),
-        client_dns=("CN=Jane Doe,OU=NIFI", "CN=a/b, O=x"),
-        store_type="PKCS12",
-    )
-    generate(options, StandIn(), clock=SystemClock())
-    ours = toolkit.files("ours")
-    pem = {name for name in ours if name.split("/")[-1] in {"nifi-chain.pem", "nifi-key.pem", "nifi-cert.pem"}}
-    assert ours - (pem - {"nifi-cert.pem"}) == toolkit.files("real")
+def test_the_same_files_have_the_same_names(both: Toolkit) -> None:
+    """Every file of the real one is there under the same name; ours has the PEM files and the ledger besides."""
+    ours = {name for name in both.files("ours") if not name.startswith(".handfast/")}
+    pem = {f"{host}/{name}" for host in HOSTS for name in ("nifi-chain.pem", "nifi-key.pem", "nifi-cert.pem")}
+    assert ours - pem == both.files("real")
+    assert pem <= ours
+
+
+@pytest.mark.peer("nifi-toolkit-1.28.1")
+def test_hosts_have_the_same_certificates(both: Toolkit) -> None:
+    """Issuer, subject, usages, names, days and algorithms are the real one's; ours has a SPIFFE ID besides."""
+    for name in HOSTS:
+        (real, real_ca), (ours, our_ca) = (chain(both.path(who) / name) for who in ("real", "ours"))
+        for theirs, mine in ((real, ours), (real_ca, our_ca)):
+            assert mine.subject == theirs.subject
+            assert mine.issuer == theirs.issuer
+            assert mine.signature_algorithm_oid == theirs.signature_algorithm_oid
+            assert abs(mine.not_valid_after_utc - theirs.not_valid_after_utc) < timedelta(minutes=5)
+            assert value(mine, x509.ExtendedKeyUsage) == value(theirs, x509.ExtendedKeyUsage)
+            assert value(mine, x509.BasicConstraints).ca == value(theirs, x509.BasicConstraints).ca
+        assert value(ours, x509.KeyUsage) == value(real, x509.KeyUsage)
+        names = [value(each, x509.SubjectAlternativeName).get_values_for_type(x509.DNSName) for each in (ours, real)]
+        assert names[0] == names[1]
+
+
+@pytest.mark.peer("nifi-toolkit-1.28.1")
+def test_clients_have_the_same_subjects(both: Toolkit) -> None:
+    """Each .p12 opens with its .password and has the real one's subject; it can pose as no server."""
     for stem in ("CN=Jane_Doe_OU=NIFI", "CN=a_b_O=x"):
-        subjects = []
-        for who in ("real", "ours"):
-            path = host.directory / who / stem
+        found = []
+        for who in ("ours", "real"):
+            path = both.path(who) / stem
             password = path.with_name(f"{stem}.password").read_bytes()
             loaded = pkcs12.load_pkcs12(path.with_name(f"{stem}.p12").read_bytes(), password)
             assert loaded.cert is not None
             assert loaded.cert.friendly_name == b"nifi-key"
-            subjects.append(loaded.cert.certificate.subject)
-        assert subjects[0] == subjects[1]
+            found.append(loaded.cert.certificate)
+        assert found[0].subject == found[1].subject
+        assert list(value(found[0], x509.ExtendedKeyUsage)) == [ExtendedKeyUsageOID.CLIENT_AUTH]
+        assert value(found[0], x509.SubjectAlternativeName).get_values_for_type(x509.DNSName) == []
 
 
 @pytest.mark.peer("nifi-toolkit-1.28.1")

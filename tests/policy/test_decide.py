@@ -59,17 +59,25 @@ class Ca:
 
 
 def decided(
-    what: Finding, rules: Rules | None = None, *, source: str | None = "10.0.0.7", ca: Ca | None = None
+    what: Finding,
+    rules: Rules | None = None,
+    *,
+    source: str | None = "10.0.0.7",
+    ca: Ca | None = None,
+    located: tuple[str, ...] = (),
 ) -> Grant:
     """The decision at NOW."""
     address: IPAddress | None = None if source is None else ip_address(source)
-    return decide(what, rules or Rules(), issuer=ca or Ca(), source=address, now=NOW)
+    found = Names.parse(located)
+    return decide(what, rules or Rules(), issuer=ca or Ca(), source=address, now=NOW, located=found)
 
 
-def reasons(what: Finding, rules: Rules | None = None, *, source: str | None = "10.0.0.7") -> tuple[str, ...]:
+def reasons(
+    what: Finding, rules: Rules | None = None, *, source: str | None = "10.0.0.7", located: tuple[str, ...] = ()
+) -> tuple[str, ...]:
     """Why it is refused."""
     with pytest.raises(PolicyRefused) as caught:
-        decided(what, rules, source=source)
+        decided(what, rules, source=source, located=located)
     assert caught.value.hint
     assert caught.value.message == "; ".join(caught.value.reasons)
     return caught.value.reasons

@@ -28,8 +28,10 @@ from handfast.core import csr, wire
 from handfast.core.flow import Wish
 from handfast.core.invitation import Address, InvitationLine
 from handfast.core.roles import Role
+from handfast.core.secret import Secret
 from handfast.core.transcript import answer as answer_transcript
 from handfast.introducers import invitation
+from handfast.registrar.introduce import Locate
 from handfast.server.limits import Limits
 from handfast.server.run import Ready, run
 from handfast.wiring import Overrides, Service, open_service
@@ -161,12 +163,24 @@ class Client:
 
 
 @contextmanager
-def running(data: Path, *, limits: Limits | None = None, clients: str = "clients") -> Iterator[Running]:
-    """Run a registrar in ``data`` until the block ends; an error of its own is raised at the end."""
+def running(
+    data: Path,
+    *,
+    limits: Limits | None = None,
+    clients: str = "clients",
+    overrides: Overrides = LOOPBACK,
+    passphrase: Secret | None = None,
+    locate: Locate | None = None,
+) -> Iterator[Running]:
+    """
+    Run a registrar in ``data`` until the block ends; an error of its own is raised at the end.
+
+    ``locate`` is asked instead of the resolver, where NiFi's protocol is served.
+    """
     directory = data.parent / f"{data.name}-{clients}"
     directory.mkdir()
     clock = Hand()
-    service = _with_clock(open_service(data, LOOPBACK, passphrase=None), clock)
+    service = _ours(open_service(data, overrides, passphrase=passphrase), clock, locate)
     started = threading.Event()
     found: list[Any] = []
     failure: list[BaseException] = []
@@ -210,11 +224,21 @@ def running(data: Path, *, limits: Limits | None = None, clients: str = "clients
         service.ledger.close()
 
 
-def _with_clock(service: Service, clock: Hand) -> Service:
+def _ours(service: Service, clock: Hand, locate: Locate | None) -> Service:
+    """The service by our clock and our name service, after a reload too."""
+    nifi = service.nifi
+    if nifi is not None:
+        foreign = replace(
+            nifi.registrar,
+            context=replace(nifi.registrar.context, clock=clock),
+            locate=locate or nifi.registrar.locate,
+        )
+        nifi = replace(nifi, registrar=foreign)
     return replace(
         service,
         clock=clock,
         administration=replace(service.administration, clock=clock),
         registrar=replace(service.registrar, context=replace(service.registrar.context, clock=clock)),
-        reload=lambda: _with_clock(service.reload(), clock),
+        nifi=nifi,
+        reload=lambda: _ours(service.reload(), clock, locate),
     )

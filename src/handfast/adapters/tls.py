@@ -139,7 +139,8 @@ def verifying_client_context(
     """
     Return the context of an ordinary HTTPS client for a foreign server: chain to ``roots``, dates, host name.
 
-    TLS 1.2 up to ``newest``. ``identity`` is our chain, leaf first, and its key. *Not* checked: revocation.
+    A certificate without any alternative name may have the host in its common name. TLS 1.2 up to ``newest``.
+    ``identity`` is our chain, leaf first, and its key. *Not* checked: revocation.
 
     :raises Unsafe: key and certificate of ``identity`` do not fit together.
     """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import msgspec
@@ -26,6 +26,7 @@ def create(
     now: datetime,
     passphrase: Secret | None = None,
     root_key: Path | None = None,
+    lifetime: timedelta = x509.ROOT_LIFETIME,
     permitted_dns: Iterable[str] = (),
     permitted_ips: Iterable[IPNetwork] = (),
 ) -> None:
@@ -33,8 +34,9 @@ def create(
     Make a root, an issuing CA, two SSH CAs and a log key in ``directory``, which must not exist.
 
     ``passphrase`` encrypts every private key. ``root_key`` is a path for the root's key outside the directory, for
-    example on a removable disk: signing does not need it, only a new issuing CA will. ``permitted_dns`` and
-    ``permitted_ips`` become critical name constraints of the issuing CA.
+    example on a removable disk: signing does not need it, only a new issuing CA will. ``lifetime`` is
+    the root's; the issuing CA ends with it, or earlier. ``permitted_dns`` and ``permitted_ips`` become critical name
+    constraints of the issuing CA.
 
     :raises Refused: the directory or ``root_key`` exists, or the passphrase is empty.
     :raises Malformed: a name, suffix or URL that does not fit.
@@ -45,7 +47,7 @@ def create(
     constraints = x509.name_constraints([dns_name(suffix) for suffix in permitted_dns], permitted_ips)
     with building(directory, passphrase) as room:
         root = ec.generate_private_key(ec.SECP256R1())
-        _write_cas(room, root, name=name, now=now, constraints=constraints)
+        _write_cas(room, root, name=name, now=now, lifetime=lifetime, constraints=constraints)
         _write_others(room, layout.State(name=name))
         _adopt(room, root, directory, root_key)
 
@@ -69,17 +71,18 @@ def _write_cas(
     *,
     name: str,
     now: datetime,
+    lifetime: timedelta,
     constraints: pyca.NameConstraints | None,
 ) -> None:
     issuing = ec.generate_private_key(ec.SECP256R1())
-    root_certificate = x509.root(root, name=name, now=now)
+    root_certificate = x509.root(root, name=name, now=now, lifetime=lifetime)
     issuing_certificate = x509.issuing(
         root_certificate, root, issuing.public_key(), name=name, generation=1, now=now, constraints=constraints
     )
     # nginx, PostgreSQL and curl ask for a list of every CA above a leaf. The root may be offline from now on, so its
     # list, empty, holds until the issuing CA is replaced, which takes the root anyway.
-    lifetime = issuing_certificate.not_valid_after_utc - now
-    root_crl = x509.crl(root, root_certificate, (), number=1, now=now, lifetime=lifetime)
+    listed = issuing_certificate.not_valid_after_utc - now
+    root_crl = x509.crl(root, root_certificate, (), number=1, now=now, lifetime=listed)
     (room.directory / "issuing").mkdir(mode=0o700)
     room.public(layout.ROOT, root_certificate.public_bytes(Encoding.PEM))
     room.public(layout.ROOT_CRL, root_crl.public_bytes(Encoding.PEM))

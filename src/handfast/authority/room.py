@@ -86,5 +86,6 @@ def _failed(error: OSError, directory: Path) -> Fault | Refused:
     if error.errno in {errno.EEXIST, errno.ENOTEMPTY}:  # somebody else was quicker
         return _exists(Path(error.filename2 or error.filename or directory))
     return Fault(
-        f"cannot make the authority in {str(directory)!r}: {error.strerror}", hint="nothing was made; try again"
+        f"cannot make the authority in {str(directory)!r}: {(error.strerror or '').lower()}",
+        hint="nothing was made; try again",
     )

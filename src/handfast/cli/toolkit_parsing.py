@@ -129,6 +129,8 @@ class _Reader:
             for text in option.opts:
                 names = self._long if text.startswith("--") else self._short
                 names[text.lstrip("-")] = option
+        # The original's have a letter or are written likeThis, and ours are neither.
+        self._theirs = [name for name, option in self._long.items() if len(option.opts) > 1 or not name.islower()]
         self._given: Given = []
         self._waiting: click.Option | None = None
 
@@ -179,9 +181,9 @@ class _Reader:
         """-S, -SV, -S=V, -SSS, and with one hyphen -L, -L=V, -LV"""
         text = token[1:]
         name, equals, value = text.partition("=")
+        if len(name) == 1 and (name not in self._short or (equals and self._short[name].is_flag)):
+            raise _unknown(token)
         if equals and len(name) == 1:
-            if name not in self._short or self._short[name].is_flag:
-                raise _unknown(token)
             self._begin(self._short[name])
             self._take(value)
         elif not equals and text in self._short:
@@ -220,8 +222,9 @@ class _Reader:
             raise _UnreadableError(f"{self._waiting.opts[0]} needs a value")
 
     def _matching(self, text: str) -> list[str]:
+        """Return the long name, or all that it may be short for. Ours are never: they would make theirs ambiguous."""
         name = text.lstrip("-")
-        return [name] if name in self._long else [each for each in self._long if name and each.startswith(name)]
+        return [name] if name in self._long else [each for each in self._theirs if name and each.startswith(name)]
 
     def _long_prefix(self, text: str) -> str | None:
         return next(self._prefixes(text), None)

@@ -22,7 +22,7 @@ MAX_SUBJECT = 1024  # characters of a subject; NiFi keeps it in databases and lo
 DEFAULT_UNIT = "NIFI"  # the toolkit's default suffix is ", OU=NIFI"
 _HINT = "write it as 'CN=node1.lan, OU=NIFI'"
 # People write spaces around separators and attribute types in lower case; RFC 4514 has neither.
-_ATTRIBUTE = re.compile(r"\s*([A-Za-z][A-Za-z0-9-]*|[0-9.]+)\s*=\s*((?:\\.|[^\\,+])*?)\s*([,+]|$)")
+_ATTRIBUTE = re.compile(r" *([A-Za-z][A-Za-z0-9-]*|[0-9.]+) *=((?:\\.|[^\\,+])*)([,+]|$)")
 _TO_JAVA = {NameOID.EMAIL_ADDRESS: "EMAILADDRESS", NameOID.SERIAL_NUMBER: "SERIALNUMBER"}
 _NAMES = {"E": NameOID.EMAIL_ADDRESS, **{java: oid for oid, java in _TO_JAVA.items()}}
 
@@ -35,14 +35,38 @@ def parse(text: str) -> x509.Name:
     """
     if not text.isprintable() or len(text) > MAX_SUBJECT:
         raise Malformed(f"not a subject: {text[:80]!r}", hint=_HINT)
-    plain = _ATTRIBUTE.sub(lambda found: f"{found[1].upper()}={found[2]}{found[3]}", text)
     try:
-        name = x509.Name.from_rfc4514_string(plain, _NAMES)
+        name = x509.Name.from_rfc4514_string(_plain(text), _NAMES)
     except ValueError as error:
         raise Malformed(f"not a subject: {text[:80]!r} {error}".rstrip(), hint=_HINT) from None
-    if not list(name):
-        raise Malformed("the subject is empty", hint=_HINT)
+    return checked(name)
+
+
+def checked(name: x509.Name) -> x509.Name:
+    """
+    Return a name that is good for a subject: not empty, not long, nothing in it that would drive a terminal.
+
+    :raises Malformed: another.
+    """
+    text = written(name)
+    if not text or len(text) > MAX_SUBJECT or not all(str(part.value).isprintable() for part in name):
+        raise Malformed(f"not a subject: {text[:80]!r}", hint=_HINT)
     return name
+
+
+def _plain(text: str) -> str:
+    """Return the same without what RFC 4514 does not have. :raises ValueError: something is no attribute."""
+    plain, position = "", 0
+    while position < len(text):
+        found = _ATTRIBUTE.match(text, position)
+        if found is None:
+            raise ValueError(f"at {text[position:][:40]!r}")
+        value = found[2].strip()
+        if (len(value) - len(value.rstrip("\\"))) % 2:  # the space was escaped: it belongs to the value
+            value += " "
+        plain += f"{found[1].upper()}={value}{found[3]}"
+        position = found.end()
+    return plain
 
 
 def reverse(name: x509.Name) -> x509.Name:
@@ -70,13 +94,14 @@ def common_name(name: x509.Name) -> str | None:
 
 
 def of_node(name: x509.Name) -> str | None:
-    """Return the host's name, in lower case, if this is the toolkit's subject of a host: ``CN=x[, OU=NIFI]``."""
+    """Return the host's name, in lower case, if this is the toolkit's subject of a host: ``CN=x[, OU=NIFI]``, ASCII."""
     rdns = [list(rdn) for rdn in reversed(name.rdns)]
     if any(len(rdn) != 1 for rdn in rdns) or [rdn[0].oid for rdn in rdns] not in _NODE_FORMS:
         return None
     if len(rdns) == 2 and rdns[1][0].value != DEFAULT_UNIT:
         return None
-    return str(rdns[0][0].value).lower()
+    host = str(rdns[0][0].value)
+    return host.lower() if host.isascii() else None  # lower() makes a k of the Kelvin sign
 
 
 _CN = NameOID.COMMON_NAME.dotted_string
@@ -102,7 +127,7 @@ class SubjectPattern:
         """Whether ``name`` fits."""
         offered = _flat(name)
         return len(offered) == len(self.attributes) and all(
-            ours == theirs and (label_match if ours == _CN else text_match)(value, pattern)
+            ours == theirs and (label_match if ours.endswith(_CN) else text_match)(value, pattern)
             for (ours, pattern), (theirs, value) in zip(self.attributes, offered, strict=True)
         )
 

@@ -128,10 +128,10 @@ class NamePattern:
         :raises Malformed: neither a name nor a network.
         """
         try:
-            return cls(network=ipaddress.ip_network(text, strict=True))
-        except ValueError:
+            return cls(network=network(text))
+        except Malformed:
             dns_name(text.replace("*", "x"))
-            return cls(dns=text.lower())
+            return cls(dns=text.lower().removesuffix("."))
 
     def allows(self, name: str | IPAddress) -> bool:
         """Whether a name as in ``Names`` fits."""
@@ -155,8 +155,8 @@ def text_match(value: str, pattern: str) -> bool:
     if not rest.startswith(first) or not rest[len(first) :].endswith(others[-1]):
         return False
     rest = rest[len(first) : len(rest) - len(others[-1])]
-    for part in others[:-1]:
+    for part in filter(None, others[:-1]):  # the leftmost that fits leaves the most for the others
         _before, found, rest = rest.partition(part)
-        if not found and part:
+        if not found:
             return False
     return True

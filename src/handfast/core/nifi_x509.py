@@ -54,15 +54,13 @@ _ROOT_USAGE = _usage(ca=True)
 _LEAF_USAGES = {rsa: _usage(wide=True, enciphers=rsa) for rsa in (True, False)}
 
 
-def root(
-    key: keys.LeafPrivateKey, *, subject: x509.Name, days: int, now: datetime, names: Names = Names()
-) -> x509.Certificate:
+def root(key: keys.LeafPrivateKey, *, subject: x509.Name, days: int, now: datetime) -> x509.Certificate:
     """
     Return a self-signed certificate that is CA and TLS server at once, for ``days`` from ``now``.
 
     Clients compare the common name of ``subject`` with the name that they call, and Java the alternative names as
-    well, where there are any. So the common name is the first of these; a host whose name DNS does not know, such as
-    ``nifi_ca``, has none, and Java goes by its common name. ``names`` are further ones.
+    well, where there are any. So the common name is one; a host whose name DNS does not know, such as ``nifi_ca``, has
+    none, and Java goes by its common name.
 
     :raises Malformed: a subject without a common name, a key that is not certified.
     :raises UsageError: days beyond a hundred years, or none.
@@ -87,7 +85,8 @@ def root(
         .add_extension(key_identifier(keys.spki(public_key)), critical=False)
         .add_extension(x509.ExtendedKeyUsage(_usages(Role.PEER)), critical=False)
     )
-    if general_names := _general_names(common_name, Names.parse([*_as_name(common_name), *names.texts()])):
+    if name := _as_name(common_name):
+        general_names = _general_names(common_name, name)
         builder = builder.add_extension(x509.SubjectAlternativeName(general_names), critical=False)
     return builder.sign(key, keys.signature_hash(key))
 
@@ -99,19 +98,10 @@ def check_root(certificate: x509.Certificate, *, now: datetime) -> tuple[str, ..
     *Not* checked: who made it, and whether its key was kept secret.
 
     :raises Malformed: a key that is not certified.
-    :raises Refused: it is not self-signed, no CA's, may not sign certificates or TLS handshakes, or is not valid now.
+    :raises Refused: it cannot be such a root (see ``check_kind``), or is not valid now.
     """
+    check_kind(certificate)
     subject = dn.written(certificate.subject)
-    try:
-        certificate.verify_directly_issued_by(certificate)
-    except (InvalidSignature, *keys.UNREADABLE):
-        raise Refused(
-            f"the certificate of {subject!r} is not self-signed",
-            hint="the toolkit's clients accept a chain of exactly one: there is no place for its issuer",
-        ) from None
-    keys.check_strength(certificate.public_key())
-    if not _is_ca(certificate):
-        raise Refused(f"the certificate of {subject!r} is not a CA's", hint="its leaves would verify nowhere")
     first, last = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     if now >= last:
         raise Refused(
@@ -126,6 +116,31 @@ def check_root(certificate: x509.Certificate, *, now: datetime) -> tuple[str, ..
     if last - now < ENDS_SOON:
         return (f"the certificate of {subject!r} expires at {last:%Y-%m-%d %H:%M} UTC, and all that it signs with it",)
     return ()
+
+
+def check_kind(certificate: x509.Certificate) -> None:
+    """
+    Check that a certificate can be root and TLS server at once. *Not* checked: its dates.
+
+    :raises Malformed: a key that is not certified.
+    :raises Refused: it is not self-signed, not a CA's, or may not sign certificates or handshakes.
+    """
+    subject = dn.written(certificate.subject)
+    try:
+        certificate.verify_directly_issued_by(certificate)
+    except (InvalidSignature, *keys.UNREADABLE):
+        raise Refused(
+            f"the certificate of {subject!r} is not self-signed",
+            hint="the toolkit's clients accept a chain of exactly one: there is no place for its issuer",
+        ) from None
+    keys.check_strength(certificate.public_key())
+    if not _is_ca(certificate):
+        raise Refused(f"the certificate of {subject!r} is not a CA's", hint="its leaves would verify nowhere")
+    if not _signs(certificate):
+        raise Refused(
+            f"the key of {subject!r} may not sign both certificates and TLS handshakes",
+            hint="on this wire the CA is the server: take a certificate with both key usages, or with none stated",
+        )
 
 
 class LeafProfile:
@@ -186,28 +201,30 @@ def _subject(grant: Grant) -> x509.Name:
 
 def _general_names(common_name: str, names: Names) -> list[x509.GeneralName]:
     """Return ``names``, the common name first if it is among them."""
-    first = _as_name(common_name)
-    texts = names.texts()
+    first, texts = _as_name(common_name).texts(), names.texts()
     ordered = [*(text for text in first if text in texts), *(text for text in texts if text not in first)]
     addresses = {str(ip): ip for ip in names.ips}
     return [x509.IPAddress(addresses[text]) if text in addresses else x509.DNSName(text) for text in ordered]
 
 
-def _as_name(text: str) -> tuple[str, ...]:
-    """Return ``text`` as ``Names`` has it; nothing if it is neither a DNS name nor an address."""
+def _as_name(text: str) -> Names:
+    """Return ``text`` as a DNS name or an address; nothing if it is neither."""
     try:
-        return Names.parse([text]).texts()
+        return Names.parse([text])
     except Malformed:
-        return ()
+        return Names()
 
 
 def _is_ca(certificate: x509.Certificate) -> bool:
     try:
-        if not certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca:
-            return False
-        usage = certificate.extensions.get_extension_for_class(x509.KeyUsage).value
-    except x509.ExtensionNotFound as missing:
-        return missing.oid == x509.KeyUsage.oid
+        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
     except keys.UNREADABLE:
         return False
+
+
+def _signs(certificate: x509.Certificate) -> bool:
+    try:
+        usage = certificate.extensions.get_extension_for_class(x509.KeyUsage).value
+    except x509.ExtensionNotFound:
+        return True  # RFC 5280 §4.2.1.3: then the key is for everything
     return usage.key_cert_sign and usage.digital_signature

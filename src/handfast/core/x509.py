@@ -134,9 +134,11 @@ def validity(grant: Grant, issuer: x509.Certificate) -> tuple[datetime, datetime
     return not_before, not_after
 
 
-def root(key: EllipticCurvePrivateKey, *, name: str, now: datetime) -> x509.Certificate:
+def root(
+    key: EllipticCurvePrivateKey, *, name: str, now: datetime, lifetime: timedelta = ROOT_LIFETIME
+) -> x509.Certificate:
     """
-    Return a self-signed root for ``key``: ten years, one CA below it, its trust domain as SPIFFE ID.
+    Return a self-signed root for ``key``: one CA below it, its trust domain as SPIFFE ID.
 
     ``name`` is the authority's name for people. The organization is the trust domain, so that the roots of two sites
     with one name have different subjects.
@@ -149,7 +151,7 @@ def root(key: EllipticCurvePrivateKey, *, name: str, now: datetime) -> x509.Cert
     return (
         _ca_builder(subject, spki, domain, now=now, path_length=1)
         .issuer_name(subject)
-        .not_valid_after(now + ROOT_LIFETIME)
+        .not_valid_after(now + lifetime)
         .public_key(key.public_key())
         .sign(key, keys.signature_hash(key))
     )

@@ -2,7 +2,8 @@
 What ``tls-toolkit server`` leaves in its directory: ``nifi-ca-keystore.jks`` and ``config.json``.
 
 Handfast needs neither. They are for scripts that read the token and the passwords from there, and for the way back:
-the toolkit itself runs on with them.
+the toolkit itself runs on with them. (Releases before 1.20 do with a JKS store only: the BouncyCastle that they bring
+does not read PKCS #12 as Java 17 writes it.)
 """
 
 from __future__ import annotations

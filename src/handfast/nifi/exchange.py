@@ -115,7 +115,7 @@ def enrol(
     except EvidenceRejected as error:
         raise UntrustedPeer(f"{place}: {error.message}", hint=error.hint) from None
     except Malformed as error:
-        raise UntrustedPeer(f"{place} does not answer as a NiFi CA: {error.message}", hint=error.hint) from None
+        raise UntrustedPeer(f"{place} does not answer as a NiFi CA: {error.message}", hint=_NOTHING_KEPT) from None
     remarks = _check(leaf, ca, wanted, key, now())
     return Enrolled(leaf, ca, remarks)
 

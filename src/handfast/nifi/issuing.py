@@ -7,14 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 
-from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import rsa
-from cryptography.hazmat.primitives.serialization import Encoding
-
 from handfast.authority.flat import FlatAuthority, PublicFlatAuthority
-from handfast.core import keys, nifi_x509
+from handfast.core import keys
 from handfast.core.flow import Once
-from handfast.core.names import Names
 from handfast.core.ports import Clock, Ledger
 from handfast.introducers.nifi import machine_of
 from handfast.nifi.localca import LocalCa, LocalRequest
@@ -27,10 +22,6 @@ class Recorded:
 
     ledger: Ledger
     clock: Clock
-
-    def create(self, subject: x509.Name, names: Names, *, key: rsa.RSAPrivateKey, days: int) -> bytes:
-        """Return a self-signed CA certificate (DER) for a new key. Its name is its subject's, whatever ``names``."""
-        return nifi_x509.root(key, subject=subject, days=days, now=self.clock.now()).public_bytes(Encoding.DER)
 
     def issuer(self, ca: LocalCa) -> Callable[[LocalRequest], bytes]:
         """

@@ -1,7 +1,7 @@
 """
 The CA of ``standalone``: ``nifi-cert.pem`` and ``nifi-key.key`` in the output directory, made once and used again.
 
-The key is in the clear, as the toolkit has it, in a file that only its owner can read. It signs nothing here: a
+The key is in the clear, as the toolkit has it, in a file that only its owner can read. It signs no leaf here: a
 ``LocalAuthority`` is given it.
 """
 
@@ -23,7 +23,8 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from handfast.adapters.files import faults, private_directory, read_private, write_new
+from handfast.adapters.files import faults, private_directory, read_private, sync_directory, write_new
+from handfast.core import nifi_x509
 from handfast.core.keys import RSA_EXPONENT, UNREADABLE, LeafPublicKey, check_strength
 from handfast.core.names import Names
 from handfast.core.roles import Role
@@ -59,10 +60,7 @@ class LocalCa:
 
 
 class LocalAuthority(Protocol):
-    """Who signs. Its leaves pass the policy and stand in the ledger as all others do."""
-
-    def create(self, subject: x509.Name, names: Names, *, key: rsa.RSAPrivateKey, days: int) -> bytes:
-        """Return a self-signed CA certificate (DER) for a new key."""
+    """Who issues. Its leaves pass the policy and stand in the ledger as all others do."""
 
     def issuer(self, ca: LocalCa) -> Callable[[LocalRequest], bytes]:
         """
@@ -102,16 +100,15 @@ def load(directory: Path, additional: Path | None, *, now: datetime) -> LocalCa 
     return LocalCa(key, certificate)
 
 
-def create(
-    directory: Path, subject: x509.Name, names: Names, *, key_size: int, days: int, authority: LocalAuthority
-) -> LocalCa:
+def create(directory: Path, subject: x509.Name, *, key_size: int, days: int, now: datetime) -> LocalCa:
     """
     Make a CA and write it; nothing is replaced. ``key_size`` is in bits.
 
+    :raises Malformed: a subject without a common name. :raises UsageError: days beyond a hundred years.
     :raises Fault: it cannot be written, or another run has just made one.
     """
     key = rsa.generate_private_key(RSA_EXPONENT, key_size)
-    certificate = x509.load_der_x509_certificate(authority.create(subject, names, key=key, days=days))
+    certificate = nifi_x509.root(key, subject=subject, days=days, now=now)
     pem = key.private_bytes(Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption())  # PKCS #1, as the toolkit
     write_new(directory / CA_KEY, pem)
     try:
@@ -119,6 +116,7 @@ def create(
     except BaseException:
         (directory / CA_KEY).unlink()  # half a CA would be in the way of the next run
         raise
+    sync_directory(directory)
     return LocalCa(key, certificate)
 
 

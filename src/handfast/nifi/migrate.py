@@ -39,9 +39,9 @@ class Toolkit:
     remarks: tuple[str, ...]
 
 
-def read_toolkit(directory: Path) -> Toolkit:
+def read_toolkit(directory: Path, config_file: str = CONFIG) -> Toolkit:
     """
-    Read ``config.json`` in ``directory`` and the key store that it names.
+    Read ``config_file`` in ``directory`` and the key store that it names, relative to there.
 
     The files must belong to the caller or to the directory's owner. *Not* checked: whether the token can be guessed
     (``introducers.nifi.check_token``), and whether the CA can be used (``authority.flat.adopt``).
@@ -57,7 +57,7 @@ def read_toolkit(directory: Path) -> Toolkit:
             owner = directory.stat().st_uid
         except FileNotFoundError:
             raise NotFound(f"no directory {str(directory)!r}", hint="give the one that the CA runs in") from None
-    path = directory / CONFIG
+    path = directory / config_file
     decoded = decode(read_private(path, owner=owner, limit=MAX_CONFIG), ServerConfig)
     config = decoded.config
     store = directory / (config.key_store or "")  # an absolute path stays as it is

@@ -23,6 +23,7 @@ from handfast.core import dn
 from handfast.core.javastore import StoreType
 from handfast.core.keys import RSA_BITS, RSA_EXPONENT
 from handfast.core.names import Names
+from handfast.core.nifi_x509 import MAX_DAYS
 from handfast.core.ports import Clock
 from handfast.core.roles import Role
 from handfast.core.secret import Secret
@@ -94,11 +95,13 @@ class _Client:
 
 
 @dataclass(frozen=True, slots=True)
-class _Plan:
+class Plan:
+    """What a run will do: made by ``prepare``, ended by ``carry_out``."""
+
     options: StandaloneOptions
     store_type: StoreType
     ca_subject: x509.Name
-    ca_names: Names
+    ca: LocalCa | None
     template: bytes
     hosts: tuple[_Host, ...]
     clients: tuple[_Client, ...]
@@ -109,22 +112,56 @@ def generate(options: StandaloneOptions, authority: LocalAuthority, *, clock: Cl
     """
     Do all of it. A second run uses the CA of the first.
 
+    :raises HandfastError: as ``prepare`` and ``carry_out``.
+    """
+    return carry_out(prepare(options, clock=clock), authority, clock=clock)
+
+
+def prepare(options: StandaloneOptions, *, clock: Clock) -> Plan:
+    """
+    Return what is to be done, once nothing speaks against it. Nothing is written.
+
     :raises UsageError: options that cannot mean anything.
     :raises Refused: what is in the directory cannot be used or would be overwritten; names that are none.
+    :raises Fault: a file cannot be read.
+    """
+    _check_keys(options)
+    definitions = host_definitions(options)
+    pairing = hosts.pair_names(len(definitions), hosts.alternative_names(options.alternative_names))
+    passwords = host_passwords(options, len(definitions))
+    planned = tuple(
+        _host(options, definition, names, own)
+        for definition, names, own in zip(definitions, pairing.names, passwords, strict=True)
+    )
+    remarks = [pairing.remark] if pairing.remark else []
+    if not definitions and not options.client_dns:
+        remarks.append("neither hosts nor clients are named: only the CA is made, or looked at")
+    plan = Plan(
+        options,
+        StoreType.parse(options.store_type),
+        dn.parse(f"{options.dn_prefix}{options.ca_hostname}{options.dn_suffix}"),
+        localca.load(options.output, options.additional_ca, now=clock.now()),
+        template(options),
+        planned,
+        _clients(options),
+        tuple(remarks),
+    )
+    _check_output(plan)
+    return plan
+
+
+def carry_out(plan: Plan, authority: LocalAuthority, *, clock: Clock) -> Report:
+    """
+    Make the CA if there is none, have everything issued, then write everything.
+
+    :raises Refused: the authority does not issue one of the certificates; then no host is written.
     :raises Fault: the disk says no.
     """
-    plan = _plan(options)
-    ca = localca.load(options.output, options.additional_ca, now=clock.now())
-    created = ca is None
+    options, ca = plan.options, plan.ca
     if ca is None:
         localca.output_directory(options.output)
         ca = localca.create(
-            options.output,
-            plan.ca_subject,
-            plan.ca_names,
-            key_size=options.key_size,
-            days=options.days,
-            authority=authority,
+            options.output, plan.ca_subject, key_size=options.key_size, days=options.days, now=clock.now()
         )
     files = _issue(plan, ca, authority.issuer(ca), clock)
     for host in plan.hosts:
@@ -132,7 +169,7 @@ def generate(options: StandaloneOptions, authority: LocalAuthority, *, clock: Cl
     for path, content in files.items():
         write_atomic(path, content)
     return Report(
-        created,
+        plan.ca is None,
         tuple(host.directory for host in plan.hosts),
         tuple(_beside(client.stem, ".p12") for client in plan.clients),
         plan.remarks,
@@ -181,38 +218,15 @@ def template(options: StandaloneOptions) -> bytes:
     return data
 
 
-def _plan(options: StandaloneOptions) -> _Plan:
-    """Return all that is to be done, once nothing speaks against it."""
+def _check_keys(options: StandaloneOptions) -> None:
     if options.key_algorithm.upper() != "RSA":
         raise UsageError(f"key algorithm {options.key_algorithm!r}", hint="the toolkit's CA signs with RSA only")
     if options.key_size not in RSA_BITS:
         raise UsageError(
             f"an RSA key of {options.key_size} bits", hint=f"between {RSA_BITS[0]} and {RSA_BITS[-1]}, such as 2048"
         )
-    if options.days < 1:
+    if not 0 < options.days <= MAX_DAYS:
         raise UsageError(f"{options.days} days of validity", hint="give a number of days, such as 825")
-    definitions = host_definitions(options)
-    pairing = hosts.pair_names(len(definitions), hosts.alternative_names(options.alternative_names))
-    passwords = host_passwords(options, len(definitions))
-    planned = tuple(
-        _host(options, definition, names, own)
-        for definition, names, own in zip(definitions, pairing.names, passwords, strict=True)
-    )
-    remarks = [pairing.remark] if pairing.remark else []
-    if not definitions and not options.client_dns:
-        remarks.append("neither hosts nor clients are named: only the CA is made, or looked at")
-    plan = _Plan(
-        options,
-        StoreType.parse(options.store_type),
-        dn.parse(f"{options.dn_prefix}{options.ca_hostname}{options.dn_suffix}"),
-        Names.parse([options.ca_hostname]),
-        template(options),
-        planned,
-        _clients(options),
-        tuple(remarks),
-    )
-    _check_output(plan)
-    return plan
 
 
 def _host(
@@ -242,7 +256,7 @@ def _clients(options: StandaloneOptions) -> tuple[_Client, ...]:
     return tuple(clients.values())
 
 
-def _check_output(plan: _Plan) -> None:
+def _check_output(plan: Plan) -> None:
     """:raises Refused: something is in the way, or others could put something there."""
     output, overwrite = plan.options.output, plan.options.overwrite
     with faults("open", output):
@@ -260,7 +274,7 @@ def _check_output(plan: _Plan) -> None:
             check_directory(host.directory)
 
 
-def _issue(plan: _Plan, ca: LocalCa, issue: Callable[[LocalRequest], bytes], clock: Clock) -> dict[Path, bytes]:
+def _issue(plan: Plan, ca: LocalCa, issue: Callable[[LocalRequest], bytes], clock: Clock) -> dict[Path, bytes]:
     """Return the contents of all files, in the order to write them."""
     files: dict[Path, bytes] = {}
     for host in plan.hosts:
@@ -279,14 +293,14 @@ def _issue(plan: _Plan, ca: LocalCa, issue: Callable[[LocalRequest], bytes], clo
 
 
 def _credential(
-    plan: _Plan, ca: LocalCa, issue: Callable[[LocalRequest], bytes], subject: x509.Name, names: Names, role: Role
+    plan: Plan, ca: LocalCa, issue: Callable[[LocalRequest], bytes], subject: x509.Name, names: Names, role: Role
 ) -> NodeCredential:
     key = rsa.generate_private_key(RSA_EXPONENT, plan.options.key_size)
     leaf = issue(LocalRequest(subject, key.public_key(), names, plan.options.days, role))
     return NodeCredential(key, x509.load_der_x509_certificate(leaf), ca.certificate)
 
 
-def _host_files(plan: _Plan, host: _Host, credential: NodeCredential, clock: Clock) -> dict[str, bytes]:
+def _host_files(plan: Plan, host: _Host, credential: NodeCredential, clock: Clock) -> dict[str, bytes]:
     created_at, typed = clock.now(), plan.options.store_type
     keystore, truststore = f"keystore.{plan.store_type.suffix}", f"truststore.{TRUSTSTORE_TYPE}"
     return {

@@ -67,6 +67,20 @@ def decide(
     )
 
 
+def to_locate(finding: Finding) -> Names:
+    """Return the names to look up before ``decide``: those that only the address they lead to could allow."""
+    wish, entitled = finding.wish, finding.entitlement
+    if not entitled.own_address:
+        return Names()
+    if wish.subject != entitled.subject:
+        return wish.names
+    beyond = set(wish.names.beyond(entitled.names))
+    return Names(
+        tuple(name for name in wish.names.dns if name in beyond),
+        tuple(ip for ip in wish.names.ips if str(ip) in beyond),
+    )
+
+
 def _against_role(finding: Finding, rules: Rules, role: Role | None) -> Iterator[str]:
     machine, roles = finding.entitlement.machine, finding.entitlement.roles
     if machine in rules.reserved:
@@ -144,7 +158,7 @@ def by_operator(
     *,
     machine: str,
     role: Role,
-    subject: bytes,
+    subject: bytes | None = None,
     names: Names,
     public_key: bytes,
     lifetime: timedelta,
@@ -152,7 +166,8 @@ def by_operator(
     now: datetime,
 ) -> Grant:
     """
-    Return the grant for what an operator asked for on the authority's own machine: NiFi's ``standalone``.
+    Return the grant for what an operator asked for on the authority's own machine: NiFi's ``standalone``, and a
+    session's exports.
 
     *Not* checked: possession of the key, which that mode makes itself.
 

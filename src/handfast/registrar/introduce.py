@@ -29,7 +29,7 @@ from handfast.core.ports import Authority, Clock, Introducer, Ledger
 from handfast.core.records import CredentialRecord, Event, Invitation
 from handfast.core.secret import Secret
 from handfast.errors import AlreadySpent, NotFound, Refused
-from handfast.policy.decide import decide
+from handfast.policy.decide import decide, to_locate
 from handfast.policy.rules import Rules
 
 
@@ -144,9 +144,8 @@ class Registrar:
         return introducer.verify(evidence, self.context)
 
     async def _decide(self, finding: Finding, evidence: Evidence) -> Grant:
-        source, located = evidence.channel.source, Names()
-        if finding.entitlement.own_address:  # only now: no stranger has us ask for names
-            located = await self.locate(finding.wish.names, source)
+        source, asked = evidence.channel.source, to_locate(finding)
+        located = await self.locate(asked, source) if asked else asked  # only now: no stranger has us ask for names
         return decide(
             finding, self.rules, issuer=self.authority, source=source, located=located, now=self.context.now()
         )

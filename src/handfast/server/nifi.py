@@ -20,7 +20,7 @@ from handfast.adapters import tls
 from handfast.core import keys, wire
 from handfast.errors import EvidenceRejected, Fault, HandfastError, Malformed, PolicyRefused, TooMuch
 from handfast.introducers.nifi import NAME, NifiAnswer, NifiRequest
-from handfast.server import public
+from handfast.server import problems, public
 from handfast.server.app import door, read_body
 from handfast.server.state import Call, State
 from handfast.wiring import NifiService
@@ -66,13 +66,20 @@ async def _enrol(request: web.Request, state: State) -> web.Response:
     if nifi is None:  # unreachable: the listener is there because it is
         raise Fault("no NiFi authority")
     body = await read_body(request, state.limits)
-    asked = wire.decode(body, NifiRequest)
-    for field, value in (("hmac", asked.hmac), ("csr", asked.csr)):
-        if not value:
-            return _response(400, NifiAnswer(error=f"{field} field must be set"))
+    if (field := _missing(body)) is not None:
+        return _response(400, NifiAnswer(error=f"{field} field must be set"))
     answer = await public.introduced(Call(request, state, peer, body), nifi.registrar, NAME)
     leaf = x509.load_der_x509_certificate(answer.credential.certificate).public_bytes(Encoding.PEM).decode()
     return _response(200, NifiAnswer(hmac=answer.proof, pem_encoded_certificate=leaf))
+
+
+def _missing(body: bytes) -> str | None:
+    """Return the field that a request lacks. What is no request at all, the flow refuses, and it is counted there."""
+    try:
+        asked = wire.decode(body, NifiRequest)
+    except Malformed:
+        return None
+    return next((field for field in ("hmac", "csr") if not getattr(asked, field)), None)
 
 
 class Voice:
@@ -86,7 +93,7 @@ class Voice:
             return _response(429, NifiAnswer(error=error.message), {"Retry-After": str(error.after)})
         if isinstance(error, Malformed | TooMuch):  # the original: 500 and a stack trace
             return _response(500, NifiAnswer(error=error.message))
-        if isinstance(error, Fault):
+        if problems.status_of(type(error)) >= 500:
             return self.unexpected()
         reasons = "; ".join(error.reasons) if isinstance(error, PolicyRefused) else error.message
         return _response(403, NifiAnswer(error=f"{reasons} ({error.hint})" if error.hint else reasons))

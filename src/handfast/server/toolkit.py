@@ -96,7 +96,7 @@ def _running(options: ServerOptions, settings: ServerConfig, warn: Callable[[str
     path = _config_in(options)
     if path is None or (options.from_nifi is None and not (path.parent / (settings.key_store or "")).is_file()):
         return None
-    taken = migrate.read_toolkit(path.parent)
+    taken = migrate.read_toolkit(path.parent, path.name)
     for remark in taken.remarks:
         warn(remark)
     return Adopted(taken.certificate, taken.key)

@@ -61,6 +61,33 @@ def test_an_invitation_comes_back_as_it_was(store: SqlLedger) -> None:
     assert store.invitations() == [plain, bound, nowhere]
 
 
+def test_invitations_of_one_method_are_found_while_their_time_lasts(store: SqlLedger) -> None:
+    """Those of no other method, the oldest first, used and cancelled ones too, with the subject that goes with them."""
+    ours = [replace(invitation(n), method="nifi", subject=b"\x30\x00", created_at=NOW) for n in (3, 1, 2)]
+    ended = replace(invitation(4), method="nifi", expires_at=NOW)
+    for each in (*ours, ended, invitation(5)):
+        store.invite(each).result()
+    store.intend(grant(), Once(ours[0].marker), at=NOW).result()
+    store.cancel(ours[1].key_id, reason="lost", at=NOW).result()
+    found = store.invitations_for("nifi", after=NOW)
+    assert found == [replace(ours[1], cancelled="lost"), ours[2], replace(ours[0], spent=1)]
+    assert store.invitations_for("invitation", after=NOW) == [invitation(5)]
+    assert store.invitations_for("nifi", after=LATER) == store.invitations_for("renewal", after=NOW) == []
+
+
+def test_a_credential_says_which_authority_it_is_of(store: SqlLedger) -> None:
+    """One ledger may hold those of several: the trust domain of its grant is with the record and its revocation."""
+    other = replace(grant(2), spiffe_id="spiffe://other.lan/server/web1.lan", subject=b"\x30\x00")
+    for number, each in enumerate((grant(1), other)):
+        intent = store.intend(each, Once(f"test:{number}"), at=NOW).result()
+        assert intent.grant == each
+        record = store.credential(intent.serial)
+        assert record is not None
+        assert record.trust_domain == each.trust_domain
+        store.revoke(intent.serial, reason="superseded", at=NOW).result()
+    assert sorted(each.trust_domain for each in store.revocations()) == ["other.lan", "test.lan"]
+
+
 def test_an_invitation_exists_once(store: SqlLedger) -> None:
     """A second invitation with the same key id is refused and not logged."""
     store.invite(invitation()).result()

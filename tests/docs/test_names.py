@@ -165,3 +165,11 @@ def test_claims_have_their_tests() -> None:
     assert ids == {"P1", "P2", "P3", "P4", "P5", "P6", "P12"}
     assert [each for each in sorted(ids) if not re.search(rf"def test_{each}_", sources)] == []
     assert [name for name in re.findall(r"`(tests/[\w/.]+)`", page) if not (ROOT / name).exists()] == []
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_tests_that_are_named_exist(path: Path) -> None:
+    """A document that names a test as its proof names one that is there."""
+    sources = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    named = set(re.findall(r"`(test_\w+)`", path.read_text()))
+    assert [name for name in sorted(named) if f"def {name}(" not in sources] == []

@@ -247,7 +247,6 @@ def node_request(
     names: tuple[str, ...] = ("node1.lan",),
     *,
     extensions: tuple[pyca.ExtensionType, ...] = (),
-    digest: hashes.HashAlgorithm = hashes.SHA256(),  # noqa: B008  a frozen value
 ) -> pyca.CertificateSigningRequest:
     """A request as NiFi's toolkit makes it: the subject in the order it is typed, the names as they were given."""
     name = dn.reverse(dn.parse(subject)) if isinstance(subject, str) else subject
@@ -259,7 +258,7 @@ def node_request(
     for extension in extensions:
         builder = builder.add_extension(extension, critical=False)
     deterministic = True if isinstance(key, ec.EllipticCurvePrivateKey) else None
-    return builder.sign(key, digest, ecdsa_deterministic=deterministic)
+    return builder.sign(key, hashes.SHA256(), ecdsa_deterministic=deterministic)
 
 
 def pem(der: bytes) -> str:

@@ -137,6 +137,10 @@ REFUSALS = {
         ),
         "status 403: 'forbidden'",
     ),
+    "not allowed": (
+        answers(lambda ca, asked: json.dumps({"error": "not for \x1b[31mthis name"}), "403 Forbidden"),
+        "the CA's operator decides",
+    ),
     "HTML, 500": (answers(lambda ca, asked: "<html>" + "at java.lang.Thread" * 50, "500 Server Error"), "status 500"),
 }
 
@@ -149,6 +153,7 @@ def test_what_is_not_what_was_asked_for_is_refused(ca: FakeCa, node: Node, case:
     done = node.client(ca, *EC, "-D", "CN=node1.lan, OU=NIFI", "--subjectAlternativeNames", "a.lan,10.0.0.7")
     refused(node, done, words)
     assert "java.lang" not in done.stderr
+    assert "\x1b" not in done.stderr
     assert len(ca.asked) == 1  # no second try with the same MAC
 
 

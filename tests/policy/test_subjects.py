@@ -7,11 +7,15 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from handfast.core import dn
 from handfast.core.flow import Finding, Wish
 from handfast.core.names import Names, network
 from handfast.core.roles import Role
+from handfast.errors import PolicyRefused
+from handfast.policy.decide import to_locate
 from tests.policy.test_decide import decided, finding, reasons
 
 NODE, OTHER = (dn.parse(text).public_bytes() for text in ("CN=node1.lan, OU=NIFI", "CN=admin, OU=NIFI"))
@@ -102,3 +106,48 @@ def test_reasons_of_subject_name_place_and_life_come_together() -> None:
         ["the", "call"],
         ["a", "lifetime"],
     ]
+
+
+# ------------------------------------------------------------------------------------------------ what is looked up
+
+
+@pytest.mark.parametrize(
+    ("found", "names"),
+    [
+        (asking("node1.lan", "10.0.0.7"), ("node1.lan", "10.0.0.7")),
+        (asking("node1.lan", "10.0.0.7", own_address=False), ()),
+        (asking("node1.lan", "10.0.0.7", subject=None), ("node1.lan", "10.0.0.7")),
+        (asking("lb.lan", "10.0.0.7", subject=None, entitled=("lb.lan", "10.0.0.8")), ("10.0.0.7",)),
+        (asking("lb.lan", entitled=("lb.lan",)), ("lb.lan",)),  # for the subject, which nothing else allows
+        (asking(), ()),
+    ],
+)
+def test_only_what_needs_an_address_is_looked_up(found: Finding, names: tuple[str, ...]) -> None:
+    """No question goes to a name server whose answer would change nothing."""
+    assert to_locate(found).texts() == names
+
+
+NAMES = st.lists(st.sampled_from(["node1.lan", "lb.lan", "x.lan", "10.0.0.7"]), unique=True).map(tuple)
+
+
+@given(NAMES, NAMES, NAMES, st.booleans(), st.sampled_from([NODE, OTHER, None]), st.sampled_from([NODE, None]))
+def test_looking_up_less_decides_the_same(
+    wished: tuple[str, ...],
+    entitled: tuple[str, ...],
+    located: tuple[str, ...],
+    own_address: bool,
+    subject: bytes | None,
+    allowed: bytes | None,
+) -> None:
+    """With only the answers to what is looked up the decision is the one with all answers there are."""
+    bounds = {"names": Names.parse(entitled), "own_address": own_address, "subject": allowed}
+    found = finding(bounds, Wish(names=Names.parse(wished), subject=subject))
+    asked = tuple(name for name in located if name in to_locate(found).texts())
+
+    def verdict(known: tuple[str, ...]) -> object:
+        try:
+            return decided(found, located=known)
+        except PolicyRefused as error:
+            return error.reasons
+
+    assert verdict(asked) == verdict(located)

@@ -16,6 +16,7 @@ import os
 import re
 import secrets
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -211,14 +212,14 @@ def check_directory(path: Path, *, group: int | None = None) -> None:
 
 class FileLock:
     """
-    A lock between processes, for ``with``: taken at once or not at all.
+    A lock between processes, for ``with``: taken at once, or within ``patience`` seconds, or not at all.
 
     It is ``flock(2)``: the kernel drops it when the holder dies, so there are no stale locks. The file
     stays, with the last holder's process id in it, which is only ever used in a message.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, *, patience: float = 0.0) -> None:
+        self._path, self._patience = path, patience
         self._fd = -1
 
     def __enter__(self) -> Self:
@@ -226,7 +227,7 @@ class FileLock:
         with faults("lock", self._path):
             fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
             try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self._take(fd)
                 os.ftruncate(fd, 0)
                 os.pwrite(fd, b"%d\n" % os.getpid(), 0)
             except BlockingIOError:
@@ -241,6 +242,17 @@ class FileLock:
                 raise
         self._fd = fd
         return self
+
+    def _take(self, fd: int) -> None:
+        end = time.monotonic() + self._patience
+        while True:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if time.monotonic() >= end:
+                    raise
+            time.sleep(0.02)  # waiting in flock(2) itself could not be bounded
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

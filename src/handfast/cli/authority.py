@@ -12,12 +12,14 @@ from handfast import config
 from handfast.adapters.clock import SystemClock
 from handfast.authority import ceremony
 from handfast.authority.authority import FileAuthority, PublicAuthority
+from handfast.authority.flat import FlatAuthority, PublicFlatAuthority
 from handfast.cli import ui
 from handfast.cli.arguments import DATA, FILE, JSON, NETWORK, PASSPHRASE, SUFFIX
 from handfast.core.checkpoint import vkey
 from handfast.core.keys import describe, format_pin
 from handfast.core.names import IPNetwork
-from handfast.wiring import AUTHORITY, CONFIG, log_origin, open_ledger, require_data
+from handfast.core.ports import Authority
+from handfast.wiring import AUTHORITY, CONFIG, NIFI, log_origin, open_ledger, require_data
 
 
 @click.group("ca")
@@ -81,6 +83,9 @@ def show_command(data: Path, as_json: bool) -> None:
         "ssh_user_ca": authority.ssh_user_ca,
         "log_key": vkey(log_origin(authority), authority.log_key),
     }
+    if (data / NIFI).is_dir():
+        nifi = PublicFlatAuthority.read(data / NIFI)
+        about |= {"nifi": _certificate(nifi.root), "nifi_pin": format_pin(nifi.pin)}
     if as_json:
         ui.emit_json(about)
         return
@@ -91,30 +96,44 @@ def show_command(data: Path, as_json: bool) -> None:
             ui.emit(f"{key:12} {value}")
 
 
+_OF_NIFI = click.option("--nifi", is_flag=True, help="Of the authority for NiFi's protocol instead.")
+
+
 @ca_command.command("bundle")
 @DATA
-def bundle_command(data: Path) -> None:
+@_OF_NIFI
+def bundle_command(data: Path, nifi: bool) -> None:
     """The root in PEM, for whoever must verify our certificates. Check its pin on the other side."""
     require_data(data)
-    ui.emit(PublicAuthority.read(data / AUTHORITY).root.public_bytes(Encoding.PEM).decode().rstrip())
+    root = PublicFlatAuthority.read(data / NIFI).root if nifi else PublicAuthority.read(data / AUTHORITY).root
+    ui.emit(root.public_bytes(Encoding.PEM).decode().rstrip())
 
 
 @ca_command.command("crl")
 @DATA
 @PASSPHRASE
-def crl_command(data: Path, passphrase_file: Path | None) -> None:
+@_OF_NIFI
+def crl_command(data: Path, passphrase_file: Path | None, nifi: bool) -> None:
     """
     The certificate revocation lists in PEM: the issuing CA's, signed now, and the root's, which never changes.
 
     Programs that check one for every CA of a chain (nginx, curl, PostgreSQL) want both.
     """
     require_data(data)
-    authority = FileAuthority.open(data / AUTHORITY, passphrase=config.secret_from("passphrase", file=passphrase_file))
+    passphrase = config.secret_from("passphrase", file=passphrase_file)
+    name = PublicAuthority.read(data / AUTHORITY).name
+    lists: tuple[bytes, ...] = ()
+    authority: Authority
+    if nifi:
+        authority = FlatAuthority.open(data / NIFI, passphrase=passphrase)
+    else:
+        authority = opened = FileAuthority.open(data / AUTHORITY, passphrase=passphrase)
+        lists = (opened.public.root_crl,)
     now = SystemClock().now()
     with open_ledger(data) as store:
-        state = store.publish(authority.public.name, at=now).result()
-        der = authority.crl(list(state.revocations), number=state.number, now=now)
-    for each in (der, authority.public.root_crl):
+        state = store.publish(name, at=now).result()
+        lists = (authority.crl(list(state.revocations), number=state.number, now=now), *lists)
+    for each in lists:
         ui.emit(x509.load_der_x509_crl(each).public_bytes(Encoding.PEM).decode().rstrip())
 
 

@@ -32,6 +32,7 @@ COMMANDS = {
     "revoke": ("registrar", "take back a machine's credentials, or one serial"),
     "ca": ("authority", "show the authority; print its bundle or its CRL"),
     "log": ("log", "show the log, or prove that nothing in it was changed"),
+    "session": ("session", "one server, its clients, and nobody else between them: make it, hand it out, use it"),
     "tls-toolkit": ("toolkit", "NiFi's tls-toolkit: client, server, standalone and status, as they were"),
     "demo": ("demo", "see it work: an honest join, and attacks that are refused"),
 }

@@ -62,7 +62,7 @@ def join_command(
 
     chosen = layout_names(("pem", *layouts))
     wish = Wish(config.parse_role(role) if role else None, Names.parse(sans))
-    line = InvitationLine.parse(_read_invitation(invitation_file))
+    line = InvitationLine.parse(read_invitation(invitation_file))
     joined = join(Invited(line, wish), Keystore(out), layouts=chosen, owner=owner, now=SystemClock().now)
     if joined is None:
         ui.say(
@@ -157,7 +157,8 @@ def explain_command(out: Path) -> None:
         ui.emit(sentence)
 
 
-def _read_invitation(file: Path | None) -> str:
+def read_invitation(file: Path | None) -> str:
+    """Return the line from the first source that has one. :raises UsageError: none has."""
     secret = config.secret_from("invitation", file=file, warn=ui.warn)
     if secret is not None:
         return secret.reveal().decode("ascii", "replace")

@@ -101,6 +101,8 @@ def client(
 
     Writes keystore.jks, truststore.jks, config.json, nifi-cert.pem, and beside them nifi-key.pem and nifi-chain.pem.
     Run again it keeps a certificate that is good, and replaces one after two thirds of its life.
+
+    The token may come from HANDFAST_NIFI_TOKEN or a prompt, too; config.json has it only if it was given by -t.
     """
     source = config_in or (config_out if use_config else None)
     typed, given = token(token_argument, token_file, ask=source is None)

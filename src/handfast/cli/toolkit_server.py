@@ -99,6 +99,7 @@ def server(
 
     Without --allow-dn, --allow-san or --any-name a client gets only names that lead to the address it calls from.
     Better: `handfast invite NAME --nifi` makes a token for one node, and `handfast join` needs no shared token at all.
+    The token may come from HANDFAST_NIFI_TOKEN or a prompt, too.
     """
     source = config_in or (config_out if use_config else None)
     typed, given = token(token_argument, token_file, ask=source is None and from_nifi is None)
@@ -122,7 +123,13 @@ def server(
             from_nifi=from_nifi,
         )
         passphrase = settings.secret_from("passphrase", file=passphrase_file)
-        return serve(options, ready=lambda: ui.emit("Server Started"), warn=ui.warn, passphrase=passphrase)
+
+        def ready() -> None:
+            ui.emit("Server Started")
+            ui.say(f"safer than a token for all: one for each node, by handfast invite NODE --nifi --data {data};")
+            ui.say("or, where nothing speaks NiFi's protocol, our own invitations: handfast up, handfast invite NODE")
+
+        return serve(options, ready=ready, warn=ui.warn, passphrase=passphrase)
 
     return run(go)
 
@@ -211,10 +218,14 @@ def _generate(options: StandaloneOptions, data: Path) -> int:
     _or_fail(Code.ERROR_READING_NIFI_PROPERTIES, partial(service.template, options))
 
     def go() -> None:
+        from handfast.nifi.localca import output_directory
         from handfast.wiring import open_standalone
 
+        clock = SystemClock()
+        plan = service.prepare(options, clock=clock)  # what is refused leaves nothing behind
+        output_directory(options.output)
         with open_standalone(data) as authority:
-            report = service.generate(options, authority, clock=SystemClock())
+            report = service.carry_out(plan, authority, clock=clock)
         for remark in report.remarks:
             ui.warn(remark)
         ui.say(f"{'made a CA' if report.ca_created else 'used the CA'} in {options.output}")

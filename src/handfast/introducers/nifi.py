@@ -44,7 +44,7 @@ from handfast.errors import (
 )
 
 NAME = "nifi"
-MAX_BODY = 1024 * 1024  # bytes of a request or an answer, as the original has it
+MAX_BODY = 1024 * 1024  # bytes of an answer, as the original has it; a registrar reads less (server.limits)
 SHORTEST_TOKEN = 16  # bytes, as the original has it
 MOST_TOKENS = 500  # one-time tokens at a time: each costs every stranger's request 30 us of ours
 TOKEN_PREFIX = "handfastnifi1_"

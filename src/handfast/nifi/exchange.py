@@ -177,10 +177,10 @@ def _refusal(answer: Answer, place: Place) -> HandfastError:
     """Return the error for a status that is not 200; a page of HTML is not repeated."""
     said = _said(answer.body)
     message = f"{place} answered with status {answer.status}" + (f": {said[:200]!r}" if said else "")
-    if answer.status == 403:
-        return EvidenceRejected(message, hint="compare the token here and there; it may be spent, or not for this name")
+    if said == "forbidden":
+        return EvidenceRejected(message, hint="compare the token here and there; a one-time token may be spent")
     if 400 <= answer.status < 500:
-        return Refused(message, hint="see the CA's log for its reason")
+        return Refused(message, hint="the CA's operator decides who may have which names; its log has more")
     hint = "see the CA's log: a NiFi CA answers so to a token of under 16 bytes of its own, or a subject it cannot read"
     return Unreachable(message, hint=hint if answer.status >= 500 else "is this the CA's port?")
 

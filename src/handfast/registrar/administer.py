@@ -115,10 +115,12 @@ class Administration:
         ``subject`` is ``CN=<name>, OU=NIFI`` unless said otherwise. The common name is always among the names, as
         NiFi's client asks for it.
 
-        :raises UsageError: a bound that is zero, negative or longer than allowed; NiFi's protocol is not served.
+        :raises UsageError: a bound that is zero, negative or longer than allowed; the registrar's own name; NiFi's
+            protocol is not served.
         :raises Malformed: a name or a subject that is none. :raises Refused: too many tokens are open.
         """
         machine = machine_name(name)
+        self._check_free(machine)
         whole = dn.parse(subject or f"CN={machine}, OU={dn.DEFAULT_UNIT}")
         names = Names.parse([*sans, *_names(dn.common_name(whole) or "", ()).texts()])
         _check_bounds(Role.PEER, lasting, uses)
@@ -150,13 +152,16 @@ class Administration:
     def _check_name(self, machine: str, names: Names) -> None:
         if not self.addresses:
             raise UsageError("the registrar's address is not known yet", hint="start `handfast up`, or give --address")
-        known = self.ledger.machine(machine)
-        if known is not None and known.role is Role.REGISTRAR:
-            raise UsageError(f"{machine!r} is the registrar itself", hint="choose another name")
+        self._check_free(machine)
         if outside := self.excluded(names):
             raise UsageError(
                 f"the authority's name constraints exclude {', '.join(outside)}", hint="see `handfast ca show`"
             )
+
+    def _check_free(self, machine: str) -> None:
+        known = self.ledger.machine(machine)
+        if known is not None and known.role is Role.REGISTRAR:
+            raise UsageError(f"{machine!r} is the registrar itself", hint="choose another name")
 
     def remarks(self, invitation: Invitation) -> Iterator[str]:
         """Say what an operator should know about an invitation that was just made."""

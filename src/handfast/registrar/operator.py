@@ -30,6 +30,8 @@ class LocalOperator:
         lasting, names = timedelta(seconds=request.seconds), tuple(request.names)
         sources = None if request.sources is None else tuple(network(text) for text in request.sources)
         if request.method == "nifi":
+            if request.role is not Role.PEER:
+                raise UsageError(f"a NiFi token leads to the role peer, not {request.role!s}", hint="leave out --role")
             token, invitation = self.administration.invite_nifi(
                 request.machine,
                 subject=request.subject,

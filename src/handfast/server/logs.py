@@ -19,9 +19,9 @@ class _NotNews(logging.Filter):
         return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
 
 
-def configure() -> None:
+def configure(level: int = logging.INFO) -> None:
     """
-    Send our records, and those of libraries which use ``logging``, to stderr in one form.
+    Send our records from ``level`` on, and those of libraries which use ``logging``, to stderr in one form.
 
     Ours do not pass through ``logging``: that would cost as much as answering a small request. Tracebacks
     come without local variables: those hold request bodies and keys.
@@ -41,7 +41,7 @@ def configure() -> None:
         theirs = [*plain, lambda *record: _json(*record).decode()]
     structlog.configure(
         processors=ours,
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=factory,
         cache_logger_on_first_use=True,
     )
@@ -50,7 +50,7 @@ def configure() -> None:
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(processors=[remove, *theirs]))
     root = logging.getLogger()
     root.handlers = [handler]
-    root.setLevel(logging.INFO)
+    root.setLevel(level)
     logging.getLogger("aiohttp.server").addFilter(_NotNews())
 
 

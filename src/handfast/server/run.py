@@ -59,7 +59,7 @@ def serve(service: Service, *, ready: Callable[[Ready], None], limits: Limits | 
 
 
 async def _with_signals(service: Service, ready: Callable[[Ready], None], limits: Limits) -> None:
-    with _signals() as asked:
+    with signals() as asked:
         await run(service, asked, ready=ready, limits=limits)
 
 
@@ -196,7 +196,9 @@ def _ready(service: Service, where: Mapping[str, Address]) -> Ready:
         pin=keys.format_pin(authority.pin),
         listen=str(where[HTTPS]),
         pid=os.getpid(),
-        crl_url=f"http://{Address(place.host, where[CRL].port)}/crl/{authority.public.crl_names[0]}.crl",
+        crl_url=f"http://{Address(place.host, where[CRL].port)}/crl/{authority.public.crl_names[0]}.crl"
+        if CRL in where
+        else None,
         nifi=nifi,
         addresses=service.addresses,
     )
@@ -209,7 +211,7 @@ def _http(each: web.AppRunner) -> web.Server:
 
 
 @contextlib.contextmanager
-def _signals() -> Iterator[asyncio.Queue[signal.Signals]]:
+def signals() -> Iterator[asyncio.Queue[signal.Signals]]:
     """Give the signals as they come; the last of them ends the service."""
     loop, asked = asyncio.get_running_loop(), asyncio.Queue[signal.Signals]()
     ours = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)

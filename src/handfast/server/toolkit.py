@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
+from cryptography import x509
+
 from handfast import config as configuration
 from handfast.adapters.clock import SystemClock
-from handfast.adapters.files import private_directory, read_private
+from handfast.adapters.files import faults, private_directory, read_private
 from handfast.authority.flat import FlatAuthority
 from handfast.core import dn
 from handfast.core.secret import Secret
-from handfast.errors import ConfigError, NotFound, UsageError
+from handfast.errors import ConfigError, NotFound, Refused, UsageError
 from handfast.introducers.nifi import check_token
 from handfast.nifi import ca_files, config, migrate
 from handfast.nifi.config import ServerConfig
 from handfast.nifi.options import ServerOptions
 from handfast.nifi.service import Adopted
+from handfast.nifi.stores import new_password
 from handfast.server.up import up
 from handfast.wiring import NIFI, Overrides, Service
 
@@ -43,77 +48,137 @@ def serve(
     if token is not None:
         check_token(token)
     private_directory(options.data)
-    adopted = None if (options.data / NIFI).exists() else _running(options, settings, warn)
+    new = not (options.data / NIFI).exists()
+    taken = _running(options, settings) if new or options.from_nifi is not None else None
+    if new and taken is None:
+        _require_room(settings)
     overrides = Overrides(
-        nifi={
-            "listen": configuration.parse_listen(options.listen or f"0.0.0.0:{settings.port}"),
-            "hostname": settings.ca_hostname,
-            "subject": settings.dn,
-            "key_algorithm": settings.key_pair_algorithm,
-            "key_size": settings.key_size,
-            "days": settings.days,
-            "allow_dn": options.allow_subjects,
-            "allow_san": options.allow_names,
-            "any_name": options.any_name,
-        },
-        token=token,
-        adopted=adopted,
-        alone=True,
-        warn=warn,
+        nifi=_nifi(options, settings), token=token, adopted=taken if new else None, alone=True, warn=warn
     )
 
     def announce(_place: dict[str, object]) -> None:
         ready()
+        if token is not None:
+            warn(
+                "whoever reads the shared token can enroll: `handfast invite NAME --nifi` makes one for one node, and"
+                " `handfast join` needs none"
+            )
 
     def prepare(service: Service) -> None:
         if service.nifi is not None:
+            _check(options, settings, service.nifi.authority.root, taken)
             _write(options, settings, service.nifi.authority)
+        if passphrase is not None:
+            warn(f"the passphrase protects {str(options.data)!r}; the CA's key is in {settings.key_store!r} as well")
 
     return up(options.data, overrides, passphrase=passphrase, ready=announce, prepare=prepare)
 
 
-def _config_in(options: ServerOptions) -> Path | None:
-    if options.config_in is None and options.from_nifi is not None:
-        return options.from_nifi / "config.json"
-    return options.config_in
+def _nifi(options: ServerOptions, settings: ServerConfig) -> dict[str, object]:
+    """Return the settings of the listener. What no flag allows, config.toml in the data directory may."""
+    allowed = {
+        "allow_dn": options.allow_subjects,
+        "allow_san": options.allow_names,
+        "any_name": options.any_name,
+    }
+    return {
+        "listen": configuration.parse_listen(options.listen or f"0.0.0.0:{settings.port}"),
+        "hostname": settings.ca_hostname,
+        "subject": settings.dn,
+        "key_algorithm": settings.key_pair_algorithm,
+        "key_size": settings.key_size,
+        "days": settings.days,
+        **{name: value for name, value in allowed.items() if value},
+    }
+
+
+def _place(options: ServerOptions) -> tuple[Path, Path] | None:
+    """Return the directory of a toolkit server and its configuration, if there is one to read."""
+    if options.from_nifi is not None:
+        return options.from_nifi, (options.config_in or options.from_nifi / ca_files.CONFIG).absolute()
+    return None if options.config_in is None else (Path(), options.config_in.absolute())
 
 
 def _settings(options: ServerOptions, warn: Callable[[str], None]) -> ServerConfig:
-    path = _config_in(options)
-    if path is None:
-        return options.config
+    place = _place(options)
+    if place is None:
+        settings = _with_passwords(options.config, options.config_out)
+    else:
+        directory, path = place
+        try:
+            # As ``read_toolkit``: root takes over what belongs to the toolkit's own user.
+            read = config.decode(read_private(path, owner=_owner(directory), limit=config.MAX_CONFIG), ServerConfig)
+        except NotFound:
+            raise ConfigError(f"no configuration at {str(path)!r}", hint="leave out -F to have one made") from None
+        for remark in read.remarks:
+            warn(remark)
+        settings = read.config
+    if options.different_key_password and settings.key_password is None:
+        return msgspec.structs.replace(settings, key_password=new_password())
+    return settings
+
+
+def _with_passwords(settings: ServerConfig, path: Path) -> ServerConfig:
+    """Return what the flags say with the passwords of the last run: without them its key store could not be kept."""
     try:
-        read = config.decode(read_private(path, limit=config.MAX_CONFIG), ServerConfig)
-    except NotFound:
-        raise ConfigError(f"no configuration at {str(path)!r}", hint="leave out -F to have one made") from None
-    for remark in read.remarks:
-        warn(remark)
-    return read.config
+        last = config.decode(read_private(path, limit=config.MAX_CONFIG), ServerConfig).config
+    except (ConfigError, NotFound):
+        return settings
+    if last.key_store != settings.key_store:
+        return settings
+    return msgspec.structs.replace(settings, key_store_password=last.key_store_password, key_password=last.key_password)
 
 
-def _running(options: ServerOptions, settings: ServerConfig, warn: Callable[[str], None]) -> Adopted | None:
+def _owner(directory: Path) -> int:
+    with faults("open", directory):
+        try:
+            return directory.stat().st_uid
+        except FileNotFoundError:
+            raise NotFound(f"no directory {str(directory)!r}", hint="give the one that the CA runs in") from None
+
+
+def _running(options: ServerOptions, settings: ServerConfig) -> Adopted | None:
     """Return the authority of a toolkit server whose files are there: without it its cluster would lose its trust."""
-    path = _config_in(options)
-    if path is None or (options.from_nifi is None and not (path.parent / (settings.key_store or "")).is_file()):
+    place = _place(options)
+    if place is None:
         return None
-    taken = migrate.read_toolkit(path.parent, path.name)
-    for remark in taken.remarks:
-        warn(remark)
+    directory, path = place
+    if options.from_nifi is None and not (directory / (settings.key_store or "")).is_file():
+        return None
+    taken = migrate.read_toolkit(directory, str(path))
     return Adopted(taken.certificate, taken.key)
 
 
-def _write(options: ServerOptions, settings: ServerConfig, authority: FlatAuthority) -> None:
-    name = dn.common_name(authority.root.subject)
-    if name != settings.ca_hostname:
-        raise UsageError(
-            f"the authority in {str(options.data)!r} is called {name!r}, not {settings.ca_hostname!r}",
-            hint="clients compare the name: give -c as it is, or another --data",
+def _require_room(settings: ServerConfig) -> None:
+    """Refuse to make a CA beside the store of another one, before anything is made."""
+    if os.path.lexists(settings.key_store or ""):
+        raise Refused(
+            f"{settings.key_store!r} exists, and its CA was not taken over yet",
+            hint="to go on with it use -F, or --from-nifi and its directory; for a new CA move it away",
         )
+
+
+def _check(options: ServerOptions, settings: ServerConfig, root: x509.Certificate, taken: Adopted | None) -> None:
+    """Refuse to serve another authority than the one that was asked for."""
+    if taken is not None and taken.certificate != root:
+        raise Refused(
+            f"the authority in {str(options.data)!r} is not the one that was to be taken over",
+            hint="give another --data to take it over there",
+        )
+    asked = dn.parse(settings.dn or "") if _place(options) is None else root.subject
+    if asked != root.subject:
+        raise UsageError(
+            f"the authority in {str(options.data)!r} is {dn.written(root.subject)!r}, not {dn.written(asked)!r}",
+            hint="clients compare the name: give -c and -D as they were, or another --data",
+        )
+
+
+def _write(options: ServerOptions, settings: ServerConfig, authority: FlatAuthority) -> None:
     ca_files.write_ca_files(
-        options.config_out.parent,
+        Path(),  # as the original: the store in the working directory, wherever the configuration is
         settings,
         root=authority.root,
         key=authority.root_key,
         now=SystemClock().now(),
-        config_file=options.config_out.name,
+        config_file=str(options.config_out),
     )

@@ -1,0 +1,1 @@
+"""Sessions: one server, its clients, and nobody else between them."""

@@ -1,0 +1,163 @@
+"""Which names lead to a caller, asked of a resolver whose answers are the test's."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from collections.abc import Callable
+from ipaddress import ip_address
+from typing import Any
+
+import pytest
+import uvloop
+
+from handfast.adapters import resolve
+from handfast.core.names import Names
+
+PLACES = {
+    "one.lan": ["10.0.0.1"],
+    "both.lan": ["10.0.0.1", "fd00::1"],
+    "many.lan": ["10.0.0.9", "10.0.0.1"],
+    "mapped.lan": ["::ffff:10.0.0.1"],
+    "here.lan": ["127.0.0.1"],
+    "here2.lan": ["127.0.1.1"],
+    "here6.lan": ["::1"],
+    "any.lan": ["0.0.0.0"],
+    "group.lan": ["224.0.0.1"],
+    "zone.lan": ["fe80::1%eth0"],
+    "far.lan": ["192.0.2.1"],
+}
+ALL = tuple(sorted(PLACES))
+
+
+def answer(host: str, *_arguments: Any, **_more: Any) -> list[tuple[Any, ...]]:
+    """What a resolver would return."""
+    if host not in PLACES:
+        raise socket.gaierror(socket.EAI_NONAME, "unknown")
+    return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 0)) for address in PLACES[host]]
+
+
+@pytest.fixture(autouse=True)
+def resolver(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], None]:
+    """Answer from ``PLACES``, or as the test sets it."""
+    monkeypatch.setattr(socket, "getaddrinfo", answer)
+    return lambda other: monkeypatch.setattr(socket, "getaddrinfo", other)
+
+
+def leading(names: list[str], source: str | None) -> tuple[str, ...]:
+    """Return those of the names that lead to the source."""
+    found = resolve.leading_to(Names.parse(names), None if source is None else ip_address(source))
+    return asyncio.run(found).texts()
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("10.0.0.1", ("both.lan", "many.lan", "mapped.lan", "one.lan")),
+        ("fd00::1", ("both.lan",)),
+        ("10.0.0.2", ()),
+        ("fe80::1", ("zone.lan",)),
+    ],
+)
+def test_names_that_lead_to_a_source(source: str, expected: tuple[str, ...]) -> None:
+    """One of a name's addresses is the caller's, in either family, an IPv4 one also where it comes as IPv6."""
+    assert leading(list(ALL), source) == expected
+
+
+@pytest.mark.parametrize("source", ["127.0.0.1", "::1"])
+def test_a_caller_on_loopback_is_this_machine(source: str) -> None:
+    """Then every name of ours leads to it: all of loopback, and not what stands for any address or for a group."""
+    assert leading(list(ALL), source) == ("here.lan", "here2.lan", "here6.lan")
+
+
+def test_an_address_of_this_machine_is_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An address that one of our interfaces has is ours for a caller on loopback, and for nobody else."""
+    monkeypatch.setattr(resolve, "_is_ours", lambda address: str(address) == "192.0.2.1")
+    assert "far.lan" in leading(["far.lan"], "127.0.0.1")
+    assert leading(["far.lan", "192.0.2.1"], "127.0.0.1") == ("far.lan", "192.0.2.1")
+    assert leading(["far.lan"], "10.0.0.1") == ()
+
+
+@pytest.mark.parametrize(
+    ("source", "names", "expected"),
+    [
+        ("10.0.0.1", ["10.0.0.1", "10.0.0.2", "fd00::1"], ("10.0.0.1",)),
+        ("fd00::1", ["10.0.0.1", "fd00::1"], ("fd00::1",)),
+        ("127.0.0.1", ["127.0.0.1", "127.0.0.53", "::1", "192.0.2.1"], ("127.0.0.1", "127.0.0.53", "::1")),
+        ("10.0.0.1", ["127.0.0.1", "::1"], ()),
+    ],
+)
+def test_addresses_are_themselves(source: str, names: list[str], expected: tuple[str, ...]) -> None:
+    """An address leads to itself, and nobody is asked."""
+    assert leading(names, source) == expected
+
+
+def test_a_name_of_loopback_is_nobody_elses() -> None:
+    """Whoever calls from outside has no claim to localhost."""
+    assert leading(["here.lan", "localhost"], "10.0.0.1") == ()
+
+
+def test_what_has_no_source_is_led_to_by_nothing() -> None:
+    """A call without an address, by a socket of another kind."""
+    assert leading(list(ALL), None) == ()
+
+
+@pytest.mark.parametrize("failure", [socket.gaierror(socket.EAI_AGAIN, "later"), OSError(5, "x"), UnicodeError("idna")])
+def test_a_resolver_that_fails(resolver: Callable[[Any], None], failure: Exception) -> None:
+    """No answer, or a name that no resolver takes, leads nowhere; what was found of the others counts."""
+
+    def fail(host: str, *_arguments: Any, **_more: Any) -> list[tuple[Any, ...]]:
+        if host == "far.lan":
+            raise failure
+        return answer(host)
+
+    resolver(fail)
+    assert leading(["far.lan", "one.lan"], "10.0.0.1") == ("one.lan",)
+
+
+def test_a_resolver_that_hangs(resolver: Callable[[Any], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The deadline is for all names together; what came before it counts, and the others lead nowhere."""
+    released = threading.Event()
+
+    def hang(host: str, *_arguments: Any, **_more: Any) -> list[tuple[Any, ...]]:
+        if host != "one.lan":
+            released.wait(10)
+        return answer(host)
+
+    async def ask() -> Names:
+        try:
+            return await resolve.leading_to(Names.parse(["one.lan", "both.lan", "many.lan"]), ip_address("10.0.0.1"))
+        finally:
+            released.set()  # or the loop's end would wait for its threads
+
+    resolver(hang)
+    monkeypatch.setattr(resolve, "PATIENCE", 0.2)
+    assert asyncio.run(ask()).texts() == ("one.lan",)
+
+
+def test_few_are_asked_at_once(resolver: Callable[[Any], None]) -> None:
+    """One request takes no more than some of the threads which all requests share."""
+    running, most, lock = 0, 0, threading.Lock()
+    gate = threading.Barrier(4, timeout=5)
+
+    def count(host: str, *_arguments: Any, **_more: Any) -> list[tuple[Any, ...]]:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        gate.wait()
+        with lock:
+            running -= 1
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("10.0.0.1", 0))]
+
+    resolver(count)
+    assert len(leading([f"n{number}.lan" for number in range(16)], "10.0.0.1")) == 16
+    assert most == 4
+
+
+def test_the_system_is_asked() -> None:
+    """The server's own loop asks the system's resolver, for which /etc/hosts counts: localhost is this machine."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        found = runner.run(resolve.leading_to(Names.parse(["localhost"]), ip_address("127.0.0.1")))
+    assert found.texts() == ("localhost",)

@@ -1,0 +1,312 @@
+"""`tls-toolkit server` as a process: the original's files, its words and exit codes, and the CA that stays the same."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+
+from handfast.core import javastore
+from handfast.core.secret import Secret
+from handfast.nifi.stores import find_key
+from tests.interop.hosts import HANDFAST, Done, Host, Process
+from tests.server.nifi_peer import Node, context
+
+TOKEN = "correct horse battery staple"
+LOCAL = "CN=localhost, OU=NIFI"
+STORE = "nifi-ca-keystore.jks"
+# As the original writes it, but for the passwords.
+CONFIG = """{
+  "days" : 825,
+  "keySize" : 2048,
+  "keyPairAlgorithm" : "RSA",
+  "signingAlgorithm" : "SHA256WITHRSA",
+  "dn" : "CN=localhost, OU=NIFI",
+  "keyStore" : "nifi-ca-keystore.jks",
+  "keyStoreType" : "jks",
+  "keyStorePassword" : "PASSWORD",
+  "keyPassword" : "PASSWORD",
+  "token" : "correct horse battery staple",
+  "caHostname" : "localhost",
+  "port" : PORT,
+  "dnPrefix" : "CN=",
+  "dnSuffix" : ", OU=NIFI",
+  "additionalCACertificate" : "",
+  "domainAlternativeNames" : null
+}"""
+_IN = ("sh", "-c", 'umask 077 && mkdir -p "$0" && cd "$0" && exec "$@"')
+
+
+def free_port() -> int:
+    """A port that nobody listens on now; the kernel gives it to nobody else soon."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+@dataclass(frozen=True)
+class Directory:
+    """Where a server runs; its registrar's data is beside it."""
+
+    host: Host
+    path: Path
+    port: int
+
+    def command(self, *flags: str | Path, data: Path | None = None) -> tuple[str | Path, ...]:
+        """The command line that serves here, on loopback."""
+        listen = ("--listen", f"127.0.0.1:{self.port}", "--data", data or self.data)
+        return (*_IN, self.path, *HANDFAST, "tls-toolkit", "server", *listen, *flags)
+
+    def start(self, *flags: str | Path, data: Path | None = None) -> Process:
+        """Start it, and wait until it says so."""
+        process = self.host.start(*self.command(*flags, data=data))
+        process.expect("Server Started")
+        return process
+
+    def fails(self, *flags: str | Path, code: int = 3, data: Path | None = None) -> Done:
+        """Run what has to fail."""
+        return self.host.run(*self.command(*flags, data=data), code=code)
+
+    @property
+    def data(self) -> Path:
+        """The registrar's directory."""
+        return self.path.with_name(f"{self.path.name}-data")
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What config.json says."""
+        content: dict[str, Any] = json.loads((self.path / "config.json").read_bytes())
+        return content
+
+    def change(self, **fields: Any) -> None:
+        """Write other values into config.json."""
+        (self.path / "config.json").write_text(json.dumps(self.config | fields))
+
+    def root(self, store: str = STORE) -> x509.Certificate:
+        """The CA in the key store."""
+        password, key_password = (Secret(self.config[name].encode()) for name in ("keyStorePassword", "keyPassword"))
+        entries = javastore.read((self.path / store).read_bytes(), password=password, key_password=key_password)
+        found = find_key(entries)
+        assert found is not None
+        key, (certificate,) = found
+        assert key.public_key() == certificate.public_key()
+        return certificate
+
+    def enrol(self, token: str = TOKEN, subject: str = LOCAL) -> tuple[int, x509.Certificate]:
+        """Ask as a node does; return the status, and the CA that was shown."""
+        with Node(("127.0.0.1", self.port), context()) as node:
+            answer = node.enrol(token, subject)
+            root = x509.load_der_x509_certificate(node.leaf)
+        if answer.status == 200:
+            answer.certificate.verify_directly_issued_by(root)
+        return answer.status, root
+
+    def content(self) -> dict[str, bytes]:
+        """All files here."""
+        return {path.name: path.read_bytes() for path in self.path.iterdir()}
+
+
+@pytest.fixture
+def directory(here: Host, request: pytest.FixtureRequest) -> Directory:
+    """An empty directory to serve in."""
+    return Directory(here, here.directory / request.node.name.replace("/", "_"), free_port())
+
+
+@pytest.fixture(scope="module")
+def served(here: Host) -> Iterator[Directory]:
+    """A directory in which a server has run once."""
+    directory = Directory(here, here.directory / "once", free_port())
+    directory.start("-t", TOKEN).stop()
+    yield directory
+
+
+@pytest.fixture
+def copy(served: Directory, directory: Directory) -> Directory:
+    """A copy of it, without the registrar's data: what the original would have left."""
+    shutil.copytree(served.path, directory.path)
+    return directory
+
+
+def test_a_fresh_start(directory: Directory) -> None:
+    """The original's two files and its one word on stdout; a holder of the token is served; SIGTERM is a good end."""
+    talk = directory.path.with_name("talk")
+    command = directory.command("-t", TOKEN, "-p", "12345")
+    process = directory.host.start("sh", "-c", 'exec "$@" 2>"$0"', talk, *command)
+    process.expect("Server Started")
+    status, root = directory.enrol()
+    assert process.stop() == 0
+    assert process.lines == ["Server Started"]
+    assert status == 200
+    assert {path.name for path in directory.path.iterdir()} == {STORE, "config.json"}
+    assert {path.stat().st_mode & 0o777 for path in directory.path.iterdir()} == {0o600}
+    password = directory.config["keyStorePassword"]
+    assert len(password) == 43
+    written = (directory.path / "config.json").read_text()
+    assert written.replace(password, "PASSWORD").replace("12345", "PORT") == CONFIG
+    assert directory.root() == root
+    said = talk.read_text()
+    assert "`handfast invite NAME --nifi`" in said
+    assert "`handfast join`" in said
+    assert "Traceback" not in said
+    assert TOKEN not in said
+
+
+def test_only_what_leads_to_the_caller(directory: Directory) -> None:
+    """Without more flags a node gets its own names alone; config.toml and flags allow others."""
+    far = "CN=far.lan, OU=NIFI"
+    process = directory.start("-t", TOKEN)
+    assert (directory.enrol()[0], directory.enrol(subject=far)[0]) == (200, 403)
+    token = directory.host.handfast("invite", "far.lan", "--nifi", "--data", directory.data).stdout.strip()
+    assert directory.enrol(token, far)[0] == 200
+    process.stop()
+    (directory.data / "config.toml").write_text(f"[nifi]\nallow_dn = ['{far}']\n")
+    process = directory.start("-t", TOKEN)
+    assert directory.enrol(subject=far)[0] == 200
+    process.stop()
+    process = directory.start("-t", TOKEN, "--allow-dn", "CN=near.lan, OU=NIFI")
+    assert (directory.enrol(subject="CN=near.lan, OU=NIFI")[0], directory.enrol(subject=far)[0]) == (200, 403)
+    process.stop()
+
+
+@pytest.mark.parametrize("flags", [("-F",), ("-t", TOKEN), ("--configJsonIn", "config.json")])
+def test_a_second_start(served: Directory, flags: tuple[str, ...]) -> None:
+    """With the configuration or with the flags again: the same CA, and not a byte in the files is another."""
+    before, root = served.content(), served.root()
+    process = served.start(*flags)
+    status, shown = served.enrol()
+    process.stop()
+    assert (status, shown) == (200, root)
+    assert served.content() == before
+
+
+def test_the_configuration_counts(copy: Directory) -> None:
+    """With -F flags mean nothing, as in the original: token, port and name are the configuration's."""
+    root = copy.root()
+    process = copy.start("-F", "-t", "another token, as long as it", "-c", "elsewhere.lan", "-d", "1")
+    assert copy.enrol("another token, as long as it")[0] == 403
+    assert copy.enrol() == (200, root)
+    process.stop()
+    assert (copy.config["caHostname"], copy.config["days"], copy.config["token"]) == ("localhost", 825, TOKEN)
+
+
+def test_another_file_and_other_passwords(directory: Directory) -> None:
+    """-f is where the configuration is, the store stays in the working directory; -g gives the key its own password."""
+    kept = directory.path.with_name(f"{directory.path.name}-conf.json")
+    process = directory.start("-t", TOKEN, "-f", kept, "-g", "-T", "PKCS12")
+    root = directory.enrol()[1]
+    process.stop()
+    assert [path.name for path in directory.path.iterdir()] == ["nifi-ca-keystore.pkcs12"]
+    config = json.loads(kept.read_bytes())
+    assert config["keyPassword"] != config["keyStorePassword"]
+    process = directory.start("-F", "-f", kept)
+    assert directory.enrol() == (200, root)
+    process.stop()
+
+
+def test_a_store_whose_ca_is_not_ours_yet(copy: Directory) -> None:
+    """Where another CA's store lies nothing is made, so that the next command can still take it over."""
+    before, root = copy.content(), copy.root()
+    done = copy.fails("-t", TOKEN)
+    assert f"{STORE!r} exists, and its CA was not taken over yet" in done.stderr
+    assert "-F" in done.stderr
+    assert copy.content() == before
+    process = copy.start("-F")
+    assert copy.enrol() == (200, root)
+    process.stop()
+
+
+def test_from_nifi(copy: Directory, served: Directory, here: Host) -> None:
+    """The CA of another directory is taken over with its token; a data directory with another CA is not used."""
+    there = Directory(here, copy.path.with_name("taken-over"), copy.port)
+    for _ in range(2):
+        process = there.start("--from-nifi", copy.path)
+        assert there.enrol() == (200, copy.root())
+        process.stop()
+    assert there.root() == copy.root()
+    other = Directory(here, copy.path.with_name("other"), copy.port)
+    other.start("-t", TOKEN).stop()
+    elsewhere = Directory(here, copy.path.with_name("elsewhere"), copy.port)
+    done = elsewhere.fails("--from-nifi", copy.path, data=other.data)
+    assert "is not the one that was to be taken over" in done.stderr
+    assert not list(elsewhere.path.iterdir())
+
+
+def test_another_name_than_before(served: Directory) -> None:
+    """A CA keeps its name: clients compare it, so that another -c is refused, and nothing is written."""
+    before = served.content()
+    done = served.fails("-t", TOKEN, "-c", "ca.lan")
+    assert "is 'CN=localhost, OU=NIFI', not 'CN=ca.lan, OU=NIFI'" in done.stderr
+    assert served.content() == before
+
+
+def _truncate(directory: Directory) -> None:
+    path = directory.path / STORE
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def _open(directory: Directory) -> None:
+    (directory.path / "config.json").chmod(0o644)
+
+
+WRONG: dict[str, tuple[Callable[[Directory], None], str]] = {
+    "no configuration": (lambda here: (here.path / "config.json").unlink(), "no configuration at"),
+    "no JSON": (lambda here: (here.path / "config.json").write_text("{") and None, "is not a JSON object"),
+    "an unknown field": (lambda here: here.change(approve=True), "unknown field 'approve'"),
+    "a weak token": (lambda here: here.change(token="sixteenCharacters"), "printed in NiFi's documentation"),
+    "a short token": (lambda here: here.change(token="short"), "a token of 5 bytes"),
+    "another password": (lambda here: here.change(keyStorePassword="wrong"), "password"),
+    "another key password": (lambda here: here.change(keyPassword="wrong"), "password"),
+    "a truncated store": (_truncate, STORE),
+    "an open file": (_open, "config.json"),
+    "no such port": (lambda here: here.change(port=99999), "port 99999"),
+    "no such type": (lambda here: here.change(keyStoreType="BCFKS"), "BCFKS"),
+}
+
+
+@pytest.mark.parametrize(("break_", "reason"), WRONG.values(), ids=WRONG.keys())
+def test_files_that_are_wrong(copy: Directory, break_: Callable[[Directory], None], reason: str) -> None:
+    """Exit code 3 as the original, a reason and a hint, no traceback; and nothing is overwritten."""
+    break_(copy)
+    before = copy.content()
+    done = copy.fails("-F")
+    assert reason in done.stderr
+    assert "handfast: hint: " in done.stderr
+    assert "Traceback" not in done.stderr
+    assert TOKEN not in done.stderr
+    assert copy.content() == before
+
+
+@pytest.mark.parametrize(
+    ("flags", "code"),
+    [
+        ((), 8),
+        (("-t", ""), 8),
+        (("-t", "fifteen bytes.."), 9),
+        (("-t", "a" * 40), 9),
+        (("-t", TOKEN, "-p", "x"), 7),
+        (("-t", TOKEN, "-d", "0"), 3),
+        (("-t", TOKEN, "-k", "1024"), 3),
+        (("-t", TOKEN, "-D", "nonsense"), 3),
+        (("-t", TOKEN, "--nonsense"), 4),
+        (("-t", TOKEN, "-f", "none/config.json"), 3),
+    ],
+)
+def test_flags_that_are_wrong(directory: Directory, flags: tuple[str, ...], code: int) -> None:
+    """The original's exit codes, with words."""
+    done = directory.fails(*flags, code=code)
+    assert "handfast: error: " in done.stderr
+    assert "Server Started" not in done.stdout
+
+
+def test_a_port_in_use(directory: Directory) -> None:
+    """It is said which, and what to do."""
+    with socket.create_server(("127.0.0.1", directory.port)):
+        done = directory.fails("-t", TOKEN)
+    assert f"'127.0.0.1:{directory.port}' is in use by another program" in done.stderr
+    assert "handfast: hint: " in done.stderr

@@ -13,6 +13,7 @@ from handfast import config, errors
 from handfast.adapters import files
 from handfast.cli.exit_codes import DONE, EXIT_CODES, INTERRUPTED, exit_code
 from handfast.core.roles import Role
+from handfast.introducers import nifi
 from handfast.ledger import entries
 from handfast.newcomer.layouts import LAYOUTS
 from handfast.server.limits import Limits
@@ -155,6 +156,8 @@ def test_limits_are_as_documented() -> None:
     assert (limits.introductions, limits.failures, limits.failures_burst, limits.drain) == (50, 1, 30, 20)
     assert files.MAX_PRIVATE_FILE == 1 << 20
     assert len(fields(Limits)) >= 15
+    assert f"| one-time tokens for NiFi that are open | {nifi.MOST_TOKENS} |" in OPERATIONS
+    assert f"at most {nifi.MOST_TOKENS} one-time tokens" in (ROOT / "docs" / "protocols" / "nifi.md").read_text()
 
 
 def test_claims_have_their_tests() -> None:

@@ -23,8 +23,7 @@ from handfast.core.views import serial_text, time_text
 @JSON
 def join_command(out: Path, invitation_file: Path | None, as_json: bool) -> None:
     """
-    Join a session with an invitation: from --invitation-file, HANDFAST_INVITATION, a systemd credential, stdin, or a
-    prompt.
+    Join a session with an invitation, as `handfast join` takes it: from a file, the environment, stdin or a prompt.
 
     The key is made here and stays here. If the answer is lost, say it again with the same line.
     """

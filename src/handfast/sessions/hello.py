@@ -26,7 +26,7 @@ MAX_CRL = 44 * 1024  # bytes of DER that fit a frame in base64: some 900 revocat
 UNREACHABLE_SERVICE = "service-unreachable"
 _HEAD = 2  # bytes
 
-Token = Annotated[str, Meta(pattern="^[A-Za-z0-9_-]{22,64}$", max_length=64)]  # 128 bits or more, base64url
+Token = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9_-]{22,64}\Z")]  # 128 bits or more, base64url
 CrlNumber = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Time = Annotated[int, Meta(ge=0, le=253402300799)]  # Unix seconds, to the end of the year 9999
 CrlDer = Annotated[bytes, Meta(min_length=1, max_length=MAX_CRL)]

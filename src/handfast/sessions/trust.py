@@ -63,7 +63,7 @@ class Trust:
         path: Path | None = None,
         on_revoked: OnRevoked = lambda _serials: None,
     ) -> None:
-        """:raises UntrustedPeer, Unsafe, Fault: ``FILE.crl`` is damaged, open to others or unreadable."""
+        """:raises Malformed, Unsafe, Fault: ``FILE.crl`` is not ours, open to others or unreadable."""
         self.party = party
         self.on_revoked = on_revoked
         self._now = now
@@ -74,7 +74,7 @@ class Trust:
         if party.crl is not None:
             self._take(revocations.read(party.crl, party.issuing, now=now()))
         if self._path is not None and (der := self._changed(self._path)) is not None:
-            self._take(revocations.read(der, party.issuing, now=now()))
+            self._take(_kept(self._path, der, party, now()))
         self._home, self.home_problem = _home(party)
         self.refresh(self._note)
 
@@ -214,6 +214,17 @@ class Trust:
 def crl_path(path: Path) -> Path:
     """Return where the newest revocation list is kept for a session file."""
     return path.with_name(f"{path.name}.crl")
+
+
+def _kept(path: Path, der: bytes, party: Party, now: datetime) -> Revocations:
+    try:
+        return revocations.read(der, party.issuing, now=now)
+    except UntrustedPeer as error:
+        # Going on without it could let somebody in who was revoked: it is for a person to say that it may go.
+        raise Malformed(
+            f"{str(path)!r} cannot be used: {error.message}",
+            hint="remove it, if the owner can hand out the newest list",
+        ) from None
 
 
 def _stamp(path: Path) -> tuple[int, ...] | None:

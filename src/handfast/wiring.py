@@ -280,9 +280,12 @@ def _nifi(
         warn=overrides.warn,
     )
     own = replace(context, pin=authority.pin, trust_domain=authority.trust_domain)
-    token = overrides.token or config.secret_from("nifi_token", file=chosen.token_file)
+    remembered = overrides.token or (None if chosen.token_file else config.secret_from("nifi_token"))
 
     def build(settings: Config) -> NifiService:
+        token, file = remembered, settings.nifi.token_file
+        if token is None and file is not None:  # read each time: who changes a token that leaked wants it gone
+            token = config.secret_from("nifi_token", file=file)
         half = service.introducer(settings.nifi, token, authority)
         rules = service.rules(settings.nifi, settings.rules)
         registrar = Registrar({half.name: half}, rules, context.ledger, authority, own, leading_to)

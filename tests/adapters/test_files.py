@@ -7,6 +7,7 @@ import os
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -311,6 +312,19 @@ class TestFileLock:
             (tmp_path / "lock").write_bytes(b"\x1b[31mnonsense")
             with pytest.raises(Fault, match=r"in use by another process$"), files.FileLock(tmp_path / "lock"):
                 pass
+
+    def test_with_patience_it_waits(self, tmp_path: Path) -> None:
+        """Held for a moment only it is taken then; held for longer it is refused in the end."""
+        first, second = (files.FileLock(tmp_path / "lock", patience=patience) for patience in (0, 20))
+        with first:
+            with pytest.raises(Fault, match="in use by process"), files.FileLock(tmp_path / "lock", patience=0.05):
+                pass
+            waiting = threading.Thread(target=second.__enter__)
+            waiting.start()
+        waiting.join(20)
+        with pytest.raises(Fault, match="in use by process"), first:
+            pass
+        second.__exit__(None, None, None)
 
     def test_again_after_release(self, tmp_path: Path) -> None:
         """A lock object can be used again."""

@@ -7,6 +7,7 @@ import socket
 import threading
 from collections.abc import Callable
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -33,15 +34,17 @@ ALL = tuple(sorted(PLACES))
 
 def answer(host: str, *_arguments: Any, **_more: Any) -> list[tuple[Any, ...]]:
     """What a resolver would return."""
-    if host not in PLACES:
+    name = host.removesuffix(".")
+    if name not in PLACES:
         raise socket.gaierror(socket.EAI_NONAME, "unknown")
-    return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 0)) for address in PLACES[host]]
+    return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 0)) for address in PLACES[name]]
 
 
 @pytest.fixture(autouse=True)
 def resolver(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], None]:
     """Answer from ``PLACES``, or as the test sets it."""
     monkeypatch.setattr(socket, "getaddrinfo", answer)
+    monkeypatch.setattr(resolve, "_HOSTS", Path("/nonexistent"))
     return lambda other: monkeypatch.setattr(socket, "getaddrinfo", other)
 
 
@@ -71,12 +74,31 @@ def test_a_caller_on_loopback_is_this_machine(source: str) -> None:
     assert leading(list(ALL), source) == ("here.lan", "here2.lan", "here6.lan")
 
 
-def test_an_address_of_this_machine_is_ours(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An address that one of our interfaces has is ours for a caller on loopback, and for nobody else."""
-    monkeypatch.setattr(resolve, "_is_ours", lambda address: str(address) == "192.0.2.1")
-    assert "far.lan" in leading(["far.lan"], "127.0.0.1")
-    assert leading(["far.lan", "192.0.2.1"], "127.0.0.1") == ("far.lan", "192.0.2.1")
-    assert leading(["far.lan"], "10.0.0.1") == ()
+@pytest.mark.parametrize("source", ["127.0.0.1", "10.0.0.1"])
+def test_a_caller_from_an_address_of_ours_is_this_machine(monkeypatch: pytest.MonkeyPatch, source: str) -> None:
+    """Debian knows the host's own name as 127.0.1.1: it leads to whoever calls from an address of ours."""
+    ours = ["10.0.0.1", "198.51.100.1"]
+    monkeypatch.setattr(resolve, "_can_bind", lambda address: str(address) in ours)
+    expected = ("both.lan", "here.lan", "here2.lan", "here6.lan", "many.lan", "mapped.lan", "one.lan", "198.51.100.1")
+    assert leading([*ALL, "198.51.100.1", "198.51.100.2"], source) == expected
+    assert leading(["here.lan", "one.lan", "198.51.100.1"], "10.0.0.2") == ()
+
+
+def test_where_any_address_can_be_had_none_is_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With ip_nonlocal_bind, as high availability sets it, a socket can have every address: that says nothing then."""
+    monkeypatch.setattr(resolve, "_can_bind", lambda _address: True)
+    assert leading([*ALL, "198.51.100.1"], "10.0.0.2") == ()
+    assert leading(["far.lan", "here.lan"], "127.0.0.1") == ("here.lan",)
+
+
+def test_a_machine_without_ipv6(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No socket of that family can be made: then no such address is ours."""
+
+    def none(*_arguments: Any) -> socket.socket:
+        raise OSError(97, "address family not supported")
+
+    monkeypatch.setattr(socket, "socket", none)
+    assert not resolve._is_ours(ip_address("fd00::1"))
 
 
 @pytest.mark.parametrize(
@@ -103,12 +125,39 @@ def test_what_has_no_source_is_led_to_by_nothing() -> None:
     assert leading(list(ALL), None) == ()
 
 
+def test_attack_a_search_domain_behind_a_name(resolver: Callable[[Any], None]) -> None:
+    """Who has node1.lan.svc.cluster.local is not node1.lan: only a name without a dot is searched for."""
+    asked: list[str] = []
+
+    def search_first(host: str, *_arguments: Any, **_more: Any) -> list[tuple[Any, ...]]:
+        asked.append(host)
+        address = "10.0.0.1" if host.endswith(".") else "10.6.6.6"  # as ``ndots:5`` has it
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 0))]
+
+    resolver(search_first)
+    assert leading(["node1", "node1.lan"], "10.6.6.6") == ("node1",)
+    assert leading(["node1", "node1.lan"], "10.0.0.1") == ("node1.lan",)
+    assert sorted(set(asked)) == ["node1", "node1.lan."]
+
+
+def test_the_file_of_hosts_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The C library would not find the name with its final dot there, so that the file is read for itself."""
+    hosts = tmp_path / "hosts"
+    hosts.write_text(
+        "# 10.0.0.2 no.lan\n\n10.0.0.2 Two.Lan two # old.lan\n::ffff:10.0.0.2 six.lan\nnonsense a.lan\n10.0.0.2\n"
+    )
+    monkeypatch.setattr(resolve, "_HOSTS", hosts)
+    names = ["two.lan", "six.lan", "no.lan", "old.lan", "a.lan", "two"]
+    assert leading(names, "10.0.0.2") == ("six.lan", "two.lan")
+    assert leading(names, "10.0.0.3") == ()
+
+
 @pytest.mark.parametrize("failure", [socket.gaierror(socket.EAI_AGAIN, "later"), OSError(5, "x"), UnicodeError("idna")])
 def test_a_resolver_that_fails(resolver: Callable[[Any], None], failure: Exception) -> None:
     """No answer, or a name that no resolver takes, leads nowhere; what was found of the others counts."""
 
     def fail(host: str, *_arguments: Any, **_more: Any) -> list[tuple[Any, ...]]:
-        if host == "far.lan":
+        if host == "far.lan.":
             raise failure
         return answer(host)
 
@@ -121,7 +170,7 @@ def test_a_resolver_that_hangs(resolver: Callable[[Any], None], monkeypatch: pyt
     released = threading.Event()
 
     def hang(host: str, *_arguments: Any, **_more: Any) -> list[tuple[Any, ...]]:
-        if host != "one.lan":
+        if host != "one.lan.":
             released.wait(10)
         return answer(host)
 

@@ -7,6 +7,7 @@ import resource
 import signal
 import stat
 from collections.abc import Callable
+from datetime import timedelta
 from functools import partial
 from ipaddress import ip_network
 from pathlib import Path
@@ -123,6 +124,18 @@ def test_an_empty_passphrase_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Refused, match="passphrase is empty"):
         _make(tmp_path / "a", passphrase=Secret(b""))
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(("days", "issuing"), [(30, 30), (2000, 1096)])
+def test_a_lifetime_bounds_all_of_it(tmp_path: Path, days: int, issuing: int) -> None:
+    """Root, issuing CA and the root's list end with the authority; the issuing CA no later than ever."""
+    _make(tmp_path / "a", lifetime=timedelta(days=days))
+    root, ca = (
+        pyca.load_pem_x509_certificate((tmp_path / "a" / name).read_bytes()) for name in ("root.crt", "issuing/1.crt")
+    )
+    crl = pyca.load_pem_x509_crl((tmp_path / "a/root.crl").read_bytes())
+    assert root.not_valid_after_utc == NOW + timedelta(days=days)
+    assert ca.not_valid_after_utc == crl.next_update_utc == NOW + timedelta(days=issuing)
 
 
 def test_constraints_and_the_list_url_are_kept(tmp_path: Path) -> None:

@@ -62,17 +62,18 @@ def test_an_invitation_comes_back_as_it_was(store: SqlLedger) -> None:
 
 
 def test_invitations_of_one_method_are_found_while_their_time_lasts(store: SqlLedger) -> None:
-    """Those of no other method, the oldest first, used and cancelled ones too, with the subject that goes with them."""
+    """Those of no other method, the oldest first, used and cancelled ones too; each has its subject with it."""
     ours = [replace(invitation(n), method="nifi", subject=b"\x30\x00", created_at=NOW) for n in (3, 1, 2)]
     ended = replace(invitation(4), method="nifi", expires_at=NOW)
     for each in (*ours, ended, invitation(5)):
         store.invite(each).result()
     store.intend(grant(), Once(ours[0].marker), at=NOW).result()
     store.cancel(ours[1].key_id, reason="lost", at=NOW).result()
-    found = store.invitations_for("nifi", after=NOW)
-    assert found == [replace(ours[1], cancelled="lost"), ours[2], replace(ours[0], spent=1)]
-    assert store.invitations_for("invitation", after=NOW) == [invitation(5)]
-    assert store.invitations_for("nifi", after=LATER) == store.invitations_for("renewal", after=NOW) == []
+    expected = [replace(ours[1], cancelled="lost"), ours[2], replace(ours[0], spent=1)]
+    assert store.public_halves("nifi", after=NOW) == [(each.key_id, each.public_half) for each in expected]
+    assert [store.invitation(each.key_id) for each in expected] == expected
+    assert [key_id for key_id, _ in store.public_halves("invitation", after=NOW)] == [invitation(5).key_id]
+    assert store.public_halves("nifi", after=LATER) == store.public_halves("renewal", after=NOW) == []
 
 
 def test_a_credential_says_which_authority_it_is_of(store: SqlLedger) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import struct
+import time
 from os import urandom
 from pathlib import Path
 
@@ -183,6 +184,14 @@ def test_other_key_protection(key: str) -> None:
     body = HEAD + struct.pack(">IIH1sQI", 1, 1, 1, b"a", 0, len(protected)) + protected + bytes(4)
     with pytest.raises(Malformed, match="not protected the way of JKS"):
         read_jks(seal(body), password=PASSWORD)
+
+
+def test_attack_a_key_of_megabytes() -> None:
+    """A store that somebody hands over with its password: its key is as long as he likes, and read in seconds."""
+    store = write(KeyEntry("key", Secret(bytes(1 << 22)), (b"DER",), PASSWORD))
+    begin = time.process_time()
+    read_jks(store, password=PASSWORD)
+    assert time.process_time() - begin < 10  # copied anew for each hash it took minutes
 
 
 def test_not_jks() -> None:

@@ -33,9 +33,11 @@ class Toolkit:
     names: Mapping[str, str]
     """What the name service would say there, name to address, beside its own. Empty is the system's."""
 
-    def run(self, where: str, *arguments: str | Path, code: int | None = 0) -> Done:
+    def run(
+        self, where: str, *arguments: str | Path, code: int | None = 0, env: Mapping[str, str] | None = None
+    ) -> Done:
         """Run ``client``, ``standalone`` or ``status`` (or what is none of them) in the directory ``where``."""
-        return self.host.run(*self._command(where, arguments), code=code)
+        return self.host.run(*self._command(where, arguments), code=code, env=env)
 
     def serve(self, where: str, *arguments: str | Path) -> Process:
         """Start ``server`` in the directory ``where``, and return it when it listens."""

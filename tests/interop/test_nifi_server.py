@@ -6,6 +6,7 @@ import base64
 import json
 import socket
 import ssl
+import sys
 import threading
 from collections.abc import Callable
 from contextlib import closing, suppress
@@ -29,7 +30,6 @@ from tests.interop.nifi_toolkit import VERSIONS, Toolkit
 
 TOKEN = "correct horse battery staple"
 NEWEST = pytest.mark.peer("nifi-toolkit-1.28.1")
-EACH = [pytest.param(version, marks=pytest.mark.peer(f"nifi-toolkit-{version}")) for version in VERSIONS]
 CA, PORT = "ca.lan", 9443
 SANS = "--subjectAlternativeNames"
 
@@ -97,8 +97,18 @@ def properties(host: Host, directory: Path, name: str) -> Path:
 
 
 @pytest.mark.peer("keytool")
-@pytest.mark.parametrize("kind", [("-T", "jks"), ("-T", "PKCS12"), ("-g",)], ids=" ".join)
-@pytest.mark.parametrize("version", EACH)
+@pytest.mark.parametrize(
+    ("version", "kind"),
+    [
+        pytest.param(version, kind, marks=pytest.mark.peer(f"nifi-toolkit-{version}"), id=f"{version} {kind[-1]}")
+        for version, kind in (
+            ("1.28.1", ("-T", "jks")),
+            ("1.28.1", ("-T", "PKCS12")),
+            ("1.23.2", ("-g",)),
+            ("1.11.4", ("-T", "PKCS12")),
+        )
+    ],
+)
 def test_real_clients(here: Host, ours: NifiRegistrar, version: str, kind: tuple[str, ...]) -> None:
     """Each release enrols with the shared token; addresses stay addresses; keytool reads what it wrote."""
     toolkit, where = client(here, version), f"{version}{''.join(kind)}"
@@ -135,6 +145,16 @@ def test_two_java_nodes_meet(here: Host, ours: NifiRegistrar) -> None:
             assert "No subject alternative DNS name" in pair.call(calling, "three.lan", code=1).stderr
         finally:
             pair.process.stop()
+
+
+@pytest.mark.peer("nifi-toolkit-1.23.2")
+@pytest.mark.parametrize(("disabled", "code"), [("TLSv1.3", 0), ("TLSv1.2", 0), ("TLSv1.2, TLSv1.3", 3)])
+def test_java_of_any_age(here: Host, ours: NifiRegistrar, disabled: str, code: int) -> None:
+    """Java 8 speaks TLS 1.2, later ones 1.3: either is enough, and without both there is nothing older."""
+    security = here.put("java.security", f"jdk.tls.disabledAlgorithms={disabled}\n")
+    env = {"JAVA_TOOL_OPTIONS": f"-Djava.security.properties={security}"}
+    name = f"java{len(disabled)}{'old' if '2' in disabled else 'new'}.nifi.lan"
+    client(here, "1.23.2").run(name, *asking(ours.nifi_port, name), code=code, env=env)
 
 
 @NEWEST
@@ -179,6 +199,24 @@ def test_names_that_lead_to_the_caller(net: Network) -> None:
         assert "and what leads to its address" in done.stdout
 
 
+@pytest.mark.root
+@pytest.mark.peer("ip")
+def test_addresses_that_a_machine_only_might_have(net: Network) -> None:
+    """Where any address can be bound, as keepalived wants it, a caller still is this machine or is not."""
+    code = (
+        "import asyncio, ipaddress; from handfast.adapters.resolve import leading_to; from handfast.core.names import"
+        " Names; print(asyncio.run(leading_to(Names.parse(['10.77.2.1', '10.77.2.2']),"
+        f" ipaddress.ip_address('{net.REGISTRAR}'))).texts())"
+    )
+    assert net.registrar.run(sys.executable, "-c", code).stdout == "('10.77.2.1',)\n"
+    setting = "/proc/sys/net/ipv4/ip_nonlocal_bind"
+    net.registrar.run("sh", "-c", f"echo 1 > {setting}")
+    try:
+        assert net.registrar.run(sys.executable, "-c", code).stdout == "()\n"
+    finally:
+        net.registrar.run("sh", "-c", f"echo 0 > {setting}")
+
+
 class Relay:
     """Ends a client's TLS with a certificate of its own, and asks the real CA: ``rewrite`` changes what it asks."""
 
@@ -214,10 +252,12 @@ class Relay:
     def _relay(self, victim: ssl.SSLSocket) -> None:
         _, _, body = message(victim).partition(b"\r\n\r\n")
         asked = json.dumps(self.rewrite(json.loads(body))).encode()
-        with socket.create_connection(("127.0.0.1", self.upstream), timeout=10) as out:
-            with tls.foreign_client_context().wrap_socket(out) as authority:
-                authority.sendall(b"POST / HTTP/1.1\r\nHost: ca\r\nContent-Length: %d\r\n\r\n" % len(asked) + asked)
-                self.answers.append(message(authority))
+        with (
+            socket.create_connection(("127.0.0.1", self.upstream), timeout=10) as out,
+            tls.foreign_client_context().wrap_socket(out) as authority,
+        ):
+            authority.sendall(b"POST / HTTP/1.1\r\nHost: ca\r\nContent-Length: %d\r\n\r\n" % len(asked) + asked)
+            self.answers.append(message(authority))
         victim.sendall(self.answers[-1])
 
 

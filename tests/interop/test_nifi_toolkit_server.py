@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -119,11 +119,11 @@ def directory(here: Host, request: pytest.FixtureRequest) -> Directory:
 
 
 @pytest.fixture(scope="module")
-def served(here: Host) -> Iterator[Directory]:
+def served(here: Host) -> Directory:
     """A directory in which a server has run once."""
     directory = Directory(here, here.directory / "once", free_port())
     directory.start("-t", TOKEN).stop()
-    yield directory
+    return directory
 
 
 @pytest.fixture
@@ -151,8 +151,7 @@ def test_a_fresh_start(directory: Directory) -> None:
     assert written.replace(password, "PASSWORD").replace("12345", "PORT") == CONFIG
     assert directory.root() == root
     said = talk.read_text()
-    assert "`handfast invite NAME --nifi`" in said
-    assert "`handfast join`" in said
+    assert f"`handfast invite NAME --nifi --data {directory.data}`" in said
     assert "Traceback" not in said
     assert TOKEN not in said
 
@@ -193,6 +192,19 @@ def test_the_configuration_counts(copy: Directory) -> None:
     assert copy.enrol() == (200, root)
     process.stop()
     assert (copy.config["caHostname"], copy.config["days"], copy.config["token"]) == ("localhost", 825, TOKEN)
+
+
+def test_a_token_from_a_file(directory: Directory) -> None:
+    """It is not written down; the next start without it serves one-time tokens alone, and says so."""
+    file = directory.host.put("shared-token", TOKEN)
+    process = directory.start("--token-file", file)
+    assert directory.enrol()[0] == 200
+    process.stop()
+    assert directory.config["token"] is None
+    process = directory.start("-F")
+    assert "there is no shared token" in process.expect("handfast: warning:")
+    assert directory.enrol()[0] == 403
+    process.stop()
 
 
 def test_another_file_and_other_passwords(directory: Directory) -> None:
@@ -237,6 +249,21 @@ def test_from_nifi(copy: Directory, served: Directory, here: Host) -> None:
     assert not list(elsewhere.path.iterdir())
 
 
+def test_up_from_nifi(copy: Directory) -> None:
+    """`up` takes over the CA and not the token, which too many have had; once, and never over another one."""
+    data = copy.data
+    flags = ("--data", data, "--listen", "127.0.0.1:0", "--nifi-listen", f"127.0.0.1:{copy.port}", "--json")
+    process = copy.host.start(*HANDFAST, "up", *flags, "--from-nifi", copy.path)
+    ready = json.loads(process.expect('"url"'))
+    assert ready["nifi"] == f"127.0.0.1:{copy.port}"
+    assert copy.enrol() == (403, copy.root())
+    token = copy.host.handfast("invite", "far.lan", "--nifi", "--data", data).stdout.strip()
+    assert copy.enrol(token, "CN=far.lan, OU=NIFI") == (200, copy.root())
+    assert process.stop() == 0
+    done = copy.host.handfast("up", *flags, "--from-nifi", copy.path, code=2)
+    assert "has an authority for NiFi already" in done.stderr
+
+
 def test_another_name_than_before(served: Directory) -> None:
     """A CA keeps its name: clients compare it, so that another -c is refused, and nothing is written."""
     before = served.content()
@@ -254,9 +281,9 @@ def _open(directory: Directory) -> None:
     (directory.path / "config.json").chmod(0o644)
 
 
-WRONG: dict[str, tuple[Callable[[Directory], None], str]] = {
+WRONG: dict[str, tuple[Callable[[Directory], object], str]] = {
     "no configuration": (lambda here: (here.path / "config.json").unlink(), "no configuration at"),
-    "no JSON": (lambda here: (here.path / "config.json").write_text("{") and None, "is not a JSON object"),
+    "no JSON": (lambda here: (here.path / "config.json").write_text("{"), "is not a JSON object"),
     "an unknown field": (lambda here: here.change(approve=True), "unknown field 'approve'"),
     "a weak token": (lambda here: here.change(token="sixteenCharacters"), "printed in NiFi's documentation"),
     "a short token": (lambda here: here.change(token="short"), "a token of 5 bytes"),
@@ -270,7 +297,7 @@ WRONG: dict[str, tuple[Callable[[Directory], None], str]] = {
 
 
 @pytest.mark.parametrize(("break_", "reason"), WRONG.values(), ids=WRONG.keys())
-def test_files_that_are_wrong(copy: Directory, break_: Callable[[Directory], None], reason: str) -> None:
+def test_files_that_are_wrong(copy: Directory, break_: Callable[[Directory], object], reason: str) -> None:
     """Exit code 3 as the original, a reason and a hint, no traceback; and nothing is overwritten."""
     break_(copy)
     before = copy.content()

@@ -147,9 +147,10 @@ class Stage:
         """What is on stage."""
         return self.invitations.get(key_id)
 
-    def invitations_for(self, method: str) -> list[Invitation]:
+    def public_halves(self, method: str) -> list[tuple[str, bytes]]:
         """What is on stage, as the ledger chooses."""
-        return [one for one in self.invitations.values() if one.method == method and self.time < one.expires_at]
+        found = [one for one in self.invitations.values() if one.method == method and self.time < one.expires_at]
+        return [(one.key_id, one.public_half) for one in found]
 
     def credential(self, serial: int) -> CredentialRecord | None:
         """What is on stage."""

@@ -142,10 +142,11 @@ def test_one_of_all_the_tokens_there_may_be_fits() -> None:
     nodes = {}
     for number in range(MOST_TOKENS):
         salt = hashlib.sha256(bytes([number & 255, number >> 8])).digest()
-        nodes[str(number)] = a_node(key_id=f"{number:016x}", public_half=salt, machine=f"node{number}")
+        key_id = f"{number:016x}"
+        nodes[key_id] = a_node(key_id=key_id, public_half=salt, machine=f"node{number}")
     scene = Stage(invitations=nodes)
     for number in (0, MOST_TOKENS // 2, MOST_TOKENS - 1):
-        evidence = by_nifi(token=nifi.one_time_token(MASTER, nodes[str(number)].public_half)).evidence
+        evidence = by_nifi(token=nifi.one_time_token(MASTER, nodes[f"{number:016x}"].public_half)).evidence
         finding = NIFI.verify(evidence, scene)
         assert (finding.entitlement.machine, finding.once.marker) == (f"node{number}", f"invitation:{number:016x}")
     begin = time.process_time()
@@ -198,7 +199,7 @@ def test_attack_an_invitation_is_no_token() -> None:
     honest.stage.invitations = {stage.LINE.key_id: stage.an_invitation()}
     with pytest.raises(EvidenceRejected):
         NIFI.verify(honest.evidence, honest.stage)
-    honest.stage.invitations = {stage.LINE.key_id: a_node(public_half=salt)}
+    honest.stage.invitations = {stage.LINE.key_id: a_node(key_id=stage.LINE.key_id, public_half=salt)}
     assert NIFI.verify(honest.evidence, honest.stage).entitlement.machine == "node1"
 
 

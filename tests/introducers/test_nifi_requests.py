@@ -91,6 +91,23 @@ def test_a_person_has_no_host_name() -> None:
     assert finding.entitlement.machine.startswith("dn-")
 
 
+@pytest.mark.parametrize("stop", "\u3002\uff0e\uff61\u2024", ids=lambda stop: f"U+{ord(stop):04X}")
+def test_attack_a_dot_that_only_java_reads_as_one(stop: str) -> None:
+    """Java 17 took a certificate for one label, within ``CN=node*``, as that of the host node9.corp.lan."""
+    bounds = SharedToken(SHARED_TOKEN, (dn.SubjectPattern.parse("CN=node*, OU=NIFI"),))
+    half = dataclasses.replace(ANY, shared=bounds)
+    request = node_request(NEW_KEY, f"CN=node9{stop}corp{stop}lan, OU=NIFI", ())
+    with pytest.raises(PolicyRefused, match="that Java reads as others"):
+        half.verify(by_nifi(token=SHARED_TOKEN, request=request).evidence, Stage())
+
+
+@pytest.mark.parametrize("letter", "\u212a\uff2b", ids=lambda letter: f"U+{ord(letter):04X}")
+def test_attack_a_letter_that_java_reads_as_another(letter: str) -> None:
+    """The Kelvin sign and a wide K: older Javas compare both as k with the name of a host."""
+    with pytest.raises(PolicyRefused, match="that Java reads as others"):
+        asked(node_request(NEW_KEY, f"CN={letter}afka.lan, OU=NIFI", ()))
+
+
 def test_without_alternative_names_the_common_name_is_one() -> None:
     """As the clients of 1.0 and 1.1 ask, which the original of 1.24 answers with a stack trace."""
     assert asked(node_request(names=()), NIFI).wish.names.texts() == ("node1.lan",)
@@ -212,8 +229,8 @@ def test_attack_subjects_that_cannot_be_shown(subject: bytes) -> None:
 
 
 def test_attack_a_name_that_looks_like_a_hosts() -> None:
-    """The Kelvin sign is no k: such a common name is a person's, and no machine's name."""
-    finding = asked(node_request(NEW_KEY, "CN=\u212aafka.lan, OU=NIFI", ()))
+    """A Cyrillic a is no a: such a common name is a person's, and no machine's name."""
+    finding = asked(node_request(NEW_KEY, "CN=k\u0430fka.lan, OU=NIFI", ()))
     assert finding.wish.names == Names()
     assert finding.entitlement.machine.startswith("dn-")
 

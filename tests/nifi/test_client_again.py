@@ -97,17 +97,58 @@ def test_an_expired_certificate_is_not_enough(ca: FakeCa, node: Node, monkeypatc
     assert "cannot reach localhost:1" in done.stderr
 
 
-def test_a_ca_with_a_new_key_is_remarked(ca: FakeCa, node: Node) -> None:
-    """It is authentic by the token; but nodes that trust the old one will not accept this node."""
+def _stop_knowing(node: Node, *names: str) -> None:
+    for name in names:
+        (node.directory / name).rename(node.directory.parent / name)
+
+
+@pytest.mark.parametrize("lost", [(), ("truststore.jks",), ("keystore.jks",)])
+def test_attack_a_holder_of_the_token_answers_a_renewal(ca: FakeCa, node: Node, lost: tuple[str, ...]) -> None:
+    """Whoever has not the key that either store knows the CA by is sent nothing, token or not; all files stay."""
     ca.days = DUE
     assert node.client(ca, *EC, *NODE1).code == 0
+    _stop_knowing(node, *lost)
+    before = snapshot(node)
+    with FakeCa(Identity()).serving() as thief:
+        done = node.client(thief, *EC, *NODE1)
+    assert done.code == 3
+    assert "has another key than the CA which this node trusts; nothing was sent" in done.stderr
+    assert "move the key store and the trust store away" in done.stderr
+    assert thief.asked == []
+    after = snapshot(node)
+    assert after.keys() - before.keys() == {".keystore.jks.pending"}
+    assert {name for name in before if after[name] != before[name]} <= {".tls-toolkit.lock"}
+
+
+def test_a_ca_that_was_replaced_is_followed_when_its_stores_were_moved(ca: FakeCa, node: Node) -> None:
+    """As the hint says: without stores the token alone decides again."""
+    ca.days = DUE
+    assert node.client(ca, *EC, *NODE1).code == 0
+    _stop_knowing(node, "keystore.jks", "truststore.jks")
     with FakeCa(Identity()).serving() as other:
-        done = node.client(other, *EC, *NODE1)
-        assert done.code == 0
-        assert "the CA has a new key" in done.stderr
-        (trusted,) = node.entries("truststore.jks", "trustStore")
-        assert x509.load_pem_x509_certificate((node.directory / "nifi-cert.pem").read_bytes()) == other.certificate
-        assert isinstance(trusted, TrustedEntry)
+        assert node.client(other, *EC, *NODE1).code == 0
+    (trusted,) = node.entries("truststore.jks", "trustStore")
+    assert isinstance(trusted, TrustedEntry)
+    assert trusted.certificate == other.certificate.public_bytes(Encoding.DER)
+
+
+def test_a_ca_with_a_new_certificate_for_its_key_is_followed(ca: FakeCa, node: Node) -> None:
+    """It is the key that is known: a CA that renewed its own certificate is the same."""
+    ca.days = DUE
+    assert node.client(ca, *EC, *NODE1).code == 0
+    with FakeCa(Identity(key=ca.identity.key, end=datetime.now(UTC) + 900 * DAY)).serving() as renewed:
+        assert node.client(renewed, *EC, *NODE1).code == 0
+    assert x509.load_pem_x509_certificate((node.directory / "nifi-cert.pem").read_bytes()) == renewed.certificate
+
+
+def test_attack_a_stranger_answers_a_node_that_was_given_its_trust_store(ca: FakeCa, node: Node) -> None:
+    """A trust store that is there before the first run pins the CA, as a key store of before does."""
+    assert node.client(ca, *EC, *NODE1).code == 0
+    _stop_knowing(node, "keystore.jks")
+    with FakeCa(Identity()).serving() as thief:
+        assert node.client(thief, *EC, *NODE1).code == 3
+    assert thief.asked == []
+    assert node.client(ca, *EC, *NODE1).code == 0
 
 
 def test_what_others_put_into_the_stores_stays(ca: FakeCa, node: Node) -> None:

@@ -63,7 +63,7 @@ class Running:
 
     @property
     def address(self) -> tuple[str, int]:
-        place = Address.parse(self.ready.listen)
+        place = Address.parse(self.ready.listen or "")
         return place.host, place.port
 
     def ask(self, number: signal.Signals) -> None:
@@ -181,6 +181,18 @@ def running(
     directory.mkdir()
     clock = Hand()
     service = _ours(open_service(data, overrides, passphrase=passphrase), clock, locate)
+    try:
+        with _in_thread(service, limits or Limits()) as (loop, asked, place):
+            yield Running(service, clock, place, loop, asked, directory)
+    finally:
+        service.ledger.close()
+
+
+@contextmanager
+def _in_thread(
+    service: Service, limits: Limits
+) -> Iterator[tuple[asyncio.AbstractEventLoop, asyncio.Queue[signal.Signals], Ready]]:
+    """Serve until the block ends: give the loop, what it may be asked, and where it is."""
     started = threading.Event()
     found: list[Any] = []
     failure: list[BaseException] = []
@@ -193,7 +205,7 @@ def running(
             found.append(place)
             started.set()
 
-        await run(service, asked, ready=ready, limits=limits or Limits())
+        await run(service, asked, ready=ready, limits=limits)
 
     def thread() -> None:
         try:
@@ -205,23 +217,19 @@ def running(
 
     worker = threading.Thread(target=thread)
     worker.start()
+    assert started.wait(20)
+    if failure:
+        raise failure[0]
+    loop, asked, place = found
     try:
-        assert started.wait(20)
-        if failure:
-            raise failure[0]
-        loop, asked, place = found
-        registrar = Running(service, clock, place, loop, asked, directory)
-        try:
-            yield registrar
-        finally:
-            if worker.is_alive():
-                registrar.ask(signal.SIGTERM)
-            worker.join(20)
-        assert not worker.is_alive(), "the registrar did not end"
-        if failure:
-            raise failure[0]
+        yield loop, asked, place
     finally:
-        service.ledger.close()
+        if worker.is_alive():
+            loop.call_soon_threadsafe(asked.put_nowait, signal.SIGTERM)
+        worker.join(20)
+    assert not worker.is_alive(), "the registrar did not end"
+    if failure:
+        raise failure[0]
 
 
 def _ours(service: Service, clock: Hand, locate: Locate | None) -> Service:

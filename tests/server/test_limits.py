@@ -205,7 +205,7 @@ def is_cut_off(connection: socket.socket, request: bytes) -> bool:
 def test_a_client_that_does_not_read_loses_its_place(tmp_path: Path, secure: bool) -> None:
     """Whoever asks for much and reads nothing is cut off when its time is over, over TLS and over plain HTTP."""
     with running(tmp_path / "data", limits=Limits(unread=0.3, head_timeout=60)) as registrar:
-        place = urlsplit(registrar.ready.crl_url)
+        place = urlsplit(registrar.ready.crl_url or "")
         raw = socket.socket()
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         raw.connect(registrar.address if secure else (place.hostname, place.port))

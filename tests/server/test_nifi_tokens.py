@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
 from ipaddress import ip_address, ip_network
@@ -90,6 +91,15 @@ def test_a_second_key_is_an_alarm(served: Served) -> None:
     assert served.enrol(token, subject, key=key).certificate == first
     listed = {row.name: row for row in LocalOperator(served.registrar.service.administration).list()}
     assert listed["node4.lan"].alarm_count == 1
+
+
+def test_a_race_has_one_winner(served: Served) -> None:
+    """Of several keys at the same moment one gets the certificate, and each of the others is refused."""
+    token, _ = served.invite("raced.lan")
+    with ThreadPoolExecutor(8) as pool:
+        asked = [pool.submit(served.enrol, token, "CN=raced.lan, OU=NIFI") for _ in range(8)]
+        statuses = sorted(each.result().status for each in asked)
+    assert statuses == [200] + [403] * 7
 
 
 def test_uses(served: Served) -> None:

@@ -22,8 +22,9 @@ from handfast.server.routes import ROUTES
 from tests.server.running import Running, running
 
 
-def fetch(url: str) -> tuple[int, str, bytes]:
+def fetch(url: str | None) -> tuple[int, str, bytes]:
     """Get over plain HTTP."""
+    assert url is not None
     place = urlsplit(url)
     connection = http.client.HTTPConnection(place.netloc, timeout=5)
     try:
@@ -155,7 +156,7 @@ def test_revocation_list_has_two_names(registrar: Running) -> None:
 @pytest.mark.parametrize("path", ["/roots.pem", "/v1/hello", "/v1/machines", "/metrics", "/healthz", "/openapi.json"])
 def test_plain_http_has_the_list_and_nothing_else(registrar: Running, path: str) -> None:
     """Without TLS there is only what is signed: no root, no API, no numbers."""
-    place = urlsplit(registrar.ready.crl_url)
+    place = urlsplit(registrar.ready.crl_url or "")
     assert fetch(f"http://{place.netloc}{path}")[0] == 404
 
 

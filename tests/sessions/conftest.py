@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -61,15 +60,15 @@ def make(directory: Path, *friends: str) -> Made:
 
 
 @pytest.fixture(scope="module")
-def ours(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
+def ours(tmp_path_factory: pytest.TempPathFactory) -> Made:
     """A session that no test changes."""
-    yield make(tmp_path_factory.mktemp("ours") / "D", "bob")
+    return make(tmp_path_factory.mktemp("ours") / "D", "bob")
 
 
 @pytest.fixture(scope="module")
-def theirs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
+def theirs(tmp_path_factory: pytest.TempPathFactory) -> Made:
     """Another session, of the same name, that no test changes."""
-    yield make(tmp_path_factory.mktemp("theirs") / "D")
+    return make(tmp_path_factory.mktemp("theirs") / "D")
 
 
 @pytest.fixture

@@ -37,6 +37,7 @@ def framed(message: msgspec.Struct) -> bytes:
 
 
 def text(**fields: Any) -> bytes:
+    """What a peer may say, of whatever fields."""
     return msgspec.json.encode(fields)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
@@ -19,6 +20,7 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     load_pem_private_key,
 )
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from handfast.core.roles import Role
 from handfast.errors import Malformed, NotFound, Refused, TooMuch, Unsafe
@@ -182,6 +184,7 @@ def test_without_a_list_it_is_whole(parts: list[bytes]) -> None:
         (lambda content: content.replace(b"-----BEGIN PRIVATE KEY-----\nM", b"-----BEGIN PRIVATE KEY-----\n?")),
         (lambda content: content.replace(b"MIIB", b"MIIC")),
     ],
+    ids=["trailing", "binary", "endless", "no base64", "no DER"],
 )
 def test_damage_is_found(ours: Made, change: Callable[[bytes], bytes]) -> None:
     """Anything that is no PEM of ours, or half of it, is refused as a whole."""
@@ -267,8 +270,8 @@ def test_a_leaf_signed_by_a_party_is_refused(ours: Made, parts: list[bytes]) -> 
             ),
             critical=True,
         )
-        .add_extension(x509.ExtendedKeyUsage([x509.ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-        .sign(client.key, client.leaf.signature_hash_algorithm)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .sign(client.key, hashes.SHA256())
     )
     pem = forged.public_bytes(Encoding.PEM)
     assert "does not chain" in refused(b"".join([parts[KEY], pem, *parts[ISSUING:]]))

@@ -1,30 +1,46 @@
-"""Which names lead to an address: asked of the system's resolver, with /etc/hosts and all that it is configured for."""
+"""
+Which names lead to an address: asked of the system's resolver, and of /etc/hosts.
+
+A name with a dot in it is asked for as it stands, and never with a search domain behind it. Where a resolver searches
+first (Kubernetes sets ``ndots:5``), ``node1.lan`` would be whoever has ``node1.lan.svc.cluster.local``.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import socket
+from pathlib import Path
 
 from handfast.core.names import IPAddress, Names
 
 PATIENCE = 5.0  # seconds for all names together; what does not answer in time leads nowhere
+# RFC 5737, RFC 3849: for documentation. Where one can be had, every address can, and being had means nothing.
+_NOBODYS = {4: ipaddress.ip_address("192.0.2.1"), 6: ipaddress.ip_address("2001:db8::1")}
 _AT_ONCE = 4  # of the loop's few threads, which nothing else waits for
+_HOSTS = Path("/etc/hosts")  # read here: the C library does not find a name with its final dot there
 
 
 async def leading_to(names: Names, source: IPAddress | None) -> Names:
     """
     Return those of ``names`` that lead to ``source``: it is among the addresses of the name, or is the address itself.
 
-    A caller on this machine's loopback is this machine: then a name leads to it whose address is one of ours.
+    A caller from an address of ours is this machine: then a name leads to it whose address is another one of ours,
+    such as the 127.0.1.1 under which Debian knows the host's own name.
     """
     if source is None:
         return Names()
-    turn = asyncio.Semaphore(_AT_ONCE)
+    turn, here = asyncio.Semaphore(_AT_ONCE), _is_ours(source)
+
+    def same(address: IPAddress) -> bool:
+        return address == source or (here and _is_ours(address))
+
+    listed = _listed() if names.dns else {}
 
     async def leads(name: str) -> bool:
         async with turn:
-            return any(_same(address, source) for address in await _addresses(name))
+            return any(same(address) for address in [*listed.get(name, ()), *await _addresses(name)])
 
     asked = {asyncio.ensure_future(leads(name)): name for name in names.dns}
     if asked:
@@ -32,19 +48,33 @@ async def leading_to(names: Names, source: IPAddress | None) -> Names:
     found = {name for task, name in asked.items() if task.done() and not task.cancelled() and task.result()}
     for task in asked:
         task.cancel()
-    return Names(tuple(name for name in names.dns if name in found), tuple(ip for ip in names.ips if _same(ip, source)))
+    return Names(tuple(name for name in names.dns if name in found), tuple(ip for ip in names.ips if same(ip)))
+
+
+def _listed() -> dict[str, list[IPAddress]]:
+    """Return the names with a dot in them that /etc/hosts has, and their addresses."""
+    found: dict[str, list[IPAddress]] = {}
+    try:
+        lines = _HOSTS.read_text("utf-8", "replace").splitlines()
+    except OSError:
+        return found
+    for line in lines:
+        text, *names = line.partition("#")[0].split() or [""]
+        with contextlib.suppress(ValueError):
+            address = _plain(ipaddress.ip_address(text.partition("%")[0]))
+            for name in names:
+                if "." in name:
+                    found.setdefault(name.lower(), []).append(address)
+    return found
 
 
 async def _addresses(name: str) -> list[IPAddress]:
+    absolute = f"{name}." if "." in name else name
     try:
-        found = await asyncio.get_running_loop().getaddrinfo(name, None, type=socket.SOCK_STREAM)
+        found = await asyncio.get_running_loop().getaddrinfo(absolute, None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):  # no such name, or one that no resolver takes
         return []
     return [_plain(ipaddress.ip_address(str(place[0]).partition("%")[0])) for *_, place in found]
-
-
-def _same(address: IPAddress, source: IPAddress) -> bool:
-    return address == source or (source.is_loopback and (address.is_loopback or _is_ours(address)))
 
 
 def _plain(address: IPAddress) -> IPAddress:
@@ -52,11 +82,17 @@ def _plain(address: IPAddress) -> IPAddress:
 
 
 def _is_ours(address: IPAddress) -> bool:
-    """Whether an interface of this machine has it: only then can a socket be bound to it. Nothing is sent."""
-    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
-    with socket.socket(family, socket.SOCK_DGRAM) as probe:
-        try:
+    """Whether it is on loopback or an interface of this machine has it."""
+    if address.is_unspecified or address.is_multicast:
+        return False
+    return address.is_loopback or (_can_bind(address) and not _can_bind(_NOBODYS[address.version]))
+
+
+def _can_bind(address: IPAddress) -> bool:
+    """Whether a socket can have the address: only one of ours, unless ip_nonlocal_bind is on. Nothing is sent."""
+    try:
+        with socket.socket(socket.AF_INET if address.version == 4 else socket.AF_INET6, socket.SOCK_DGRAM) as probe:
             probe.bind((str(address), 0))
-        except OSError:
-            return False
-        return not (address.is_unspecified or address.is_multicast)
+    except OSError:
+        return False
+    return True

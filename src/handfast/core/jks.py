@@ -178,7 +178,7 @@ def _recover(der: bytes, password: Secret, alias: str) -> Secret:
 
 def _whiten(text: bytes, passphrase: bytes, salt: bytes) -> bytes:
     """XOR with the stream; the same in both directions."""
-    stream, digest = b"", salt
+    stream, digest = bytearray(), salt  # bytes would be copied each time: minutes for a few megabytes
     while len(stream) < len(text):
         digest = hashlib.sha1(passphrase + digest).digest()
         stream += digest

@@ -82,7 +82,8 @@ def root(key: keys.LeafPrivateKey, *, subject: x509.Name, days: int, now: dateti
         .public_key(public_key)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(_ROOT_USAGE, critical=True)
-        .add_extension(key_identifier(keys.spki(public_key)), critical=False)
+        # SHA-1: a toolkit before 1.20 finds the CA by nothing else, and would leave it out of its PKCS #12 stores.
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
         .add_extension(x509.ExtendedKeyUsage(_usages(Role.PEER)), critical=False)
     )
     if name := _as_name(common_name):

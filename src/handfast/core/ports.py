@@ -42,8 +42,8 @@ class Context(Protocol):
     def invitation(self, key_id: str) -> Invitation | None:
         """Return the invitation, whatever its method, open or not."""
 
-    def invitations_for(self, method: str) -> list[Invitation]:
-        """Return a method's invitations whose time is not over, used and cancelled ones too."""
+    def public_halves(self, method: str) -> list[tuple[str, bytes]]:
+        """Return key id and public half of a method's invitations whose time is not over, used and cancelled too."""
 
     def credential(self, serial: int) -> CredentialRecord | None:
         """Return a credential of this authority; another one's proves nothing here."""
@@ -120,8 +120,8 @@ class Ledger(Protocol):
 
     def invitations(self) -> list[Invitation]: ...
 
-    def invitations_for(self, method: str, *, after: datetime) -> list[Invitation]:
-        """Return a method's invitations that end after a time."""
+    def public_halves(self, method: str, *, after: datetime) -> list[tuple[str, bytes]]:
+        """Return key id and public half of a method's invitations that end after a time."""
 
     def machine(self, name: str) -> Machine | None: ...
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
@@ -46,7 +47,7 @@ from handfast.errors import (
 NAME = "nifi"
 MAX_BODY = 1024 * 1024  # bytes of an answer, as the original has it; a registrar reads less (server.limits)
 SHORTEST_TOKEN = 16  # bytes, as the original has it
-MOST_TOKENS = 500  # one-time tokens at a time: each costs every stranger's request 30 us of ours
+MOST_TOKENS = 100  # one-time tokens at a time: each costs every stranger's request 10 us of ours
 TOKEN_PREFIX = "handfastnifi1_"
 _DISTINCT = 8  # different characters; a token of 16 random hex digits has fewer once in 10,000 times
 # Printed in the toolkit's samples, tests and charts: everybody's first guesses.
@@ -65,6 +66,7 @@ _PUBLISHED = frozenset(
     }
 )
 _PEM = ("-----BEGIN CERTIFICATE REQUEST-----", "-----BEGIN NEW CERTIFICATE REQUEST-----")
+_IDEOGRAPHIC_STOP = "\u3002"  # a dot in IDNA (RFC 3490 §3.1); its other forms are not normalized
 _TOKEN_LABEL = b"handfast nifi one-time token v1\x00"
 
 
@@ -254,17 +256,21 @@ class NifiIntroducer:
         fitting = [each for each in self._tokens(context) if hmac.compare_digest(presented, _tag(each[0], identifier))]
         if not fitting:
             raise EvidenceRejected("forbidden")
-        bounds = fitting[0][1]
+        token, which = fitting[0]
+        bounds = context.invitation(which) if isinstance(which, str) else which
+        if bounds is None:  # unreachable: no invitation is ever deleted
+            raise EvidenceRejected("forbidden")
         if isinstance(bounds, Invitation) and bounds.cancelled is not None:
             raise InvitationCancelled(f"the one-time token {bounds.key_id} was cancelled", hint="ask for a new one")
-        return fitting[0]
+        return token, bounds
 
-    def _tokens(self, context: Context) -> Iterator[tuple[Secret, SharedToken | Invitation]]:
+    def _tokens(self, context: Context) -> Iterator[tuple[Secret, SharedToken | str]]:
+        """Give each token, and what it is: the shared one, or the key id of an invitation."""
         if self.shared is not None:
             yield self.shared.token, self.shared
         if self.master is not None:
-            for invitation in context.invitations_for(self.name):
-                yield one_time_token(self.master, invitation.public_half), invitation
+            for key_id, salt in context.public_halves(self.name):
+                yield one_time_token(self.master, salt), key_id
 
 
 def one_time_token(master: Secret, salt: bytes) -> Secret:
@@ -301,6 +307,9 @@ def _wishes(request: x509.CertificateSigningRequest) -> tuple[x509.Name, Names]:
         raise Malformed(f"not a subject with a common name: {text[:80]!r}", hint="CN=node1.lan, OU=NIFI")
     if "*" in text:  # Java compares the common name with a host where no other name is
         raise Malformed(f"a subject with a wildcard is not certified: {text[:80]!r}")
+    if _IDEOGRAPHIC_STOP in text or unicodedata.normalize("NFKC", text) != text:
+        # Java takes it for other text then: node1<stop>lan, one label to every pattern of ours, is node1.lan to Java.
+        raise Malformed(f"a subject with characters that Java reads as others: {text[:80]!r}")
     if not _is_name(common_name):
         # A person's certificate. The original lists its common name as a DNS name all the same.
         listed = [name for name in listed if name != common_name]

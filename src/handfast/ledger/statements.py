@@ -45,8 +45,11 @@ ALL_INVITATIONS = (
     .select_from(invitations.outerjoin(closed_markers, closed_markers.c.marker == _INVITATION_MARKER))
     .order_by(invitations.c.created_at, invitations.c.key_id)
 )
-INVITATIONS_FOR = ALL_INVITATIONS.where(
-    invitations.c.method == bindparam("p_method"), invitations.c.expires_at > bindparam("p_after")
+# Read for a stranger's every request: no more than it takes to find the one whose holder he is.
+PUBLIC_HALVES = (
+    select(invitations.c.key_id, invitations.c.public_half)
+    .where(invitations.c.method == bindparam("p_method"), invitations.c.expires_at > bindparam("p_after"))
+    .order_by(invitations.c.created_at, invitations.c.key_id)
 )
 INVITATION = ALL_INVITATIONS.where(invitations.c.key_id == bindparam("p_key_id")).order_by(None)
 ADD_INVITATION = insert(invitations)

@@ -78,10 +78,10 @@ class SqlLedger:
         """Return all invitations, the oldest first."""
         return [rows.invitation_from_row(row) for row in self._all(statements.ALL_INVITATIONS)]
 
-    def invitations_for(self, method: str, *, after: datetime) -> list[Invitation]:
-        """Return a method's invitations that end after a time, the oldest first."""
-        found = self._all(statements.INVITATIONS_FOR, {"p_method": method, "p_after": entries.micros(after)})
-        return [rows.invitation_from_row(row) for row in found]
+    def public_halves(self, method: str, *, after: datetime) -> list[tuple[str, bytes]]:
+        """Return key id and public half of a method's invitations that end after a time, the oldest first."""
+        found = self._all(statements.PUBLIC_HALVES, {"p_method": method, "p_after": entries.micros(after)})
+        return [(key_id, bytes(half)) for key_id, half in found]
 
     def machine(self, name: str) -> Machine | None:
         """Return the machine with this name."""

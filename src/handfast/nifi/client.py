@@ -211,7 +211,7 @@ class _Run:
         trusted: tuple[javastore.Entry, ...],
     ) -> Outcome:
         try:
-            key, enrolled = self._ask(pending, passwords)
+            key, enrolled = self._ask(pending, passwords, _known(held, trusted))
         except (Unreachable, Refused, UsageError) as error:
             end = None if held is None else held.credential.leaf.not_valid_after_utc
             if held is None or end is None or self.clock.now() >= end:
@@ -219,8 +219,6 @@ class _Run:
             # A node whose CA is away for a day must not stay down for it.
             self.tell(f"the certificate is due, and good until {end:%Y-%m-%d %H:%M}Z: {error.message}")
             return self._keep(held, passwords, trusted)
-        if held is not None and keys.spki(held.credential.ca.public_key()) != keys.spki(enrolled.ca.public_key()):
-            self.tell("the CA has a new key: nodes with a trust store of before do not accept this certificate")
         for remark in enrolled.remarks:
             self.tell(remark)
         credential = stores.NodeCredential(key, enrolled.leaf, enrolled.ca)
@@ -231,7 +229,9 @@ class _Run:
         self._forget_pending()
         return Outcome(enrolled=True, leaf=enrolled.leaf, ca=enrolled.ca)
 
-    def _ask(self, pending: Pending | None, passwords: stores.Passwords) -> tuple[keys.LeafPrivateKey, Enrolled]:
+    def _ask(
+        self, pending: Pending | None, passwords: stores.Passwords, known: x509.Certificate | None
+    ) -> tuple[keys.LeafPrivateKey, Enrolled]:
         token = self.config.token or self.options.token
         if token is None:
             raise UsageError("no token to ask the CA with", hint="put it in the configuration, or give --token-file")
@@ -247,6 +247,7 @@ class _Run:
             self.place,
             self.wanted,
             key=key,
+            known=known,
             token=token,
             wait=self.options.wait,
             now=self.clock.now,
@@ -317,6 +318,19 @@ def _held(data: bytes, passwords: stores.Passwords) -> _Held:
     key, chain = found
     credential = stores.NodeCredential(key, chain[0], chain[-1])
     return _Held(credential, tuple(entry for entry in entries if entry.alias != stores.KEY_ALIAS))
+
+
+def _known(held: _Held | None, trusted: tuple[javastore.Entry, ...]) -> x509.Certificate | None:
+    """
+    Return the CA that the node trusts already: the trust store's, or else the key store's.
+
+    On this wire a node shows its MAC before the CA shows anything. Once there is a key to know the CA by, nobody else
+    needs to see one.
+    """
+    for entry in trusted:
+        if entry.alias == stores.CERT_ALIAS and isinstance(entry, javastore.TrustedEntry):
+            return load_certificate(entry.certificate)
+    return None if held is None else held.credential.ca
 
 
 def _place(config: ClientConfig) -> Place:

@@ -90,13 +90,14 @@ def enrol(
     wanted: Wanted,
     *,
     key: keys.LeafPrivateKey,
+    known: x509.Certificate | None,
     token: Secret,
     wait: timedelta,
     now: Callable[[], datetime],
     tell: Callable[[str], None],
 ) -> Enrolled:
     """
-    Ask the authority at ``place`` for a certificate.
+    Ask the authority at ``place`` for a certificate; whoever has not the key of ``known`` is sent nothing.
 
     While nobody listens there it is tried again, for ``wait``; not after anything was sent.
 
@@ -107,6 +108,7 @@ def enrol(
     request = wire.encode_request(token, csr(key, wanted))
     with _reached(place, wait, tell) as connection:
         ca = _authority(peer_chain(connection), place)
+        _require(known, ca, place)
         answer = ask(connection, place, "POST", "/", request)
     if answer.status != 200:
         raise _refusal(answer, place)
@@ -155,6 +157,7 @@ def _authority(chain: list[bytes], place: Place) -> x509.Certificate:
         )
     try:
         ca = load_certificate(chain[0])
+        ca.public_key()  # may be of a kind that is not read
         common, names = dn.common_name(ca.subject), _dns_and_ips(ca)
     except (Malformed, *keys.UNREADABLE) as error:
         raise UntrustedPeer(f"{place} presents no readable certificate: {str(error)[:120]!r}") from None
@@ -171,6 +174,16 @@ def _authority(chain: list[bytes], place: Place) -> x509.Certificate:
             hint="give the CA's host name as it was given to the CA (-c), in the same case",
         )
     return ca
+
+
+def _require(known: x509.Certificate | None, ca: x509.Certificate, place: Place) -> None:
+    """:raises UntrustedPeer: what was proved in the handshake is another key than that of the authority we know."""
+    if known is not None and keys.spki(ca.public_key()) != keys.spki(known.public_key()):
+        raise UntrustedPeer(
+            f"{place} has another key than the CA which this node trusts; nothing was sent",
+            hint="if the CA was replaced on purpose, move the key store and the trust store away and run it again; "
+            "if not, somebody answers in its name",
+        )
 
 
 def _refusal(answer: Answer, place: Place) -> HandfastError:

@@ -14,6 +14,7 @@ from handfast.authority.flat import FlatAuthority
 from handfast.core import dn, keys
 from handfast.core.invitation import Address
 from handfast.core.names import NamePattern
+from handfast.core.nifi_x509 import ENDS_SOON
 from handfast.core.roles import Role
 from handfast.core.secret import Secret
 from handfast.introducers.nifi import NAME, NifiIntroducer, SharedToken, check_token
@@ -83,7 +84,10 @@ def open_authority(
             key_size=settings.key_size,
             passphrase=passphrase,
         )
-    return FlatAuthority.open(directory, passphrase=passphrase)
+    authority = FlatAuthority.open(directory, passphrase=passphrase)
+    if adopted is None and authority.not_after - now < ENDS_SOON:
+        warn(f"the NiFi authority ends at {authority.not_after:%Y-%m-%d %H:%M} UTC, and all that it signed with it")
+    return authority
 
 
 def introducer(settings: NifiSettings, token: Secret | None, authority: FlatAuthority) -> NifiIntroducer:

@@ -166,8 +166,9 @@ def by_operator(
     now: datetime,
 ) -> Grant:
     """
-    Return the grant for what an operator asked for on the authority's own machine: NiFi's ``standalone``, and a
-    session's exports.
+    Return the grant for what an operator asked for on the authority's own machine.
+
+    That is NiFi's ``standalone``, and a session's export. ``subject`` (DER) None is the machine's own.
 
     *Not* checked: possession of the key, which that mode makes itself.
 

@@ -127,7 +127,7 @@ class Administration:
         if self.nifi is None:
             raise UsageError("this registrar does not serve NiFi's protocol", hint="start it with --nifi-listen")
         now = self.clock.now().replace(microsecond=0)
-        if len(self.ledger.invitations_for(nifi.NAME, after=now)) >= nifi.MOST_TOKENS:
+        if len(self.ledger.public_halves(nifi.NAME, after=now)) >= nifi.MOST_TOKENS:
             raise Refused(
                 f"{nifi.MOST_TOKENS} one-time tokens are waiting, and each has to be tried for every request",
                 hint="let some expire, or use --for with a shorter time",

@@ -74,9 +74,9 @@ class LedgerContext:
         """Return the invitation, open or not."""
         return self.ledger.invitation(key_id)
 
-    def invitations_for(self, method: str) -> list[Invitation]:
-        """Return a method's invitations whose time is not over."""
-        return self.ledger.invitations_for(method, after=self.clock.now())
+    def public_halves(self, method: str) -> list[tuple[str, bytes]]:
+        """Return key id and public half of a method's invitations whose time is not over."""
+        return self.ledger.public_halves(method, after=self.clock.now())
 
     def credential(self, serial: int) -> CredentialRecord | None:
         """

@@ -25,7 +25,7 @@ from handfast.core.names import machine_name
 from handfast.core.records import CredentialRecord, Invitation
 from handfast.core.roles import Role
 from handfast.core.views import serial_text
-from handfast.errors import HandfastError, InvitationCancelled, InvitationExpired
+from handfast.errors import InvitationCancelled, InvitationExpired
 from handfast.ledger.entries import CRL_PUBLISHED
 from handfast.server import logs
 from handfast.server.limits import Limits
@@ -104,7 +104,9 @@ class _OneShot:
             finally:
                 waiting.cancel()  # a signal came first
                 await asyncio.wait([waiting])
-                self._close()
+        if self._invitation is not None and (issued := _issued(self._service, self._invitation)) is not None:
+            return serial_text(issued.serial)
+        self._cancel()
         if waiting.cancelled():
             raise InvitationCancelled(
                 f"ended before {self._who!r} had joined; the invitation was cancelled", hint="make a new one"
@@ -146,13 +148,12 @@ class _OneShot:
                 hint="make a new one; --for makes it last longer",
             )
 
-    def _close(self) -> None:
-        """Cancel what nobody serves any more, or the next `invite` would serve it too."""
-        if self._invitation is not None and _issued(self._service, self._invitation) is None:
-            with contextlib.suppress(HandfastError):
-                self._service.ledger.cancel(
-                    self._invitation.key_id, reason="cessationOfOperation", at=self._service.clock.now()
-                ).result()
+    def _cancel(self) -> None:
+        """Close what nobody serves any more, or the next `invite` would serve it too."""
+        if self._invitation is not None:
+            key_id, at = self._invitation.key_id, self._service.clock.now()
+            with contextlib.suppress(InvitationCancelled):
+                self._service.ledger.cancel(key_id, reason="cessationOfOperation", at=at).result()
 
 
 def _issued(service: Service, invitation: Invitation) -> CredentialRecord | None:

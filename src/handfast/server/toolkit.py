@@ -58,11 +58,11 @@ def serve(
 
     def announce(_place: dict[str, object]) -> None:
         ready()
-        if token is not None:
-            warn(
-                "whoever reads the shared token can enroll: `handfast invite NAME --nifi` makes one for one node, and"
-                " `handfast join` needs none"
-            )
+        better = f"`handfast invite NAME --nifi --data {options.data}` makes one for one node"
+        if token is None:
+            warn(f"there is no shared token: {better}")
+        else:
+            warn(f"whoever reads the shared token can enroll: {better}")
 
     def prepare(service: Service) -> None:
         if service.nifi is not None:
@@ -106,13 +106,16 @@ def _settings(options: ServerOptions, warn: Callable[[str], None]) -> ServerConf
     else:
         directory, path = place
         try:
-            # As ``read_toolkit``: root takes over what belongs to the toolkit's own user.
-            read = config.decode(read_private(path, owner=_owner(directory), limit=config.MAX_CONFIG), ServerConfig)
+            # As ``read_toolkit``: root takes over what belongs to the toolkit's own user; what it goes on with is its own.
+            owner = None if options.from_nifi is None else _owner(directory)
+            read = config.decode(read_private(path, owner=owner, limit=config.MAX_CONFIG), ServerConfig)
         except NotFound:
             raise ConfigError(f"no configuration at {str(path)!r}", hint="leave out -F to have one made") from None
         for remark in read.remarks:
             warn(remark)
         settings = read.config
+        if options.from_nifi is not None:  # nor does that user say where root writes
+            settings = msgspec.structs.replace(settings, key_store=Path(settings.key_store or "").name)
     if options.different_key_password and settings.key_password is None:
         return msgspec.structs.replace(settings, key_password=new_password())
     return settings

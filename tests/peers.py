@@ -59,10 +59,16 @@ PEERS = {
     "nifi-toolkit-1.23.2": _toolkit("1.23.2"),
     "nifi-toolkit-1.28.1": _toolkit("1.28.1"),
     "openssl": Peer("openssl", "openssl"),
+    "paraview": Peer("paraview", "paraview"),  # 1.3 GB with what it needs, 2 to 3 minutes
     "postgresql": Peer("/usr/lib/postgresql/*/bin/postgres", "postgresql"),
+    "pvpython": Peer("pvpython", "python3-paraview"),
+    "pvserver": Peer("pvserver", "paraview"),
     "ssh-keygen": Peer("ssh-keygen", "openssh-client"),
     "systemd-analyze": Peer("systemd-analyze", "systemd"),
     "systemd-nspawn": Peer("systemd-nspawn", "systemd-container"),
+    "xauth": Peer("xauth", "xauth"),  # without recommended packages xvfb comes without it, and xvfb-run needs it
+    "xdotool": Peer("xdotool", "xdotool"),
+    "xvfb-run": Peer("xvfb-run", "xvfb"),
 }
 
 

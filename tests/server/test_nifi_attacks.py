@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
+import pytest
 from structlog.testing import capture_logs
 
+from handfast.errors import Unsafe
 from handfast.introducers.nifi import MOST_TOKENS
+from handfast.nifi.config import ServerConfig, encode, with_defaults
+from handfast.nifi.options import ServerOptions
+from handfast.server import toolkit
 from tests.server.nifi_peer import TOKEN, csr, message, new_key, serving
 from tests.server.test_life import wait
 
@@ -45,3 +52,51 @@ def test_attack_a_stranger_while_all_tokens_are_open(tmp_path: Path) -> None:
             begin = time.process_time()
             assert {node.post(body).status for _ in range(20)} == {403}
             assert (time.process_time() - begin) / 20 < 0.01  # for both sides; about 2 ms here
+
+
+def _typed(directory: Path, **more: Any) -> ServerOptions:
+    """What ``tls-toolkit server`` makes of a command line without options but these."""
+    fields: dict[str, Any] = {
+        "config": with_defaults(ServerConfig(key_store="nifi-ca-keystore.jks")),
+        "token": None,
+        "config_in": None,
+        "config_out": directory / "written.json",
+        "different_key_password": False,
+        "listen": None,
+        "allow_subjects": (),
+        "allow_names": (),
+        "any_name": False,
+        "data": directory / "data",
+        "from_nifi": None,
+    }
+    return ServerOptions(**fields | more)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("store", ["/etc/nologin", "../etc/nologin", "stores/nologin"])
+def test_attack_the_toolkits_user_says_where_root_writes(tmp_path: Path, store: str) -> None:
+    """Root that takes over another user's CA writes into its own directory, whatever path that user's file names."""
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    file = theirs / "config.json"
+    file.touch(mode=0o600)
+    file.write_bytes(encode(ServerConfig(dn="CN=ca.lan", key_store=store)))
+    for path in (theirs, file):
+        os.chown(path, 65534, 65534)
+    settings = toolkit._settings(_typed(tmp_path, from_nifi=theirs), lambda _remark: None)
+    assert settings.key_store == "nologin"
+
+
+@pytest.mark.root
+def test_attack_a_user_writes_the_configuration_that_root_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With -F the file is root's own: in a directory of another user root would be told where to write."""
+    file = tmp_path / "config.json"
+    file.touch(mode=0o600)
+    file.write_bytes(encode(ServerConfig(dn="CN=ca.lan", key_store="/etc/nologin")))
+    for path in (tmp_path, file):
+        os.chown(path, 65534, 65534)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Unsafe, match="belongs to user id 65534"):
+        toolkit._settings(_typed(tmp_path, config_in=file), lambda _remark: None)

@@ -26,13 +26,12 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPri
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from handfast.core.keys import spki_sha256
-from handfast.errors import Malformed, Unsafe, UntrustedPeer
+from handfast.errors import Malformed, Unsafe
 
 if TYPE_CHECKING:  # or every command would wait for it
     from OpenSSL import SSL
 
 _ALPN = ["http/1.1"]
-_NO_SESSION = "is it the address of a session, and of the same version?"
 # OpenSSL's X509_V_FLAG_NO_CHECK_TIME (x509_vfy.h), which the ssl module has no name for.
 _NO_CHECK_TIME = 0x200000
 
@@ -167,6 +166,7 @@ def verifying_client_context(
             raise Unsafe(f"the client certificate and its key are no pair: {error.reason}") from None
     return context
 
+
 @dataclass(frozen=True, slots=True)
 class SessionContext:
     """What one party of a session presents and asks for in TLS: always the server's side of it, or the client's."""
@@ -191,8 +191,8 @@ def session_server_context(
     """
     Return the context of a session's server: TLS 1.3 alone, a client certificate under ``root``, this ALPN.
 
-    ``chain`` is ours, leaf first, without the root. No session is ever resumed. The protocol is offered to be
-    agreed upon; a client that offers none is refused by ``sessions.channel``, for OpenSSL has no way to insist.
+    ``chain`` is ours, leaf first, without the root. No session is ever resumed. A client that offers
+    another protocol, or none, comes through the handshake without one, and ``sessions.channel`` refuses it then.
 
     *Not* checked, and left to ``sessions.trust``, which is asked before any byte is believed: dates (the answer to a
     wrong clock is a sentence, not an alert), the role, revocation.
@@ -204,11 +204,9 @@ def session_server_context(
     context = _session_context(SSL.TLS_SERVER_METHOD, chain, key, root)
     wanted = alpn.encode()
 
-    def select(_connection: SSL.Connection, offered: list[bytes]) -> bytes:
-        if wanted not in offered:
-            # An exception is what ends the handshake with the alert; NO_OVERLAPPING_PROTOCOLS would go on without.
-            raise UntrustedPeer(f"the client speaks {b', '.join(offered)[:100]!r}, not {alpn!r}", hint=_NO_SESSION)
-        return wanted
+    def select(_connection: SSL.Connection, offered: list[bytes]) -> bytes | SSL._NoOverlappingProtocols:
+        # No exception here: it would leave an entry in OpenSSL's queue of errors, which the next connection finds.
+        return wanted if wanted in offered else SSL.NO_OVERLAPPING_PROTOCOLS
 
     context.set_alpn_select_callback(select)
     return SessionContext(context, is_server=True, alpn=wanted)
@@ -252,10 +250,9 @@ def _session_context(
         context.check_privatekey()
     except SSL.Error:
         raise Unsafe("the certificate and its key are no pair") from None
-    store = context.get_cert_store()
-    assert store is not None
-    store.add_cert(X509.from_cryptography(root))
-    store.set_flags(_NO_CHECK_TIME)
+    if (store := context.get_cert_store()) is not None:  # without, nobody would verify
+        store.add_cert(X509.from_cryptography(root))
+        store.set_flags(_NO_CHECK_TIME)
     context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT)
     return context
 

@@ -124,9 +124,11 @@ def read_pfx(data: bytes, *, password: Secret, key_password: Secret | None = Non
     """
     try:
         if data[1:2] == _INDEFINITE:
-            # the library would open a store whose MAC was taken away
-            if der.ber_elements(data) != _ELEMENTS_WITH_MAC:
+            # the library would open a store whose MAC was taken away, and take its word for how often to hash
+            outer = der.ber_elements(data)
+            if len(outer) != _ELEMENTS_WITH_MAC:
                 raise _no_mac()
+            _bounded(asn1.decode_der(der.MacData, outer[-1]).iterations)
             return _read_old(data, password)
         pfx = asn1.decode_der(der.Pfx, data)
         if pfx.version != 3 or pfx.safe.type != der.DATA:
@@ -197,6 +199,7 @@ def _item(bag: asn1.TLV) -> _Item:
     is_key = parsed.type == der.SHROUDED_KEY
     if is_key:
         value = asn1.encode_der(parsed.value)
+        _check_rounds(parsed.value)
     elif parsed.type == der.CERTIFICATE:
         value = _x509(parse(der.CertBag, parsed.value))
     else:
@@ -209,6 +212,15 @@ def _item(bag: asn1.TLV) -> _Item:
         link=parse(bytes, link[0]) if link else None,
         trusted=der.TRUSTED_KEY_USAGE in values,
     )
+
+
+def _check_rounds(shrouded: asn1.TLV) -> None:
+    """Refuse a key that asks for more rounds than are bearable, if it is encrypted in our way."""
+    try:
+        rounds = parse(der.EncryptedPrivateKeyInfo, shrouded).algorithm.parameters.derivation.parameters.iterations
+    except ValueError:
+        return
+    _bounded(rounds)
 
 
 def _x509(bag: der.CertBag) -> bytes:

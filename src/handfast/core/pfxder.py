@@ -7,6 +7,7 @@ Encryption is declared as the one kind that is written; any other does not decod
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import Annotated, TypeVar
 
 from cryptography import x509
@@ -220,22 +221,24 @@ def elements(value: asn1.TLV) -> list[asn1.TLV]:
     return asn1.decode_der(Many, asn1.encode_der(Anything(value=sequence))).items
 
 
-def ber_elements(data: bytes) -> int:
+def ber_elements(data: bytes) -> list[bytes]:
     """
-    Return how many elements a BER SEQUENCE of indefinite length (X.690 §8.1.3.6) has. Their content is skipped.
+    Return the elements of a BER SEQUENCE of indefinite length (X.690 §8.1.3.6), encoded. Their content is skipped.
 
     :raises ValueError: it is not well-formed to its end, or has a tag over 30, which nothing in PKCS #12 has.
     """
-    at, depth, found = 2, 1, 0
+    at, depth = 2, 1
+    begins: list[int] = []
     while depth:
         if at + 2 > len(data) or data[at] & 0x1F == 0x1F:
             raise ValueError("not well-formed")
         tag, size = data[at : at + 2]
+        if depth == 1:
+            begins.append(at)
         at += 2
         if tag == size == 0:
             depth -= 1
             continue
-        found += depth == 1
         if size == 0x80:
             depth += 1
             continue
@@ -246,4 +249,4 @@ def ber_elements(data: bytes) -> int:
         at += size
     if at != len(data):
         raise ValueError("bytes after the end")
-    return found
+    return [data[begin:end] for begin, end in pairwise(begins)]  # the last is the end's mark

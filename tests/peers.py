@@ -66,9 +66,8 @@ PEERS = {
     "ssh-keygen": Peer("ssh-keygen", "openssh-client"),
     "systemd-analyze": Peer("systemd-analyze", "systemd"),
     "systemd-nspawn": Peer("systemd-nspawn", "systemd-container"),
-    "xauth": Peer("xauth", "xauth"),  # without recommended packages xvfb comes without it, and xvfb-run needs it
     "xdotool": Peer("xdotool", "xdotool"),
-    "xvfb-run": Peer("xvfb-run", "xvfb"),
+    "xvfb": Peer("Xvfb", "xvfb"),
 }
 
 

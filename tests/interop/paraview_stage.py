@@ -22,7 +22,7 @@ POINTS = 3970  # of a sphere with resolution 64
 _SPOKEN = b"paraview-5."  # what a ParaView client says first, in the clear: version, connect-id, rendering back end
 
 # Connects, tells what is in the pipeline, adds a sphere, and fetches its points, which pvserver has computed.
-_CLIENT = f"""\
+_CLIENT = """\
 import json, sys
 from paraview import servermanager
 from paraview.simple import Connect, Disconnect, GetSources, ReverseConnect, Sphere
@@ -115,3 +115,21 @@ def client(host: Host, file: Path, *arguments: str) -> Process:
 def spoken(tape: Path) -> bool:
     """Whether ParaView's own first words were to be read on the wire."""
     return _SPOKEN in tape.read_bytes()
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """One side that runs, and what it said when it was ready."""
+
+    process: Process
+    ready: dict[str, Any]
+
+    @property
+    def connect_id(self) -> int:
+        """The session's."""
+        return int(self.ready["connect_id"])
+
+
+def ready(process: Process) -> Running:
+    """Wait until a side is ready."""
+    return Running(process, json.loads(process.expect('"connect_id"')))

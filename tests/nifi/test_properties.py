@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -191,3 +192,10 @@ def test_the_real_toolkit_writes_the_same(tmp_path: Path) -> None:
         real = (toolkit.path("out") / directory / "nifi.properties").read_bytes().replace(b"key\\\n", b"key\\\\\n")
         ours = for_node(default_template(), hostname="n1.lan", rank=number, stores=STORES)
         assert parse(ours) == parse(real)
+
+
+def test_attack_a_line_that_goes_on_for_a_megabyte() -> None:
+    """A file that somebody hands us: what was joined is not looked through again with each line, which took an hour."""
+    begin = time.process_time()
+    assert parse(b"key=" + b"a\\\n" * 300_000) == {"key": "a" * 300_000}
+    assert time.process_time() - begin < 10

@@ -177,6 +177,8 @@ class SessionContext:
 
     def connection(self, connected: socket.socket) -> SSL.Connection:
         """Return a TLS connection that reads from and writes to ``connected``; its handshake has not begun."""
+        from OpenSSL import SSL
+
         connection = SSL.Connection(self.context, connected)
         if self.is_server:
             connection.set_accept_state()

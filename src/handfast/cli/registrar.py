@@ -223,6 +223,12 @@ def invite_command(
     """
     from handfast.core import views
 
+    given = click.get_current_context().get_parameter_source
+    for option, flag in (("role", "--role"), ("addresses", "--address")):
+        if nifi and given(option) is ParameterSource.COMMANDLINE:
+            raise UsageError(f"--nifi and {flag} exclude each other", hint="a node is client and server, of one CA")
+    if subject is not None and not nifi:
+        raise UsageError("--dn is for --nifi", hint="names are given with --san")
     request = views.InviteRequest(
         machine=name,
         role=Role.PEER if nifi else Role(role),

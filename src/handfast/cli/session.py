@@ -14,6 +14,9 @@ SESSION = {
     "export": ("session_owner", "write a party's file, with a new key, to be copied to its machine"),
     "invite": ("session_owner", "better: print an invitation, and serve it until it was used"),
     "join": ("session_party", "on the other machine: paste the invitation, get the party's file"),
+    "serve": ("session_tunnel", "on the server: bring clients to a service, waiting for them or phoning them"),
+    "connect": ("session_tunnel", "on a client: a local port that leads to the service"),
+    "phone": ("session_tunnel", "tell the server where to phone next, and leave"),
     "revoke": ("session_owner", "take back all that a party holds"),
 }
 

@@ -12,7 +12,7 @@ import click
 from handfast import config as settings
 from handfast.adapters.clock import SystemClock
 from handfast.cli import ui
-from handfast.cli.arguments import DATA, FILE, FOLDER, PASSPHRASE, Parsed
+from handfast.cli.arguments import FILE, FOLDER, PASSPHRASE, Parsed
 from handfast.cli.toolkit_options import (
     CA_HOSTNAME,
     CONFIG_IN,
@@ -76,7 +76,13 @@ SIGNING_ALGORITHM = click.option(
 @click.option("--any-name", is_flag=True, help="As the original: whoever has the token may ask for any name.")
 @click.option("--listen", metavar="HOST:PORT", help="Listen here, not on every address and the port of --PORT.")
 @click.option("--from-nifi", type=FOLDER, help="Take over the CA of the tls-toolkit server in this directory.")
-@DATA
+@click.option(
+    "--data",
+    type=FOLDER,
+    default=".handfast",
+    show_default=True,
+    help="The registrar's data directory: ledger and log.",
+)
 @PASSPHRASE
 def server(
     different_key_password: bool,
@@ -123,13 +129,7 @@ def server(
             from_nifi=from_nifi,
         )
         passphrase = settings.secret_from("passphrase", file=passphrase_file)
-
-        def ready() -> None:
-            ui.emit("Server Started")
-            ui.say(f"safer than a token for all: one for each node, by handfast invite NODE --nifi --data {data};")
-            ui.say("or, where nothing speaks NiFi's protocol, our own invitations: handfast up, handfast invite NODE")
-
-        return serve(options, ready=ready, warn=ui.warn, passphrase=passphrase)
+        return serve(options, ready=lambda: ui.emit("Server Started"), warn=ui.warn, passphrase=passphrase)
 
     return run(go)
 

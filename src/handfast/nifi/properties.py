@@ -141,13 +141,14 @@ def _logical_lines(text: str) -> Iterator[tuple[str, str | None]]:
         if not logical or logical[0] in "#!":
             yield raw, None
             continue
-        while _CONTINUED.search(logical):
-            logical = logical[:-1]
+        raws, parts = [raw], [logical]  # joined once: a file of continuations would take an hour
+        while _CONTINUED.search(parts[-1]):
+            parts[-1] = parts[-1][:-1]
             if (following := next(lines, None)) is None:
                 break
-            raw += following[0]
-            logical += following[1].lstrip(_BLANK)
-        yield raw, logical
+            raws.append(following[0])
+            parts.append(following[1].lstrip(_BLANK))
+        yield "".join(raws), "".join(parts)
 
 
 def _unescape(text: str) -> str:

@@ -58,11 +58,10 @@ def serve(
 
     def announce(_place: dict[str, object]) -> None:
         ready()
-        better = f"`handfast invite NAME --nifi --data {options.data}` makes one for one node"
-        if token is None:
-            warn(f"there is no shared token: {better}")
-        else:
-            warn(f"whoever reads the shared token can enroll: {better}")
+        one = f"`handfast invite NAME --nifi --data {options.data}` makes one for one node"
+        native = "and the invitations of `handfast up`, where NiFi's protocol is not needed, have no such secret"
+        without = "there is no shared token" if token is None else "whoever reads the shared token can enroll"
+        warn(f"{without}: {one}, {native}")
 
     def prepare(service: Service) -> None:
         if service.nifi is not None:

@@ -232,13 +232,19 @@ def explain(error: Exception) -> HandfastError:
             f"the connection to the peer broke off: {said}", hint="the peer was killed, or the network is down"
         )
     reason = _reason(error)
-    if "alert" in reason:
+    if any(each in reason for each in _ALERTS):
         return UntrustedPeer(f"the peer refused us: {reason!r}", hint="its own log says why; " + _HINT)
+    if "alert" in reason:  # OpenSSL's last word to a connection that ended without close_notify is one, too
+        return Unreachable(f"the peer broke off: {reason!r}", hint="its own log says why")
     if reason in _UNTRUSTED:
         return UntrustedPeer(_UNTRUSTED[reason], hint=_HINT)
     return Malformed(f"the peer does not speak TLS as a session does: {reason!r}", hint=_HINT)
 
 
+_ALERTS = (  # the beginnings of those that are about who we are, or what we speak (RFC 8446 §6.2)
+    *("alert bad certificate", "alert unsupported certificate", "alert certificate", "alert unknown ca"),
+    *("alert access denied", "alert no application protocol", "alert handshake failure", "alert protocol version"),
+)
 _UNTRUSTED = {
     "certificate verify failed": "the peer's certificate was not issued in this session for its side of it",
     "peer did not return a certificate": "the peer presented no certificate",

@@ -101,6 +101,24 @@ def version(program: str) -> Version:
     return Version.parse(_output(program, "--version"))
 
 
+def client_version(program: str | None) -> Version | None:
+    """
+    Return the version of the ParaView that a client will use; ``program`` is its GUI, its pvpython, or None for any.
+
+    None where none is found and none was named: the client may be started elsewhere.
+
+    :raises NotFound: the one that was named is not there. :raises Malformed: it is something else.
+    :raises Fault: it does not run.
+    """
+    if program is None:
+        program = next(filter(None, map(shutil.which, ("paraview", "pvpython"))), None)
+        if program is None:
+            return None
+    path = Path(os.path.realpath(located(program)))
+    beside = path.with_name("pvpython")
+    return version(str(beside if os.access(beside, os.X_OK) else path))
+
+
 def require_agreement(ours: Version | None, theirs: Mapping[str, str], scheme: str) -> None:
     """
     Compare this client with what the server says about itself, so that a difference reads well.

@@ -29,6 +29,7 @@ from typing import Literal
 import msgspec
 
 from handfast.adapters.process import child_environment
+from handfast.sessions import local
 
 _CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000  # sched.h
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 0x1  # sockios.h, if.h
@@ -207,8 +208,8 @@ class Keeper:
         """Wait for pvserver's own call: any user may dial a port of loopback, so whose end it is decides."""
         with caller:
             while True:
-                call, address = caller.accept()
-                if _owner(address[1]) == os.geteuid():
+                call, _ = caller.accept()
+                if local.is_ours(call):
                     self._offer(call=call)
                     return
                 call.close()
@@ -269,13 +270,6 @@ def _pump(source: socket.socket, sink: socket.socket) -> None:
         for each in (source, sink):
             with contextlib.suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
-
-
-def _owner(port: int) -> int | None:
-    """Return the uid of the process behind the local end ``port`` of a TCP connection on loopback. See proc(5)."""
-    end = f"0100007F:{port:04X}"
-    with open("/proc/self/net/tcp", encoding="ascii") as table:
-        return next((int(row[7]) for row in map(str.split, table) if row[1] == end), None)
 
 
 def main() -> int:

@@ -63,7 +63,8 @@ class Relay:
         self._channel, self._plain, self._idle = channel, _Plain(plain), idle
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
-        self._over: asyncio.Future[HandfastError | None] = self._loop.create_future()
+        self.over = False  # both sides are closed
+        self._outcome: asyncio.Future[HandfastError | None] = self._loop.create_future()
         self.up = _Way(channel, self._plain, buffer, self)
         self.down = _Way(self._plain, channel, buffer, self)
 
@@ -73,7 +74,7 @@ class Relay:
         self.up.start()
         self.down.start()
         try:
-            error = await self._over
+            error = await self._outcome
         finally:
             self.fail(Unreachable("this side is stopping"))
         return Ended(self.up.count, self.down.count, error)
@@ -81,11 +82,6 @@ class Relay:
     def fail(self, why: HandfastError) -> None:
         """Reset both sides at once, dropping what was not sent."""
         self._close(why, reset=True)
-
-    @property
-    def over(self) -> bool:
-        """Whether both sides are closed."""
-        return self._over.done()
 
     @property
     def held(self) -> int:
@@ -98,9 +94,11 @@ class Relay:
             self._close(None, reset=False)
 
     def _close(self, why: HandfastError | None, *, reset: bool) -> None:
-        if self._over.done():
+        if self.over:
             return
-        self._over.set_result(why)
+        self.over = True
+        if not self._outcome.done():  # it is, when the task that waits for it was cancelled
+            self._outcome.set_result(why)
         if self._timer is not None:
             self._timer.cancel()
         self._loop.remove_reader(self._plain.fd)

@@ -101,10 +101,7 @@ class Trust:
         :raises UntrustedPeer: another session's, the wrong role, not valid now, or nothing readable.
         :raises Revoked: it was taken back, or we were.
         """
-        if self.revoked(self.party.serial):
-            raise Revoked(
-                f"our own credential, of {self.party.name!r}, was revoked", hint="ask the owner of the session"
-            )
+        self.check_own()
         if not chain_der:
             raise UntrustedPeer("the peer presented no certificate", hint="is it a session's port?")
         party = self.party
@@ -125,6 +122,13 @@ class Trust:
                 hint="ask the owner of the session for a new one",
             )
         return Peer(who.machine, who.role, leaf.serial_number, who.not_after)
+
+    def check_own(self) -> None:
+        """:raises Revoked: our own credential was taken back, as far as we know."""
+        if self.revoked(self.party.serial):
+            raise Revoked(
+                f"our own credential, of {self.party.name!r}, was revoked", hint="ask the owner of the session"
+            )
 
     @staticmethod
     def check_clock(theirs: int, now: datetime) -> None:

@@ -1,0 +1,191 @@
+"""
+The two first frames of every connection, and the conversation on a control connection: the same whoever dialled.
+
+A control connection is how each side knows that the other is there: a ping every 15 seconds, dead after 45. Over it
+revocation lists travel, the server is asked to dial, and told where to phone next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+import structlog
+
+from handfast import __version__
+from handfast.adapters.clock import SystemClock
+from handfast.adapters.tls import session_client_context, session_server_context
+from handfast.core.roles import Role
+from handfast.errors import Fault, HandfastError, Malformed, Refused, Revoked, Unreachable, UntrustedPeer
+from handfast.sessions import hello, party
+from handfast.sessions.engine import Engine, Limits, Link
+from handfast.sessions.hello import Answer, Control, Crl, Hello, Ping, Pong
+from handfast.sessions.trust import Peer, Trust
+
+PING, DEAD = 15.0, 45.0  # seconds
+_log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
+_REFUSALS: dict[str, type[HandfastError]] = {
+    each.code: each for each in (Revoked, UntrustedPeer, Refused, Malformed, Unreachable)
+}
+
+
+@dataclass(slots=True)
+class Side:
+    """One party at work: who it is, whom it trusts, and its connections."""
+
+    trust: Trust
+    engine: Engine[Peer]
+    now: Callable[[], datetime]
+    about: dict[str, str] = field(default_factory=dict)
+    controls: set[Link[Peer]] = field(default_factory=set)
+
+    @classmethod
+    def open(cls, path: Path, role: Role, *, limits: Limits | None = None, about: dict[str, str] | None = None) -> Side:
+        """
+        Read a session file for one role.
+
+        :raises UsageError, Refused, Unsafe, Malformed: it is for the other role, or cannot be used; see ``party.read``.
+        """
+        now = SystemClock().now
+        own = party.read(path, now=now())
+        if own.role is not role:
+            raise Refused(
+                f"{str(path)!r} is the file of the {own.role} {own.name!r}, and this is for the {role}",
+                hint="`handfast session serve` takes the server's file, `handfast session connect` a client's",
+            )
+        trust = Trust(own, now=now, path=path)
+        make = session_server_context if role is Role.SERVER else session_client_context
+        context = make([own.leaf, own.issuing], own.key, own.root, alpn=hello.ALPN)
+        engine: Engine[Peer] = Engine(
+            context,
+            lambda chain: trust.verify(chain, now()),
+            limits=limits,
+            refusal=lambda error: hello.encode(_refusal(error, trust, now())),
+        )
+        return cls(trust, engine, now, {"handfast": __version__, **(about or {})})
+
+    @contextlib.asynccontextmanager
+    async def running(self, problem: Callable[[HandfastError], None]) -> AsyncIterator[None]:
+        """Keep looking for revocations, and cut off who was taken back; close everything at the end."""
+        push: set[asyncio.Task[None]] = set()
+
+        def on_revoked(serials: frozenset[int]) -> None:
+            self.engine.cut(serials)
+            for link in list(self.controls):
+                task = asyncio.ensure_future(self._push(link))
+                push.add(task)
+                task.add_done_callback(push.discard)
+
+        self.trust.on_revoked = on_revoked
+        watching = asyncio.create_task(self.trust.watch(problem))
+        try:
+            yield
+        finally:
+            watching.cancel()
+            for task in push:
+                task.cancel()
+            await asyncio.gather(watching, *push, return_exceptions=True)
+            self.engine.close()
+
+    async def greet(self, link: Link[Peer], want: str, token: str | None = None) -> Answer:
+        """
+        Say hello as the one who dialled, and return the answer.
+
+        :raises HandfastError: the peer said no, with its own words.
+        """
+        crl = self.trust.crl if want == "control" else None
+        said = Hello(
+            want="control" if want == "control" else "stream",
+            crl=self.trust.crl_number,
+            time=self._time(),
+            token=token,
+            crl_der=crl if crl is not None and len(crl) <= hello.MAX_CRL else None,
+            about=self.about,
+        )
+        await link.send(hello.encode(said))
+        # The other side may have to dial its service first.
+        answer = hello.decode(await link.receive(within=2 * self.engine.limits.handshake), Answer)
+        self._learn(answer.crl_der)
+        if not answer.ok:
+            kind = _REFUSALS.get(answer.error or "", Refused)
+            raise kind(f"the peer says: {answer.message or answer.error}", hint="its own log may say more")
+        self.trust.check_clock(answer.time, self.now())
+        return answer
+
+    async def heard(self, link: Link[Peer]) -> Hello:
+        """Return the hello of whoever dialled us. :raises HandfastError: not one, or a clock that cannot be."""
+        said = hello.decode(await link.receive(), Hello)
+        self._learn(said.crl_der)
+        try:
+            self.trust.check_clock(said.time, self.now())
+            if self.trust.revoked(link.peer.serial):
+                raise Revoked(f"the credential of {link.peer.machine!r} was revoked", hint="ask the session's owner")
+        except HandfastError as error:
+            await self.refuse(link, error)
+            raise
+        return said
+
+    async def accept(self, link: Link[Peer], said: Hello) -> None:
+        """Answer yes, with a newer revocation list if the peer has an older one."""
+        crl = self.trust.crl if self.trust.crl_number > said.crl else None
+        der = crl if crl is not None and len(crl) <= hello.MAX_CRL else None
+        answer = Answer(ok=True, crl=self.trust.crl_number, time=self._time(), crl_der=der, about=self.about)
+        await link.send(hello.encode(answer))
+
+    async def refuse(self, link: Link[Peer], error: HandfastError, code: str | None = None) -> None:
+        """Answer no, and say why: the peer has proved that it belongs here."""
+        await link.dismiss(hello.encode(_refusal(error, self.trust, self.now(), code)))
+
+    async def converse(self, link: Link[Peer], act: Callable[[Control], Awaitable[None]]) -> None:
+        """
+        Hold a control connection until it ends; ``act`` gets what is neither a ping nor a revocation list.
+
+        :raises HandfastError: why it ended: the peer is gone, was silent, or was cut off.
+        """
+        pinging = asyncio.create_task(_ping(link))
+        self.controls.add(link)
+        try:
+            while True:
+                message = hello.decode_control(await link.receive(within=DEAD))
+                if isinstance(message, Ping):
+                    await link.send(hello.encode(Pong()))
+                elif isinstance(message, Crl):
+                    self._learn(message.crl_der)
+                elif not isinstance(message, Pong):
+                    await act(message)
+        finally:
+            self.controls.discard(link)
+            pinging.cancel()
+            await asyncio.gather(pinging, return_exceptions=True)
+
+    async def _push(self, link: Link[Peer]) -> None:
+        crl = self.trust.crl
+        if crl is not None and len(crl) <= hello.MAX_CRL:
+            with contextlib.suppress(HandfastError):
+                await link.send(hello.encode(Crl(crl_der=crl)))
+
+    def _time(self) -> int:
+        return int(self.now().timestamp())
+
+    def _learn(self, der: bytes | None) -> None:
+        if der is None:
+            return
+        try:
+            self.trust.adopt(der)
+        except Fault as error:  # it holds in memory
+            _log.warning("cannot keep a revocation list", error=error.message)
+
+
+async def _ping(link: Link[Peer]) -> None:
+    while True:
+        await asyncio.sleep(PING)
+        await link.send(hello.encode(Ping()))
+
+
+def _refusal(error: HandfastError, trust: Trust, now: datetime, code: str | None = None) -> Answer:
+    seconds = int(now.timestamp())
+    return Answer(ok=False, crl=trust.crl_number, time=seconds, error=code or error.code, message=error.message[:1000])

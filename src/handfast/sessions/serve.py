@@ -1,0 +1,188 @@
+"""
+The session's server: it brings authenticated peers to one service, waiting for them or phoning them.
+
+The service is dialled only for a peer that was authenticated and asked for a stream: pvserver, for one, gives its only
+place to whoever connects first, and says nothing for ever to a silent caller.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from handfast.adapters.files import faults, write_atomic
+from handfast.core.invitation import Address
+from handfast.errors import HandfastError, Malformed, Refused, Revoked, UntrustedPeer
+from handfast.sessions import hello, local
+from handfast.sessions.control import Side
+from handfast.sessions.engine import Link
+from handfast.sessions.hello import Control, Dial, Failed, Phone
+from handfast.sessions.local import Endpoint
+from handfast.sessions.relay import Ended
+from handfast.sessions.trust import Peer
+
+_MOST_EVERY = 8  # times the interval: how rarely a peer is tried that has been away for long
+_log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
+_chance = secrets.SystemRandom()
+
+
+@dataclass(slots=True)
+class Server:
+    """A server's side at work; ``service`` is what its peers get to."""
+
+    side: Side
+    service: Endpoint
+
+    async def handle(self, link: Link[Peer]) -> None:
+        """Serve a peer that dialled us: a stream, or its control connection."""
+        said = await self.side.heard(link)
+        if said.want == "stream":
+            await self._stream(link, said)
+            return
+        await self.side.accept(link, said)
+        _log.info("client is here", client=link.peer.machine)
+        try:
+            await self.side.converse(link, _nothing)
+        finally:
+            _log.info("client is gone", client=link.peer.machine)
+
+    async def _stream(self, link: Link[Peer], said: hello.Hello) -> None:
+        try:
+            plain = await local.dial(self.service)
+        except HandfastError as error:
+            await self.side.refuse(link, error, hello.UNREACHABLE_SERVICE)
+            raise
+        try:
+            await self.side.accept(link, said)
+        except BaseException:
+            plain.close()
+            raise
+        _told(await link.relay(plain), link.peer)
+
+
+class Remembered(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``FILE.phone``: whom to phone and how often (seconds), so that a restart knows."""
+
+    to: str
+    every: float
+
+
+class Caller:
+    """A server that dials its clients: reverse, and phoning home or a friend when the client said so."""
+
+    def __init__(self, server: Server, to: Address, every: float, *, memory: Path) -> None:
+        """``every`` is in seconds; ``memory`` is where a hand-over is kept."""
+        self._server, self._memory = server, memory
+        kept = _remembered(memory)
+        self.to, self.every = (Address.parse(kept.to), kept.every) if kept is not None else (to, every)
+        self._streams: set[asyncio.Task[None]] = set()
+        self._was_here = False
+
+    async def call_for_ever(self, told: Callable[[str], None]) -> None:
+        """
+        Dial, hold the conversation, and dial again, until cancelled.
+
+        A peer that is not ours is told and tried again: somebody else may sit at that address for a while.
+
+        :raises Revoked: we were.
+        """
+        failures = 0
+        while True:
+            try:
+                await self._call(told)
+                failures = 0
+            except HandfastError as error:
+                if isinstance(error, Revoked) and self._server.side.trust.revoked(self._server.side.trust.party.serial):
+                    raise
+                failures = 0 if self._was_here else failures + 1
+                told(f"{self.to}: {error.message}")
+            await asyncio.sleep(pause(self.every, failures))
+
+    async def _call(self, told: Callable[[str], None]) -> None:
+        side = self._server.side
+        self._was_here = False
+        connected = await local.dial(Endpoint(self.to))
+        async with side.engine.link(connected) as link:
+            await side.greet(link, "control")
+            self._was_here = True
+            told(f"{link.peer.machine} is at {self.to}")
+            at = self.to
+
+            async def act(message: Control) -> None:
+                if isinstance(message, Dial):
+                    task = asyncio.create_task(self._stream(link, at, message.token))
+                    self._streams.add(task)
+                    task.add_done_callback(self._streams.discard)
+                elif isinstance(message, Phone):
+                    self._hand_over(message, told)
+
+            await side.converse(link, act)
+
+    async def _stream(self, control: Link[Peer], to: Address, token: str) -> None:
+        side = self._server.side
+        try:
+            plain = await local.dial(self._server.service)
+        except HandfastError as error:
+            await self._failed(control, token, error, hello.UNREACHABLE_SERVICE)
+            return
+        try:
+            connected = await local.dial(Endpoint(to))
+            async with side.engine.link(connected) as link:
+                if link.peer.serial != control.peer.serial:
+                    raise UntrustedPeer("another peer of this session answered the call", hint="is the port shared?")
+                await side.greet(link, "stream", token)
+                _told(await link.relay(plain), link.peer)
+        except HandfastError as error:
+            await self._failed(control, token, error, error.code)
+        finally:
+            plain.close()
+
+    async def _failed(self, control: Link[Peer], token: str, error: HandfastError, code: str) -> None:
+        _log.info("stream failed", client=control.peer.machine, error=error.message)
+        with contextlib.suppress(HandfastError):
+            await control.send(hello.encode(Failed(token=token, error=code, message=error.message[:1000])))
+
+    def _hand_over(self, message: Phone, told: Callable[[str], None]) -> None:
+        self.to, self.every = message.address, message.every
+        write_atomic(self._memory, msgspec.json.encode(Remembered(message.to, message.every)))
+        told(f"phoning {self.to} from now on, every {self.every:g} s")
+
+
+def pause(every: float, failures: int) -> float:
+    """Return the seconds until the next try: jittered, so that not all servers call at once, and rarer with time."""
+    return _chance.uniform(0.75, 1.25) * every * min(1 << min(failures // 4, 10), _MOST_EVERY)
+
+
+def phone_path(path: Path) -> Path:
+    """Return where a server remembers whom to phone, beside its session file."""
+    return path.with_name(f"{path.name}.phone")
+
+
+async def _nothing(message: Control) -> None:
+    """Ignore what a client of the forward mode has no reason to say."""
+    raise Malformed(f"not for a server that waits: {type(message).__name__}", hint="use --dial on the server")
+
+
+def _remembered(path: Path) -> Remembered | None:
+    with faults("read", path):
+        try:
+            kept = msgspec.json.decode(path.read_bytes(), type=Remembered)
+            Address.parse(kept.to)
+        except FileNotFoundError:
+            return None
+        except (msgspec.DecodeError, Malformed):
+            hint = "remove it: the server phones where --dial says then"
+            raise Refused(f"{str(path)!r} is damaged", hint=hint) from None
+    return kept
+
+
+def _told(ended: Ended, peer: Peer) -> None:
+    error = "" if ended.error is None else ended.error.message
+    _log.info("stream ended", peer=peer.machine, received=ended.received, sent=ended.sent, error=error)

@@ -140,9 +140,7 @@ async def test_a_client_without_a_certificate_is_refused(ours: Made, tmp_path: P
 
 
 @pytest.mark.parametrize("who", ["client", "server"])
-async def test_another_session_of_the_same_name_is_refused(
-    ours: Made, theirs: Made, tmp_path: Path, who: str
-) -> None:
+async def test_another_session_of_the_same_name_is_refused(ours: Made, theirs: Made, tmp_path: Path, who: str) -> None:
     """A certificate under another root is refused in TLS, before anybody is asked."""
     error = await refused(engine(ours, "server"), python_client(theirs.party(who), tmp_path))
     assert isinstance(error, UntrustedPeer)
@@ -382,9 +380,9 @@ async def test_close_ends_everything_and_says_so(ours: Made) -> None:
         await link.receive()
 
     async with serving(engine(ours, "server"), handle) as listening:
-        with pytest.raises(Revoked, match="this side is stopping"):
-            async with client.link(await dial(listening)) as link:
-                client.close()
+        async with client.link(await dial(listening)) as link:
+            client.close()
+            with pytest.raises(Revoked, match="this side is stopping"):
                 await link.receive()
     assert client.open == 0
 
@@ -404,7 +402,7 @@ async def test_a_key_update_in_the_middle_changes_nothing(ours: Made, tmp_path: 
     party.write_bytes(ours.party("client").encode())
     loop = asyncio.get_running_loop()
     async with serving(engine(ours, "server"), handle) as listening:
-        address = "127.0.0.1:%d" % listening.getsockname()[1]
+        address = f"127.0.0.1:{listening.getsockname()[1]}"
         arguments = ["-cert", str(party), "-key", str(party), "-cert_chain", str(party), "-alpn", hello.ALPN]
         client = await asyncio.create_subprocess_exec(
             *("openssl", "s_client", "-connect", address, *arguments),

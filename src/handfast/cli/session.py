@@ -17,6 +17,7 @@ SESSION = {
     "serve": ("session_tunnel", "on the server: bring clients to a service, waiting for them or phoning them"),
     "connect": ("session_tunnel", "on a client: a local port that leads to the service"),
     "phone": ("session_tunnel", "tell the server where to phone next, and leave"),
+    "paraview": ("session_paraview", "ParaView through a session: pvserver, and clients for it"),
     "revoke": ("session_owner", "take back all that a party holds"),
 }
 

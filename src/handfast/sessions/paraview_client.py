@@ -1,8 +1,13 @@
-"""The client's half of ParaView: refuse what would not understand us, and native reverse, where the GUI listens."""
+"""
+The client's half of ParaView: to refuse what would not understand us, to leave with the GUI, and native reverse.
+
+In native reverse ParaView listens, and so does the session's client. Somebody has to dial both.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -12,18 +17,28 @@ from handfast.sessions import local
 from handfast.sessions.connect import Way
 from handfast.sessions.control import Side
 from handfast.sessions.engine import Link
-from handfast.sessions.hello import Answer, Hello
+from handfast.sessions.hello import Answer, Hello, Phone
 from handfast.sessions.local import Endpoint
+from handfast.sessions.relay import Ended
 from handfast.sessions.trust import Peer
 
 _EVERY = 0.5  # seconds between looks whether ParaView listens: no event says so
 
 
+def _content(about: Mapping[str, str]) -> None:
+    """Have nothing against a peer."""
+
+
 @dataclass(slots=True)
 class JudgingSide(Side):
-    """A side that looks at what the peer says about itself, before anything else of it is used. ``judge`` raises."""
+    """
+    A side that looks at what the peer says about itself, before anything else of it is used. ``judge`` raises.
 
-    judge: Callable[[Mapping[str, str]], None] = field(default=lambda about: None)
+    ``misfit`` is why a peer that dialled us was sent away: nobody else would tell the person who waits for it.
+    """
+
+    judge: Callable[[Mapping[str, str]], None] = _content
+    misfit: asyncio.Future[HandfastError] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
     async def greet(self, link: Link[Peer], want: str, token: str | None = None) -> Answer:
         """As ``Side.greet``. :raises HandfastError: ``judge`` did."""
@@ -37,14 +52,40 @@ class JudgingSide(Side):
         try:
             self.judge(said.about)
         except HandfastError as error:
+            if not self.misfit.done():
+                self.misfit.set_result(error)
             await self.refuse(link, error)
             raise
         return said
 
 
-async def bring_together(paraview: Address, way: Way, *, once: bool, told: Callable[[str], None]) -> None:
+class OnceWay(Way):
+    """``way``, which says when its first stream is over."""
+
+    def __init__(self, way: Way) -> None:
+        super().__init__(way.side)
+        self._way = way
+        self.over = asyncio.Event()
+
+    async def ready(self) -> Peer:
+        """As ``Way.ready``."""
+        return await self._way.ready()
+
+    async def stream(self, plain: socket.socket) -> Ended:
+        """As ``Way.stream``."""
+        try:
+            return await self._way.stream(plain)
+        finally:
+            self.over.set()
+
+    async def hand_over(self, phone: Phone) -> None:
+        """As ``Way.hand_over``."""
+        await self._way.hand_over(phone)
+
+
+async def bring_together(paraview: Address, way: Way, told: Callable[[str], None]) -> None:
     """
-    Whenever ParaView listens at ``paraview``, give it a stream of the session; with ``once`` return after the first.
+    Whenever ParaView listens at ``paraview``, give it a stream of the session, until cancelled.
 
     ParaView goes first: it may be hours before it listens, and pvserver has one call to give.
     """
@@ -58,5 +99,3 @@ async def bring_together(paraview: Address, way: Way, *, once: bool, told: Calla
             await way.stream(plain)
         except HandfastError as error:
             told(error.message)
-        if once:
-            return

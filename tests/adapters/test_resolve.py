@@ -126,7 +126,7 @@ def test_what_has_no_source_is_led_to_by_nothing() -> None:
 
 
 def test_attack_a_search_domain_behind_a_name(resolver: Callable[[Any], None]) -> None:
-    """Who has node1.lan.svc.cluster.local is not node1.lan: only a name without a dot is searched for."""
+    """Who has node1.lan.svc.cluster.local is not node1.lan; a name without a dot is not asked for at all."""
     asked: list[str] = []
 
     def search_first(host: str, *_arguments: Any, **_more: Any) -> list[tuple[Any, ...]]:
@@ -135,9 +135,23 @@ def test_attack_a_search_domain_behind_a_name(resolver: Callable[[Any], None]) -
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 0))]
 
     resolver(search_first)
-    assert leading(["node1", "node1.lan"], "10.6.6.6") == ("node1",)
+    assert leading(["node1", "node1.lan"], "10.6.6.6") == ()
     assert leading(["node1", "node1.lan"], "10.0.0.1") == ("node1.lan",)
-    assert sorted(set(asked)) == ["node1", "node1.lan."]
+    assert set(asked) == {"node1.lan."}
+
+
+def test_attack_a_host_that_is_called_like_the_administrator(resolver: Callable[[Any], None]) -> None:
+    """Whoever tells a DHCP server that his machine is ``admin`` must not become CN=admin, OU=NIFI by it."""
+    resolver(lambda *_arguments, **_more: [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("10.6.6.6", 0))])
+    assert leading(["admin"], "10.6.6.6") == ()
+
+
+def test_this_machine_knows_its_own_names(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Without any file and any resolver; and from elsewhere nobody is called so."""
+    monkeypatch.setattr(resolve, "_HOSTS", tmp_path / "none")
+    monkeypatch.setattr(socket, "gethostname", lambda: "Ca1")
+    assert leading(["ca1", "localhost", "node1"], "127.0.0.1") == ("ca1", "localhost")
+    assert leading(["ca1", "localhost"], "10.0.0.1") == ()
 
 
 def test_the_file_of_hosts_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,7 +162,7 @@ def test_the_file_of_hosts_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     )
     monkeypatch.setattr(resolve, "_HOSTS", hosts)
     names = ["two.lan", "six.lan", "no.lan", "old.lan", "a.lan", "two"]
-    assert leading(names, "10.0.0.2") == ("six.lan", "two.lan")
+    assert leading(names, "10.0.0.2") == ("six.lan", "two", "two.lan")
     assert leading(names, "10.0.0.3") == ()
 
 

@@ -223,7 +223,7 @@ def relayed() -> Iterator[tuple[str, vectors.Vector]]:
         forged = head + (new + middle + old if nth == 1 else old + middle + new) + tail
         payload = json.dumps(sent | {"csr": stage.pem(forged)}, separators=(",", ":"))
         describes = "changed on its way: the tag fits, but the request's own signature does not"
-        yield name, _vector(describes, payload, SHARED, "policy-refused", None, records=[stage.a_node()])
+        yield name, _vector(describes, payload, SHARED, "evidence-rejected", None, records=[stage.a_node()])
 
 
 def answers() -> Iterator[tuple[str, vectors.AnswerVector]]:

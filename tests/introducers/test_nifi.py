@@ -92,7 +92,7 @@ def test_attack_a_relay_rewrites_what_the_tag_does_not_cover(nth: int) -> None:
     forged[places[nth] : places[nth] + 9] = b"admin.lan"
     evidence = shown(NODE_TOKEN, pem(bytes(forged)))
     assert pyca.load_der_x509_csr(bytes(forged)).public_key() == NEW_KEY.public_key()
-    with pytest.raises(PolicyRefused, match="not signed by the key in it"):
+    with pytest.raises(EvidenceRejected, match="not signed by the key in it"):
         NIFI.verify(evidence, by_nifi().stage)
 
 

@@ -379,11 +379,10 @@ async def test_close_ends_everything_and_says_so(ours: Made) -> None:
     async def handle(link: Link[Peer]) -> None:
         await link.receive()
 
-    async with serving(engine(ours, "server"), handle) as listening:
-        async with client.link(await dial(listening)) as link:
-            client.close()
-            with pytest.raises(Revoked, match="this side is stopping"):
-                await link.receive()
+    async with serving(engine(ours, "server"), handle) as listening, client.link(await dial(listening)) as link:
+        client.close()
+        with pytest.raises(Revoked, match="this side is stopping"):
+            await link.receive()
     assert client.open == 0
 
 

@@ -16,6 +16,12 @@ def leave_no_core() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
+def many_files() -> None:
+    """Allow as many open files as we may: the usual 1,024 are for programs which call select(2), and we do not."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 def child_environment(**added: str) -> dict[str, str]:
     """Return the environment of a child: ours without any secret that was handed to us in it, and ``added``."""
     return {key: value for key, value in os.environ.items() if key not in _SECRET} | added

@@ -2,7 +2,9 @@
 Which names lead to an address: asked of the system's resolver, and of /etc/hosts.
 
 A name with a dot in it is asked for as it stands, and never with a search domain behind it. Where a resolver searches
-first (Kubernetes sets ``ndots:5``), ``node1.lan`` would be whoever has ``node1.lan.svc.cluster.local``.
+first (Kubernetes sets ``ndots:5``), ``node1.lan`` would be whoever has ``node1.lan.svc.cluster.local``. A name without a
+dot counts only where this machine's administrator wrote it into /etc/hosts: elsewhere it is whoever told a DHCP server,
+or answered on the local network, that he is called so; and a user may be called the same (``CN=admin``).
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from handfast.core.names import IPAddress, Names
 PATIENCE = 5.0  # seconds for all names together; what does not answer in time leads nowhere
 # RFC 5737, RFC 3849: for documentation. Where one can be had, every address can, and being had means nothing.
 _NOBODYS = {4: ipaddress.ip_address("192.0.2.1"), 6: ipaddress.ip_address("2001:db8::1")}
+_LOOPBACK = ipaddress.ip_address("127.0.0.1")
 _AT_ONCE = 4  # of the loop's few threads, which nothing else waits for
 _HOSTS = Path("/etc/hosts")  # read here: the C library does not find a name with its final dot there
 
@@ -52,8 +55,9 @@ async def leading_to(names: Names, source: IPAddress | None) -> Names:
 
 
 def _listed() -> dict[str, list[IPAddress]]:
-    """Return the names with a dot in them that /etc/hosts has, and their addresses."""
-    found: dict[str, list[IPAddress]] = {}
+    """Return our own names and those that /etc/hosts has, and their addresses."""
+    # RFC 6761 §6.3; and who we are ourselves is for nobody else to say.
+    found: dict[str, list[IPAddress]] = {name: [_LOOPBACK] for name in ("localhost", socket.gethostname().lower())}
     try:
         lines = _HOSTS.read_text("utf-8", "replace").splitlines()
     except OSError:
@@ -63,15 +67,15 @@ def _listed() -> dict[str, list[IPAddress]]:
         with contextlib.suppress(ValueError):
             address = _plain(ipaddress.ip_address(text.partition("%")[0]))
             for name in names:
-                if "." in name:
-                    found.setdefault(name.lower(), []).append(address)
+                found.setdefault(name.lower(), []).append(address)
     return found
 
 
 async def _addresses(name: str) -> list[IPAddress]:
-    absolute = f"{name}." if "." in name else name
+    if "." not in name:
+        return []
     try:
-        found = await asyncio.get_running_loop().getaddrinfo(absolute, None, type=socket.SOCK_STREAM)
+        found = await asyncio.get_running_loop().getaddrinfo(f"{name}.", None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):  # no such name, or one that no resolver takes
         return []
     return [_plain(ipaddress.ip_address(str(place[0]).partition("%")[0])) for *_, place in found]

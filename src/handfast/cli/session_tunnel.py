@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from handfast.adapters.process import many_files
 from handfast.cli import ui
 from handfast.cli.arguments import ADDRESS, DURATION, FILE, JSON, LISTEN, Parsed
 from handfast.core.invitation import Address
@@ -157,6 +158,12 @@ def phone_command(path: Path, to: Address, every: timedelta) -> None:
     ui.say(f"the server phones {to} now, every {every.total_seconds():g} s")
 
 
+def _say(text: str) -> None:
+    """Tell whoever still listens: a server that was started over ssh outlives the terminal that read its stderr."""
+    with contextlib.suppress(OSError):
+        ui.say(text)
+
+
 def _limits(idle: timedelta | None) -> Limits:
     from handfast.sessions.engine import Limits
 
@@ -173,7 +180,8 @@ def _run(
     from handfast.sessions.run import Told
 
     logs.configure(logging.WARNING)
-    told = Told(lambda place: ui.emit_json(place) if as_json else ui.say(say(place)), ui.say)
+    many_files()
+    told = Told(lambda place: ui.emit_json(place) if as_json else _say(say(place)), _say)
 
     async def main() -> T | None:
         task = asyncio.ensure_future(work(told))

@@ -225,9 +225,10 @@ class NifiIntroducer:
             raise EvidenceRejected("the request has the CA's own key: somebody reflects our answer")
         token, bounds = self._token(request.hmac or b"", key, context)
         try:
+            # A broken signature stays what anybody can send: a tag that was seen, with another request.
             public_key = csr.proven(asked)
             subject, wished = _wishes(asked)
-        except (Malformed, EvidenceRejected) as error:  # of somebody who knows the token: tell
+        except Malformed as error:  # of somebody who knows the token: tell
             raise PolicyRefused((error.message,), hint=error.hint) from None
         if isinstance(bounds, SharedToken):
             entitled = bounds.entitle(machine_of(subject), subject, wished)

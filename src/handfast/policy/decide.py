@@ -51,7 +51,10 @@ def decide(
             hint="wait a while; `handfast renew --if-due` renews when it is time",
         )
     if reasons or role is None:
-        raise PolicyRefused(reasons, hint="ask the operator for an invitation that allows this")
+        hint = "ask the operator for an invitation that allows this"
+        if entitled.own_address:
+            hint += "; a name leads to an address by DNS if it has a dot, else by the registrar's /etc/hosts"
+        raise PolicyRefused(reasons, hint=hint)
     return Grant(
         machine=entitled.machine,
         role=role,

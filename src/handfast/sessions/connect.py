@@ -19,18 +19,20 @@ import msgspec
 import structlog
 
 from handfast.core.invitation import Address
-from handfast.errors import Fault, HandfastError, Malformed, Refused, Revoked, Unreachable
+from handfast.errors import HandfastError, Malformed, Refused, Revoked, Unreachable
 from handfast.sessions import hello, local
+from handfast.sessions.channel import shut
 from handfast.sessions.control import Side
 from handfast.sessions.engine import Link
 from handfast.sessions.hello import Control, Dial, Failed, Phone
 from handfast.sessions.local import Endpoint
 from handfast.sessions.relay import Ended
-from handfast.sessions.serve import pause
+from handfast.sessions.serve import pause, sparing
 from handfast.sessions.trust import Peer
 
 AGAIN = 2.0  # seconds between two tries to find a server again that was there
 CALL_BACK = 15.0  # seconds for a server to dial us when we asked for a stream
+_CONFIRM = 5.0  # seconds for a server to say that it will phone
 _MAX_ORDER = 4096  # bytes of what `session phone` says
 _log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
@@ -40,37 +42,57 @@ class Way:
 
     def __init__(self, side: Side) -> None:
         self.side = side
-        self._control: Link[Peer] | None = None
+        self._controls: list[Link[Peer]] = []  # the newest, which counts, is the last
         self._here = asyncio.Event()
+        self._handing: tuple[Phone, asyncio.Future[None]] | None = None
 
     async def ready(self) -> Peer:
         """Return the server, once it has proved itself."""
         await self._here.wait()
-        if self._control is None:  # unreachable: it was set before the event
-            raise Fault("no control connection")
-        return self._control.peer
+        return self._control().peer
 
     async def stream(self, plain: socket.socket) -> Ended:
         """Carry ``plain``, which is ours from here on, to the service. :raises HandfastError: it never came to be."""
         raise NotImplementedError
 
     async def hand_over(self, phone: Phone) -> None:
-        """Tell the server where to phone from now on. :raises Unreachable: it is not here."""
-        if self._control is None:
+        """
+        Tell the server where to phone from now on, and return when it has said that it will.
+
+        :raises Unreachable: it is not here, or did not say so. :raises Refused: it is not one that phones.
+        """
+        control = self._control()
+        confirmed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._handing = phone, confirmed
+        try:
+            async with asyncio.timeout(_CONFIRM):
+                await control.send(hello.encode(phone))
+                await confirmed
+        except TimeoutError:
+            raise Unreachable("the server did not confirm it", hint="its own log may say more") from None
+        finally:
+            self._handing = None
+
+    def _control(self) -> Link[Peer]:
+        if not self._controls:
             raise Unreachable("the server is not connected", hint="try again when it is")
-        await self._control.send(hello.encode(phone))
+        return self._controls[-1]
 
     async def _hold(self, link: Link[Peer]) -> None:
-        self._control = link
+        self._controls.append(link)
         self._here.set()
         try:
             await self.side.converse(link, self._act)
         finally:
-            if self._control is link:
-                self._control = None
+            self._controls.remove(link)
+            if not self._controls:
                 self._here.clear()
 
     async def _act(self, message: Control) -> None:
+        if self._handing is not None and message == self._handing[0]:
+            if not self._handing[1].done():
+                self._handing[1].set_result(None)
+            return
         raise Malformed(f"not for a client: {type(message).__name__}", hint="both sides should run the same version")
 
 
@@ -89,17 +111,19 @@ class Forward(Way):
 
         :raises HandfastError: the server is not there, or not ours.
         """
-        failures = 0
+        failures, own = 0, self.side.trust.party.serial
+        told = sparing(told)
         while True:
             try:
                 async with self._dialled() as link:
                     await self.side.greet(link, "control")
+                    if failures:
+                        told(f"{self._server}: {link.peer.machine} is here again")
                     failures, patient = 0, True
                     await self._hold(link)
-            except Revoked:
-                raise
             except HandfastError as error:
-                if not patient:
+                # A server that was revoked may come back with a new credential; we do not.
+                if not patient or (isinstance(error, Revoked) and self.side.trust.revoked(own)):
                     raise
                 told(f"{self._server}: {error.message}")
             failures += 1
@@ -112,7 +136,11 @@ class Forward(Way):
                 await self.side.greet(link, "stream")
                 return await link.relay(plain)
         finally:
-            plain.close()
+            shut(plain, reset=True)  # if it never began; an end would look like an empty answer
+
+    async def hand_over(self, phone: Phone) -> None:
+        """:raises Refused: always."""
+        raise Refused("this server waits for clients, and phones nobody", hint="`serve --dial` is the one that phones")
 
     @contextlib.asynccontextmanager
     async def _dialled(self) -> AsyncIterator[Link[Peer]]:
@@ -126,8 +154,12 @@ class _Waiting:
     """A local connection for which the server was asked to dial: it did, or could not; and then it is over."""
 
     plain: socket.socket
+    asked: int  # the serial of the server
+    link: Link[Peer] | None = None
     begun: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
-    over: asyncio.Future[Ended] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    over: asyncio.Future[Ended | HandfastError] = field(
+        default_factory=lambda: asyncio.get_running_loop().create_future()
+    )
 
 
 class Reverse(Way):
@@ -144,47 +176,51 @@ class Reverse(Way):
             await self.side.accept(link, said)
             await self._hold(link)  # the newest counts: a server that was restarted comes before the old one is dead
             return
-        waiting = self._waiting.pop(said.token or "", None)
-        if waiting is None:
+        waiting = self._waiting.get(said.token or "")
+        if waiting is None or waiting.asked != link.peer.serial or waiting.begun.done():
             error = Refused("nobody asked for this stream, or not any more")
             await self.side.refuse(link, error)
             raise error
-        if waiting.begun.done():
-            raise Unreachable("nobody waits for this stream any more")
+        waiting.link = link
         waiting.begun.set_result(None)
+        ended: Ended | HandfastError = Unreachable("this side is stopping")
         try:
             await self.side.accept(link, said)
             ended = await link.relay(waiting.plain)
         except HandfastError as error:
-            if not waiting.over.done():
-                waiting.over.set_exception(error)
+            ended = error
             raise
-        if not waiting.over.done():
-            waiting.over.set_result(ended)
+        finally:
+            if not waiting.over.done():
+                waiting.over.set_result(ended)
 
     async def stream(self, plain: socket.socket) -> Ended:
         """Ask the server to dial, and wait for it."""
-        token, waiting = secrets.token_urlsafe(16), _Waiting(plain)
+        token = secrets.token_urlsafe(16)
+        waiting: _Waiting | None = None
         try:
-            await self.ready()
-            if self._control is None:
-                raise Unreachable("the server is gone", hint="it phones again by itself")
-            self._waiting[token] = waiting
-            await self._control.send(hello.encode(Dial(token=token)))
-            try:
-                async with asyncio.timeout(CALL_BACK):
-                    await waiting.begun
-            except TimeoutError:
-                hint = "its log may say why"
-                raise Unreachable(f"the server did not call back within {CALL_BACK:g} s", hint=hint) from None
-            return await waiting.over
+            async with asyncio.timeout(CALL_BACK):
+                await self.ready()
+                control = self._control()
+                waiting = self._waiting[token] = _Waiting(plain, control.peer.serial)
+                await control.send(hello.encode(Dial(token=token)))
+                await waiting.begun
+            ended = await waiting.over
+        except TimeoutError:
+            hint = "its log may say why"
+            raise Unreachable(f"the server did not call back within {CALL_BACK:g} s", hint=hint) from None
         finally:
             self._waiting.pop(token, None)
-            plain.close()
+            if waiting is not None and waiting.link is not None:
+                waiting.link.abort(Unreachable("nobody waits for this stream any more"))
+            shut(plain, reset=True)
+        if isinstance(ended, HandfastError):
+            raise ended
+        return ended
 
     async def _act(self, message: Control) -> None:
         if isinstance(message, Failed):
-            waiting = self._waiting.pop(message.token, None)
+            waiting = self._waiting.get(message.token)
             if waiting is not None and not waiting.begun.done():
                 why = message.message or message.error
                 waiting.begun.set_exception(Unreachable(f"the server says: {why}", hint="is its service running?"))
@@ -198,6 +234,7 @@ class Door:
 
     way: Way
     any_user: bool = False
+    say: Callable[[str], None] = _log.warning
 
     async def open(self, listening: socket.socket) -> None:
         """Accept until cancelled."""
@@ -212,7 +249,7 @@ class Door:
                     continue
                 accepted.setblocking(False)
                 if not (self.any_user or local.is_ours(accepted)):
-                    _log.warning("refused a local connection of another user")
+                    self.say("refused a local connection: it is not this user's, or it was over already")
                     accepted.close()
                     continue
                 task = loop.create_task(self._one(accepted))
@@ -227,10 +264,12 @@ class Door:
         try:
             ended = await self.way.stream(accepted)
         except HandfastError as error:
-            _log.warning("no stream", error=error.message)
+            self.say(f"no stream: {error.message}")
             return
         why = "" if ended.error is None else ended.error.message
         _log.info("stream ended", received=ended.received, sent=ended.sent, error=why)
+        if why:
+            self.say(f"a stream ended after {ended.received + ended.sent} bytes: {why}")
 
 
 # --- `session phone`, said to the client that runs ---
@@ -245,20 +284,25 @@ async def obey(listening: socket.socket, way: Way, leave: Callable[[str], None])
     """Take orders of our own user until cancelled; after a hand-over ``leave`` is called with what was done."""
     loop = asyncio.get_running_loop()
     while True:
-        accepted, _ = await loop.sock_accept(listening)
+        try:
+            accepted, _ = await loop.sock_accept(listening)
+        except OSError as error:
+            _log.warning("cannot accept", error=error.strerror)
+            await asyncio.sleep(0.1)
+            continue
         with accepted:
             accepted.setblocking(False)
             if not local.is_ours(accepted):
                 continue
             reply, done = "ok", ""
             try:
-                async with asyncio.timeout(5):
+                async with asyncio.timeout(_CONFIRM):
                     said = msgspec.json.decode(await loop.sock_recv(accepted, _MAX_ORDER), type=Phone)
-                    await way.hand_over(said)
-                    done = f"the server phones {said.to} now"
+                await way.hand_over(said)
+                done = f"the server phones {said.to} now"
             except HandfastError as error:
                 reply = error.message
-            except (msgspec.DecodeError, TimeoutError) as error:
+            except (msgspec.DecodeError, UnicodeDecodeError, TimeoutError, OSError) as error:
                 reply = f"not an order: {error}"
             with contextlib.suppress(OSError):
                 await loop.sock_sendall(accepted, reply.encode())
@@ -273,7 +317,7 @@ def order(path: Path, to: Address, every: float) -> None:
     :raises Unreachable: no client runs with this file. :raises Refused: its server is not there.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asking:
-        asking.settimeout(10)
+        asking.settimeout(3 * _CONFIRM)
         try:
             asking.connect(str(orders_path(path)))
             asking.sendall(msgspec.json.encode(Phone(to=str(to), every=every)))

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import NoReturn
 
 import structlog
 
@@ -24,13 +25,13 @@ from handfast.errors import Fault, HandfastError, Malformed, Refused, Revoked, U
 from handfast.sessions import hello, party
 from handfast.sessions.engine import Engine, Limits, Link
 from handfast.sessions.hello import Answer, Control, Crl, Hello, Ping, Pong
-from handfast.sessions.trust import Peer, Trust
+from handfast.sessions.trust import INTERVAL, Peer, Trust
 
 PING, DEAD = 15.0, 45.0  # seconds
 _log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 _REFUSALS: dict[str, type[HandfastError]] = {
     each.code: each for each in (Revoked, UntrustedPeer, Refused, Malformed, Unreachable)
-}
+} | {hello.UNREACHABLE_SERVICE: Unreachable}
 
 
 @dataclass(slots=True)
@@ -42,6 +43,7 @@ class Side:
     now: Callable[[], datetime]
     about: dict[str, str] = field(default_factory=dict)
     controls: set[Link[Peer]] = field(default_factory=set)
+    watching: asyncio.Task[NoReturn] | None = None
 
     @classmethod
     def open(cls, path: Path, role: Role, *, limits: Limits | None = None, about: dict[str, str] | None = None) -> Side:
@@ -81,7 +83,7 @@ class Side:
                 task.add_done_callback(push.discard)
 
         self.trust.on_revoked = on_revoked
-        watching = asyncio.create_task(self.trust.watch(problem))
+        self.watching = watching = asyncio.create_task(self.trust.watch(problem))
         try:
             yield
         finally:
@@ -91,34 +93,52 @@ class Side:
             await asyncio.gather(watching, *push, return_exceptions=True)
             self.engine.close()
 
+    async def guard(self) -> NoReturn:
+        """
+        Wait until we may not go on.
+
+        :raises Revoked: our own credential was taken back. :raises Refused: it has expired, with the session.
+        """
+        own = self.trust.party
+        while True:
+            self.trust.check_own()
+            if self.now() > own.not_after:
+                raise Refused(
+                    f"the session {own.session!r} was over for {own.name!r} at {own.not_after:%Y-%m-%d %H:%M}Z",
+                    hint="ask the owner of the session for a new file",
+                )
+            if self.watching is not None and self.watching.done():
+                await self.watching  # nobody looks for revocations any more: a bug, and no reason to let them in
+            await asyncio.sleep(INTERVAL)
+
     async def greet(self, link: Link[Peer], want: str, token: str | None = None) -> Answer:
         """
         Say hello as the one who dialled, and return the answer.
 
         :raises HandfastError: the peer said no, with its own words.
         """
-        crl = self.trust.crl if want == "control" else None
         said = Hello(
             want="control" if want == "control" else "stream",
             crl=self.trust.crl_number,
             time=self._time(),
             token=token,
-            crl_der=crl if crl is not None and len(crl) <= hello.MAX_CRL else None,
+            crl_der=_fitting(self.trust) if want == "control" else None,
             about=self.about,
         )
         await link.send(hello.encode(said))
         # The other side may have to dial its service first.
         answer = hello.decode(await link.receive(within=2 * self.engine.limits.handshake), Answer)
-        self._learn(answer.crl_der)
-        if not answer.ok:
-            kind = _REFUSALS.get(answer.error or "", Refused)
-            raise kind(f"the peer says: {answer.message or answer.error}", hint="its own log may say more")
-        self.trust.check_clock(answer.time, self.now())
+        self._believe(answer)
         return answer
 
     async def heard(self, link: Link[Peer]) -> Hello:
         """Return the hello of whoever dialled us. :raises HandfastError: not one, or a clock that cannot be."""
-        said = hello.decode(await link.receive(), Hello)
+        body = await link.receive()
+        try:
+            said = hello.decode(body, Hello)
+        except Malformed:
+            self._believe(_answer(body))
+            raise
         self._learn(said.crl_der)
         try:
             self.trust.check_clock(said.time, self.now())
@@ -131,8 +151,7 @@ class Side:
 
     async def accept(self, link: Link[Peer], said: Hello) -> None:
         """Answer yes, with a newer revocation list if the peer has an older one."""
-        crl = self.trust.crl if self.trust.crl_number > said.crl else None
-        der = crl if crl is not None and len(crl) <= hello.MAX_CRL else None
+        der = _fitting(self.trust) if self.trust.crl_number > said.crl else None
         answer = Answer(ok=True, crl=self.trust.crl_number, time=self._time(), crl_der=der, about=self.about)
         await link.send(hello.encode(answer))
 
@@ -162,9 +181,16 @@ class Side:
             pinging.cancel()
             await asyncio.gather(pinging, return_exceptions=True)
 
+    def _believe(self, answer: Answer) -> None:
+        """:raises HandfastError: the peer refuses us, or a clock is wrong, which may be why it does."""
+        self._learn(answer.crl_der)
+        self.trust.check_clock(answer.time, self.now())
+        if not answer.ok:
+            kind = _REFUSALS.get(answer.error or "", Refused)
+            raise kind(f"the peer says: {answer.message or answer.error}", hint="its own log may say more")
+
     async def _push(self, link: Link[Peer]) -> None:
-        crl = self.trust.crl
-        if crl is not None and len(crl) <= hello.MAX_CRL:
+        if (crl := _fitting(self.trust)) is not None:
             with contextlib.suppress(HandfastError):
                 await link.send(hello.encode(Crl(crl_der=crl)))
 
@@ -187,5 +213,24 @@ async def _ping(link: Link[Peer]) -> None:
 
 
 def _refusal(error: HandfastError, trust: Trust, now: datetime, code: str | None = None) -> Answer:
-    seconds = int(now.timestamp())
-    return Answer(ok=False, crl=trust.crl_number, time=seconds, error=code or error.code, message=error.message[:1000])
+    # With the list: whoever was revoked learns it from its owner's signature, and not from our word.
+    return Answer(
+        ok=False,
+        crl=trust.crl_number,
+        time=int(now.timestamp()),
+        error=code or error.code,
+        message=error.message[:1000],
+        crl_der=_fitting(trust),
+    )
+
+
+def _fitting(trust: Trust) -> bytes | None:
+    return trust.crl if trust.crl is not None and len(trust.crl) <= hello.MAX_CRL else None
+
+
+def _answer(body: bytes) -> Answer:
+    """Return what a dialler says instead of hello, when it does not want us. :raises Malformed: it is neither."""
+    answer = hello.decode(body, Answer)
+    if answer.ok:
+        raise Malformed("an answer to nothing", hint="the peer does not speak this protocol")
+    return answer

@@ -25,6 +25,7 @@ from handfast.errors import Fault, Malformed, Unreachable, UsageError
 DIAL_TIMEOUT = 10.0  # seconds
 _BACKLOG = 128
 _UNIX = "unix:"
+_MAPPED = "::ffff:"  # RFC 4291 §2.5.5.2
 _LONGEST_PATH = 107  # bytes: sockaddr_un
 
 
@@ -59,7 +60,7 @@ async def dial(endpoint: Endpoint, *, within: float = DIAL_TIMEOUT) -> socket.so
         async with asyncio.timeout(within):
             if endpoint.path is not None:
                 return await _connected(socket.AF_UNIX, str(endpoint.path))
-            return await _dial_tcp(endpoint)
+            return await _dial_tcp(endpoint, within)
     except TimeoutError:
         raise Unreachable(f"{endpoint} does not answer within {within:g} s", hint="is a firewall in between?") from None
     except OSError as error:
@@ -67,7 +68,7 @@ async def dial(endpoint: Endpoint, *, within: float = DIAL_TIMEOUT) -> socket.so
         raise Unreachable(f"cannot reach {endpoint}: {reason}", hint="is something listening there?") from None
 
 
-async def _dial_tcp(endpoint: Endpoint) -> socket.socket:
+async def _dial_tcp(endpoint: Endpoint, within: float) -> socket.socket:
     address = endpoint.address
     if address is None:  # unreachable: one of the two is set
         raise Fault("an endpoint without an address")
@@ -77,8 +78,10 @@ async def _dial_tcp(endpoint: Endpoint) -> socket.socket:
     failed: OSError | None = None
     for family, _, _, _, place in places:
         try:
-            return await _connected(family, place)
-        except OSError as error:
+            # Each has its share of the time: the first may be where packets vanish.
+            async with asyncio.timeout(within / len(places)):
+                return await _connected(family, place)
+        except OSError as error:  # a TimeoutError is one
             failed = failed or error
     raise failed or OSError("no address")
 
@@ -142,7 +145,9 @@ def _listening_unix(path: Path) -> Iterator[socket.socket]:
         try:
             made.bind(str(path))
         except OSError as error:
-            raise Fault(f"cannot listen on {str(path)!r}: {error.strerror}", hint="choose another path") from None
+            raise Fault(
+                f"cannot listen on {str(path)!r}: {error.strerror or error}", hint="choose another path"
+            ) from None
         finally:
             os.umask(before)
         made.listen(_BACKLOG)
@@ -187,7 +192,8 @@ def is_ours(accepted: socket.socket) -> bool:
     Whether a local caller is this process's own user, or root.
 
     Of a Unix socket the kernel says so. Of a TCP connection on loopback it is in /proc/net/tcp, by the caller's own
-    end; what is not found there any more is refused.
+    end; what is not found there any more is refused. So is an end that nobody holds any more: the kernel shows root's
+    uid for it, whoever it was, who may have sent all that he wanted before he closed it.
     """
     if accepted.family == socket.AF_UNIX:
         credentials = accepted.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
@@ -197,13 +203,13 @@ def is_ours(accepted: socket.socket) -> bool:
         theirs, ours = accepted.getpeername(), accepted.getsockname()
     except OSError:
         return False
-    name = "tcp6" if accepted.family == socket.AF_INET6 else "tcp"
-    wanted = f"{_hexadecimal(theirs)} {_hexadecimal(ours)}".split()
+    wanted = [[_hexadecimal(each, prefix) for each in (theirs, ours)] for prefix in ("", _MAPPED)]
     with contextlib.suppress(OSError):
-        for line in Path(f"/proc/net/{name}").read_text("ascii").splitlines()[1:]:
-            fields = line.split()
-            if fields[1:3] == wanted:
-                return int(fields[7]) in _allowed()
+        for name in ("tcp", "tcp6"):
+            for line in Path(f"/proc/net/{name}").read_text("ascii").splitlines()[1:]:
+                fields = line.split()
+                if fields[1:3] in wanted:
+                    return fields[9] != "0" and int(fields[7]) in _allowed()
     return False
 
 
@@ -211,9 +217,14 @@ def _allowed() -> set[int]:
     return {os.geteuid(), 0}
 
 
-def _hexadecimal(place: tuple[object, ...]) -> str:
-    """Return an address as the kernel writes it there: each 32 bits in the machine's own order."""
-    packed = ipaddress.ip_address(str(place[0]).partition("%")[0]).packed
+def _hexadecimal(place: tuple[object, ...], prefix: str) -> str:
+    """
+    Return an address as the kernel writes it there: each 32 bits in the machine's own order.
+
+    ``prefix`` goes before one of IPv4, for a caller who reached it through a socket of IPv6, as Java's do.
+    """
+    host = ipaddress.ip_address(str(place[0]).partition("%")[0])
+    packed = (ipaddress.ip_address(f"{prefix}{host}") if host.version == 4 else host).packed
     words = struct.unpack(f">{len(packed) // 4}I", packed)
     turned = struct.unpack(f">{len(words)}I", struct.pack(f"={len(words)}I", *words))
     return "".join(f"{word:08X}" for word in turned) + f":{int(str(place[1])):04X}"

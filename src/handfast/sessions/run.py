@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Coroutine
+import socket
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from handfast.core.invitation import Address
 from handfast.core.roles import Role
-from handfast.errors import HandfastError, Unreachable
+from handfast.errors import Fault, HandfastError
 from handfast.sessions import local
 from handfast.sessions.connect import Door, Forward, Reverse, Way, obey, orders_path
 from handfast.sessions.control import Side
@@ -19,6 +20,8 @@ from handfast.sessions.engine import Limits
 from handfast.sessions.local import Endpoint
 from handfast.sessions.relay import Ended
 from handfast.sessions.serve import Caller, Server, phone_path
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +41,7 @@ async def serve(path: Path, listen: Address, service: Endpoint, *, limits: Limit
     side = Side.open(path, Role.SERVER, limits=limits)
     with local.public(listen) as listening:
         async with _at_work(side, told):
-            server = Server(side, service)
+            server = Server(side, service, told.say)
             told.ready({"listen": str(local.address_of(listening)), "to": str(service)} | _about(side))
             await _until_revoked(side, side.engine.serve(listening, server.handle))
 
@@ -51,7 +54,7 @@ async def call(path: Path, to: Address, every: float, service: Endpoint, *, limi
     """
     side = Side.open(path, Role.SERVER, limits=limits)
     async with _at_work(side, told):
-        caller = Caller(Server(side, service), to, every, memory=phone_path(path))
+        caller = Caller(Server(side, service, told.say), to, every, memory=phone_path(path))
         told.ready({"dial": str(caller.to), "every": caller.every, "to": str(service)} | _about(side))
         await _until_revoked(side, caller.call_for_ever(told.say))
 
@@ -86,7 +89,7 @@ async def connect_once(path: Path, server: Address, plain: Any, *, limits: Limit
     """
     side = Side.open(path, Role.CLIENT, limits=limits)
     async with _at_work(side, told):
-        return await Forward(side, server).stream(plain)
+        return await _once(side, Forward(side, server).stream(plain))
 
 
 async def wait_once(path: Path, listen: Address, plain: Any, *, limits: Limits, told: Told) -> Ended:
@@ -95,13 +98,20 @@ async def wait_once(path: Path, listen: Address, plain: Any, *, limits: Limits, 
     with local.public(listen) as listening:
         async with _at_work(side, told):
             way = Reverse(side)
-            serving = asyncio.create_task(side.engine.serve(listening, way.handle))
             told.say(f"waiting for the server at {local.address_of(listening)}")
-            try:
+
+            async def carry() -> Ended:
+                await way.ready()
                 return await way.stream(plain)
-            finally:
-                serving.cancel()
-                await asyncio.gather(serving, return_exceptions=True)
+
+            async with _beside(side.engine.serve(listening, way.handle)):
+                return await _once(side, carry())
+
+
+async def _once(side: Side, stream: Coroutine[Any, Any, Ended]) -> Ended:
+    async with _beside(stream) as ended, _beside(side.guard()) as guarded:
+        await _any(ended, guarded)
+        return await ended
 
 
 async def _client(
@@ -113,28 +123,47 @@ async def _client(
         if not left.done():
             left.set_result(why)
 
-    async with _beside(keeping) as kept:
-        here = asyncio.create_task(way.ready())
-        waited: set[asyncio.Task[Any]] = {here, kept}
-        await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
-        if not here.done():
-            here.cancel()
-            await kept  # which says why
-            raise Unreachable("the server never came")
-        peer = here.result()
+    async with _beside(keeping) as kept, _beside(side.guard()) as guarded:
+        async with _beside(way.ready()) as here:
+            await _any(here, guarded, kept)
+            peer = await here
         # Only now: whoever finds the port open finds the service behind it.
-        with local.listening(door) as listening, local.listening(Endpoint(path=orders_path(path))) as orders:
+        with local.listening(door) as listening, _orders(path, told) as orders:
             where = str(door) if door.path is not None else str(local.address_of(listening))
             told.ready({"local": where, "server": peer.machine} | _about(side))
-            async with _beside(Door(way).open(listening)) as opened, _beside(obey(orders, way, leave)) as obeyed:
-                watched = {kept, opened, obeyed, asyncio.ensure_future(_revoked(side))}
-                await asyncio.wait({left, *watched}, return_when=asyncio.FIRST_COMPLETED)
-                for task in watched:
-                    if task.done():
-                        await task
-                    elif task not in {kept, opened, obeyed}:
-                        task.cancel()
-                return left.result() if left.done() else ""
+            async with (
+                _beside(Door(way, say=told.say).open(listening)) as opened,
+                _beside(_obey(orders, way, leave)) as obeyed,
+            ):
+                await _any(left, guarded, kept, opened, obeyed)
+                return await left
+
+
+async def _any(wanted: asyncio.Future[Any], *others: asyncio.Future[Any]) -> None:
+    """Wait until one of these is over. :raises HandfastError: why one of the others is: none has an end of its own."""
+    await asyncio.wait({wanted, *others}, return_when=asyncio.FIRST_COMPLETED)
+    for each in others:
+        if each.done():
+            await each
+
+
+@contextlib.contextmanager
+def _orders(path: Path, told: Told) -> Iterator[socket.socket | None]:
+    """Listen for `session phone`; a client for which that cannot be is a client all the same."""
+    with contextlib.ExitStack() as stack:
+        listening = None
+        try:
+            listening = stack.enter_context(local.listening(Endpoint(path=orders_path(path))))
+        except Fault as error:
+            told.say(f"`handfast session phone` cannot reach this client: {error.message}")
+        yield listening
+
+
+async def _obey(listening: socket.socket | None, way: Way, leave: Callable[[str], None]) -> None:
+    if listening is None:
+        await asyncio.Event().wait()
+    else:
+        await obey(listening, way, leave)
 
 
 @contextlib.asynccontextmanager
@@ -146,7 +175,7 @@ async def _at_work(side: Side, told: Told) -> AsyncIterator[None]:
 
 
 @contextlib.asynccontextmanager
-async def _beside(work: Coroutine[Any, Any, None]) -> AsyncIterator[asyncio.Task[None]]:
+async def _beside(work: Coroutine[Any, Any, T]) -> AsyncIterator[asyncio.Task[T]]:
     task = asyncio.create_task(work)
     try:
         yield task
@@ -157,18 +186,9 @@ async def _beside(work: Coroutine[Any, Any, None]) -> AsyncIterator[asyncio.Task
 
 
 async def _until_revoked(side: Side, work: Coroutine[Any, Any, None]) -> None:
-    async with _beside(work) as task, _beside(_revoked(side)) as revoked:
-        await asyncio.wait({task, revoked}, return_when=asyncio.FIRST_COMPLETED)
-        for each in (revoked, task):
-            if each.done():
-                await each
-
-
-async def _revoked(side: Side) -> None:
-    """Wait until our own credential is taken back. :raises Revoked: it was."""
-    while True:
-        side.trust.check_own()
-        await asyncio.sleep(0.25)
+    async with _beside(work) as task, _beside(side.guard()) as guarded:
+        await _any(task, guarded)
+        await task
 
 
 def _about(side: Side) -> dict[str, object]:

@@ -19,7 +19,7 @@ import structlog
 
 from handfast.adapters.files import faults, write_atomic
 from handfast.core.invitation import Address
-from handfast.errors import HandfastError, Malformed, Refused, Revoked, UntrustedPeer
+from handfast.errors import Fault, HandfastError, Malformed, Refused, Revoked, TooMuch, UntrustedPeer
 from handfast.sessions import hello, local
 from handfast.sessions.control import Side
 from handfast.sessions.engine import Link
@@ -33,12 +33,17 @@ _log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 _chance = secrets.SystemRandom()
 
 
+def _silent(_text: str) -> None:
+    """Say nothing."""
+
+
 @dataclass(slots=True)
 class Server:
-    """A server's side at work; ``service`` is what its peers get to."""
+    """A server's side at work; ``service`` is what its peers get to. ``say`` gets what people want to know."""
 
     side: Side
     service: Endpoint
+    say: Callable[[str], None] = _silent
 
     async def handle(self, link: Link[Peer]) -> None:
         """Serve a peer that dialled us: a stream, or its control connection."""
@@ -47,16 +52,18 @@ class Server:
             await self._stream(link, said)
             return
         await self.side.accept(link, said)
-        _log.info("client is here", client=link.peer.machine)
+        self.say(f"{link.peer.machine} is here")
         try:
             await self.side.converse(link, _nothing)
-        finally:
-            _log.info("client is gone", client=link.peer.machine)
+        except HandfastError as error:
+            self.say(f"{link.peer.machine} is gone: {error.message}")
+            raise
 
     async def _stream(self, link: Link[Peer], said: hello.Hello) -> None:
         try:
             plain = await local.dial(self.service)
         except HandfastError as error:
+            self.say(f"no stream for {link.peer.machine}: {error.message}")
             await self.side.refuse(link, error, hello.UNREACHABLE_SERVICE)
             raise
         try:
@@ -64,7 +71,14 @@ class Server:
         except BaseException:
             plain.close()
             raise
-        _told(await link.relay(plain), link.peer)
+        self.told(await link.relay(plain), link.peer)
+
+    def told(self, ended: Ended, peer: Peer) -> None:
+        """Note how a stream ended; people hear of what did not end in order."""
+        error = "" if ended.error is None else ended.error.message
+        _log.info("stream ended", peer=peer.machine, received=ended.received, sent=ended.sent, error=error)
+        if error:
+            self.say(f"a stream of {peer.machine} ended after {ended.received + ended.sent} bytes: {error}")
 
 
 class Remembered(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -93,37 +107,50 @@ class Caller:
 
         :raises Revoked: we were.
         """
-        failures = 0
-        while True:
-            try:
-                await self._call(told)
-                failures = 0
-            except HandfastError as error:
-                if isinstance(error, Revoked) and self._server.side.trust.revoked(self._server.side.trust.party.serial):
-                    raise
+        failures, trust = 0, self._server.side.trust
+        told = sparing(told)
+        try:
+            while True:
+                at = self.to
+                try:
+                    await self._call(at, told)
+                except HandfastError as error:
+                    if isinstance(error, Revoked) and trust.revoked(trust.party.serial):
+                        raise
+                    told(f"{at}: {error.message}")
                 failures = 0 if self._was_here else failures + 1
-                told(f"{self.to}: {error.message}")
-            await asyncio.sleep(pause(self.every, failures))
+                await asyncio.sleep(pause(self.every, failures))
+        finally:
+            for task in self._streams:
+                task.cancel()
+            await asyncio.gather(*self._streams, return_exceptions=True)
 
-    async def _call(self, told: Callable[[str], None]) -> None:
+    async def _call(self, at: Address, told: Callable[[str], None]) -> None:
         side = self._server.side
         self._was_here = False
-        connected = await local.dial(Endpoint(self.to))
+        connected = await local.dial(Endpoint(at))
         async with side.engine.link(connected) as link:
             await side.greet(link, "control")
             self._was_here = True
-            told(f"{link.peer.machine} is at {self.to}")
-            at = self.to
+            told(f"{link.peer.machine} is at {at}")
 
             async def act(message: Control) -> None:
                 if isinstance(message, Dial):
-                    task = asyncio.create_task(self._stream(link, at, message.token))
-                    self._streams.add(task)
-                    task.add_done_callback(self._streams.discard)
+                    await self._begin(link, at, message.token)
                 elif isinstance(message, Phone):
                     self._hand_over(message, told)
+                    await link.send(hello.encode(message))  # the client leaves when it knows that we know
 
             await side.converse(link, act)
+
+    async def _begin(self, control: Link[Peer], at: Address, token: str) -> None:
+        if len(self._streams) >= self._server.side.engine.limits.connections:
+            error = TooMuch(f"{len(self._streams)} streams are open, the most that are allowed")
+            await self._failed(control, token, error, error.code)
+            return
+        task = asyncio.create_task(self._stream(control, at, token))
+        self._streams.add(task)
+        task.add_done_callback(self._streams.discard)
 
     async def _stream(self, control: Link[Peer], to: Address, token: str) -> None:
         side = self._server.side
@@ -138,26 +165,42 @@ class Caller:
                 if link.peer.serial != control.peer.serial:
                     raise UntrustedPeer("another peer of this session answered the call", hint="is the port shared?")
                 await side.greet(link, "stream", token)
-                _told(await link.relay(plain), link.peer)
+                self._server.told(await link.relay(plain), link.peer)
         except HandfastError as error:
             await self._failed(control, token, error, error.code)
         finally:
             plain.close()
 
     async def _failed(self, control: Link[Peer], token: str, error: HandfastError, code: str) -> None:
-        _log.info("stream failed", client=control.peer.machine, error=error.message)
+        self._server.say(f"no stream for {control.peer.machine}: {error.message}")
         with contextlib.suppress(HandfastError):
             await control.send(hello.encode(Failed(token=token, error=code, message=error.message[:1000])))
 
     def _hand_over(self, message: Phone, told: Callable[[str], None]) -> None:
         self.to, self.every = message.address, message.every
-        write_atomic(self._memory, msgspec.json.encode(Remembered(message.to, message.every)))
         told(f"phoning {self.to} from now on, every {self.every:g} s")
+        try:
+            write_atomic(self._memory, msgspec.json.encode(Remembered(message.to, message.every)))
+        except Fault as error:
+            told(f"a restart would not know that: {error.message}")
 
 
 def pause(every: float, failures: int) -> float:
     """Return the seconds until the next try: jittered, so that not all servers call at once, and rarer with time."""
     return _chance.uniform(0.75, 1.25) * every * min(1 << min(failures // 4, 10), _MOST_EVERY)
+
+
+def sparing(say: Callable[[str], None]) -> Callable[[str], None]:
+    """Return a ``say`` that does not repeat itself: a peer may be away for days."""
+    last = ""
+
+    def once(text: str) -> None:
+        nonlocal last
+        if text != last:
+            say(text)
+        last = text
+
+    return once
 
 
 def phone_path(path: Path) -> Path:
@@ -181,8 +224,3 @@ def _remembered(path: Path) -> Remembered | None:
             hint = "remove it: the server phones where --dial says then"
             raise Refused(f"{str(path)!r} is damaged", hint=hint) from None
     return kept
-
-
-def _told(ended: Ended, peer: Peer) -> None:
-    error = "" if ended.error is None else ended.error.message
-    _log.info("stream ended", peer=peer.machine, received=ended.received, sent=ended.sent, error=error)

@@ -12,7 +12,7 @@ import pytest
 from handfast.adapters.socket_owner import peer_uid
 
 CALLER = """
-import os, socket, sys
+import encodings.idna, os, socket, sys
 if len(sys.argv) > 3: os.setuid(int(sys.argv[3]))
 with socket.create_connection((sys.argv[1], int(sys.argv[2]))) as connected:
     connected.recv(1)
@@ -34,6 +34,15 @@ def test_it_is_the_user_who_connected(family: socket.AddressFamily, host: str) -
         assert peer_uid(accepted) == os.getuid()
         accepted.close()
         process.wait()
+
+
+def test_a_caller_through_a_socket_of_ipv6_is_found_too() -> None:
+    """Java's sockets reach 127.0.0.1 as ::ffff:127.0.0.1, and have an owner as well."""
+    with socket.create_server(("127.0.0.1", 0)) as listening, socket.socket(socket.AF_INET6) as calling:
+        calling.connect(("::ffff:127.0.0.1", listening.getsockname()[1]))
+        accepted, _ = listening.accept()
+        with accepted:
+            assert peer_uid(accepted) == os.getuid()
 
 
 @pytest.mark.root

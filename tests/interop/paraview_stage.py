@@ -34,7 +34,7 @@ before = sorted(each for each, _ in GetSources())
 sphere = Sphere(registrationName=name, ThetaResolution=64, PhiResolution=64)
 sphere.UpdatePipeline()
 points = servermanager.Fetch(sphere).GetNumberOfPoints()
-print(json.dumps(dict(remote=bool(connection.IsRemote()), before=before, points=points)), flush=True)
+print(json.dumps(dict(remote=bool(connection.IsRemote()), before=before, points=points)))
 Disconnect()
 """
 

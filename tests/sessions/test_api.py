@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -60,7 +60,7 @@ def service(serve: Service) -> Iterator[str]:
         threads: list[threading.Thread] = []
 
         def one(accepted: socket.socket) -> None:
-            with accepted:
+            with accepted, suppress(ConnectionError):
                 serve(accepted)
 
         def accept() -> None:
@@ -75,10 +75,12 @@ def service(serve: Service) -> Iterator[str]:
         accepting = threading.Thread(target=accept)
         accepting.start()
         host, port = listening.getsockname()
-        yield f"{host}:{port}"
-        listening.shutdown(socket.SHUT_RDWR)
-        for each in (accepting, *threads):
-            each.join(10)
+        try:
+            yield f"{host}:{port}"
+        finally:
+            listening.shutdown(socket.SHUT_RDWR)
+            for each in (accepting, *threads):
+                each.join(10)
 
 
 @contextmanager
@@ -88,8 +90,10 @@ def serving(made: Made, to: str, *way: str) -> Iterator[str]:
     command += [*(way or ("--listen", "127.0.0.1:0")), "--to", to, "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         assert process.stdout is not None
-        yield str(json.loads(process.stdout.readline()).get("listen"))
-        process.terminate()
+        try:
+            yield str(json.loads(process.stdout.readline()).get("listen"))
+        finally:
+            process.terminate()
 
 
 def echo(accepted: socket.socket) -> None:
@@ -284,16 +288,16 @@ def test_an_interrupt_leaves_nothing(ours: Made) -> None:
 
 
 async def test_revoked_in_the_middle(own: Made) -> None:
-    """A stream of a client that is taken back breaks within a second, and says why."""
+    """A stream of a client that is taken back breaks within a second, whichever side knows first; no other begins."""
     with service(echo) as to, serving(own, to) as server:
         began = 0.0
-        with pytest.raises(Revoked, match="'client'"):
+        with pytest.raises((Revoked, Unreachable)):
             async with sessions.open_stream(own.file("client"), server) as (reader, _):
                 await asyncio.to_thread(session.revoke, own.directory, "client")
                 began = time.monotonic()
                 await reader.read()
         assert time.monotonic() - began < 1.5
-        with pytest.raises(Revoked), sessions.open_socket(own.file("client"), server):
+        with pytest.raises(Revoked, match="'client'"), sessions.open_socket(own.file("client"), server):
             pytest.fail("it began")
 
 

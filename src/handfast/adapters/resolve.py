@@ -2,9 +2,10 @@
 Which names lead to an address: asked of the system's resolver, and of /etc/hosts.
 
 A name with a dot in it is asked for as it stands, and never with a search domain behind it. Where a resolver searches
-first (Kubernetes sets ``ndots:5``), ``node1.lan`` would be whoever has ``node1.lan.svc.cluster.local``. A name without a
-dot counts only where this machine's administrator wrote it into /etc/hosts: elsewhere it is whoever told a DHCP server,
-or answered on the local network, that he is called so; and a user may be called the same (``CN=admin``).
+first (Kubernetes sets ``ndots:5``), ``node1.lan`` would be whoever has ``node1.lan.svc.cluster.local``.
+
+A name without a dot counts only where this machine's administrator wrote it into /etc/hosts. Elsewhere it is whoever
+told a DHCP server, or answered on the local network, that he is called so; and a user may be called the same.
 """
 
 from __future__ import annotations

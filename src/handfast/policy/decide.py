@@ -14,6 +14,9 @@ from handfast.core.x509 import BACKDATE
 from handfast.errors import PolicyRefused
 from handfast.policy.rules import MOST_RENEWALS, SHORTEST, Rules
 
+_BY_INVITATION = "ask the operator for an invitation that allows this"
+_BY_ADDRESS = f"{_BY_INVITATION}; names lead to an address by DNS if they have a dot, else by the registrar's /etc/hosts"
+
 
 def decide(
     finding: Finding,
@@ -51,10 +54,7 @@ def decide(
             hint="wait a while; `handfast renew --if-due` renews when it is time",
         )
     if reasons or role is None:
-        hint = "ask the operator for an invitation that allows this"
-        if entitled.own_address:
-            hint += "; a name leads to an address by DNS if it has a dot, else by the registrar's /etc/hosts"
-        raise PolicyRefused(reasons, hint=hint)
+        raise PolicyRefused(reasons, hint=_BY_ADDRESS if entitled.own_address else _BY_INVITATION)
     return Grant(
         machine=entitled.machine,
         role=role,

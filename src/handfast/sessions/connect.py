@@ -27,7 +27,7 @@ from handfast.sessions.engine import Link
 from handfast.sessions.hello import Control, Dial, Failed, Phone
 from handfast.sessions.local import Endpoint
 from handfast.sessions.relay import Ended
-from handfast.sessions.serve import pause, sparing
+from handfast.sessions.serve import interval, pause, sparing
 from handfast.sessions.trust import Peer
 
 AGAIN = 2.0  # seconds between two tries to find a server again that was there
@@ -314,13 +314,15 @@ def order(path: Path, to: Address, every: float) -> None:
     """
     Have the client that runs with this session file tell its server to phone ``to`` next, and leave.
 
-    :raises Unreachable: no client runs with this file. :raises Refused: its server is not there.
+    :raises UsageError: see ``interval``. :raises Unreachable: no client runs with this file.
+    :raises Refused: its server is not there, or not one that phones.
     """
+    phone = Phone(to=str(to), every=interval(every))
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asking:
         asking.settimeout(3 * _CONFIRM)
         try:
             asking.connect(str(orders_path(path)))
-            asking.sendall(msgspec.json.encode(Phone(to=str(to), every=every)))
+            asking.sendall(msgspec.json.encode(phone))
             reply = asking.recv(_MAX_ORDER).decode(errors="replace")
         except OSError as error:
             raise Unreachable(

@@ -29,9 +29,9 @@ from handfast.sessions.trust import INTERVAL, Peer, Trust
 
 PING, DEAD = 15.0, 45.0  # seconds
 _log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
-_REFUSALS: dict[str, type[HandfastError]] = {
+_REFUSALS: dict[str, type[HandfastError]] = {hello.UNREACHABLE_SERVICE: Unreachable} | {
     each.code: each for each in (Revoked, UntrustedPeer, Refused, Malformed, Unreachable)
-} | {hello.UNREACHABLE_SERVICE: Unreachable}
+}
 
 
 @dataclass(slots=True)

@@ -23,6 +23,7 @@ from handfast.errors import Malformed, TooMuch
 ALPN = "handfast-session/1"
 MAX_FRAME = 0xFFFF  # bytes after the length
 MAX_CRL = 44 * 1024  # bytes of DER that fit a frame in base64: some 900 revocations, of a handful of parties
+SHORTEST, LONGEST = 0.1, 86400.0  # seconds between two calls
 UNREACHABLE_SERVICE = "service-unreachable"
 _HEAD = 2  # bytes
 
@@ -96,7 +97,7 @@ class Phone(_Control, frozen=True, kw_only=True, tag="phone"):
     """Where the server is to call when this connection has ended, and how often to try (seconds)."""
 
     to: Annotated[str, Meta(max_length=300)]
-    every: Annotated[float, Meta(ge=0.1, le=86400)]
+    every: Annotated[float, Meta(ge=SHORTEST, le=LONGEST)]
 
     def __post_init__(self) -> None:
         try:

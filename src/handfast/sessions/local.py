@@ -65,6 +65,8 @@ async def dial(endpoint: Endpoint, *, within: float = DIAL_TIMEOUT) -> socket.so
         raise Unreachable(f"{endpoint} does not answer within {within:g} s", hint="is a firewall in between?") from None
     except OSError as error:
         reason = error.strerror or str(error)
+        if error.errno and not isinstance(error, socket.gaierror):
+            reason = os.strerror(error.errno)  # asyncio has words of its own
         raise Unreachable(f"cannot reach {endpoint}: {reason}", hint="is something listening there?") from None
 
 

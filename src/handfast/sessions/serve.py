@@ -19,11 +19,11 @@ import structlog
 
 from handfast.adapters.files import faults, write_atomic
 from handfast.core.invitation import Address
-from handfast.errors import Fault, HandfastError, Malformed, Refused, Revoked, TooMuch, UntrustedPeer
+from handfast.errors import Fault, HandfastError, Malformed, Refused, Revoked, TooMuch, UntrustedPeer, UsageError
 from handfast.sessions import hello, local
 from handfast.sessions.control import Side
 from handfast.sessions.engine import Link
-from handfast.sessions.hello import Control, Dial, Failed, Phone
+from handfast.sessions.hello import LONGEST, SHORTEST, Control, Dial, Failed, Phone
 from handfast.sessions.local import Endpoint
 from handfast.sessions.relay import Ended
 from handfast.sessions.trust import Peer
@@ -81,6 +81,13 @@ class Server:
             self.say(f"a stream of {peer.machine} ended after {ended.received + ended.sent} bytes: {error}")
 
 
+def interval(every: float) -> float:
+    """Return how often to phone, in seconds, if a peer would take it, too. :raises UsageError: it would not."""
+    if not SHORTEST <= every <= LONGEST:
+        raise UsageError(f"cannot phone every {every:g} s", hint=f"choose from {SHORTEST:g}s to {LONGEST:g}s")
+    return every
+
+
 class Remembered(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``FILE.phone``: whom to phone and how often (seconds), so that a restart knows."""
 
@@ -92,8 +99,9 @@ class Caller:
     """A server that dials its clients: reverse, and phoning home or a friend when the client said so."""
 
     def __init__(self, server: Server, to: Address, every: float, *, memory: Path) -> None:
-        """``every`` is in seconds; ``memory`` is where a hand-over is kept."""
+        """``every`` is in seconds; ``memory`` is where a hand-over is kept. :raises UsageError: too often, or too rarely."""
         self._server, self._memory = server, memory
+        every = interval(every)
         kept = _remembered(memory)
         self.to, self.every = (Address.parse(kept.to), kept.every) if kept is not None else (to, every)
         self._streams: set[asyncio.Task[None]] = set()

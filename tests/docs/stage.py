@@ -31,8 +31,20 @@ from handfast.nifi.config import ServerConfig, with_defaults
 from tests.docs.markdown import ROOT, Block, Command, commands, normalized
 from tests.peers import find
 
+_Process = subprocess.Popen[bytes]
 _ABSOLUTE = re.compile(r"(?<![\w./$}-])/(etc|var/lib)/")
-_READY = re.compile("invite a machine|^Server Started$", re.MULTILINE)
+_READY = re.compile(
+    r"invite a machine|^Server Started$|^Serving HTTP|"  # registrars, and the service of a session
+    r"^waiting (at|for) |^session \S+: (\S+ (at|is behind)|ParaView \S+ at|connect to) |^\S+ is at ",
+    re.MULTILINE,
+)
+_STARTS = re.compile(
+    r"(\./)?handfast (up|tls-toolkit server|session (?:serve|connect|invite|paraview))\b(?!.*--(help|stdio)).*|"
+    r"python3 -m http\.server .*"
+)
+# The machines of sessions: each has all its ports, and all of them are on one loopback here.
+_MACHINES = ("cluster", "desk", "home", "bob", "carol", "stranger")
+_PLACE = re.compile(rf"\b({'|'.join(_MACHINES)}|127\.0\.0\.1|0\.0\.0\.0):(\d{{2,5}})\b")
 _INVITATION = re.compile(r"handfast1_\S+")
 # Free ports; the documents' 7443 may be somebody's.
 _PORTS = '[registrar]\nlisten = "127.0.0.1:0"\ncrl_listen = "127.0.0.1:0"\n'
@@ -78,11 +90,14 @@ class Stage:
         self.https, self.postgres, self.nifi = _free_port(), _free_port(), _free_port()
         self.registrar = ""
         self.invitation = ""
-        self._up: dict[str, subprocess.Popen[bytes]] = {}
+        self._up: dict[tuple[str, str], _Process] = {}
+        self._ports: dict[tuple[str, str], int] = {}
+        self._typed: dict[str, dict[str, str]] = {}  # machine -> real address -> the document's
         self._as_postgres = f"{shutil.which('runuser')} -u postgres --" if os.geteuid() == 0 else ""
         self._bin = self.base / "bin"
         self._bin.mkdir()
-        self._script("handfast", f'exec env PYTHONPATH={ROOT / "src"} {sys.executable} -m handfast "$@"')
+        self._script("python3", f'exec env PYTHONPATH={ROOT / "src"} {sys.executable} "$@"')
+        self._script("handfast", f'exec {self._bin}/python3 -m handfast "$@"')
         self._script("sudo", 'shift 2\nexec "$@"')  # sudo -u USER COMMAND
         self._script("scp", f'exec cp "{self.base}/$(echo "$1" | tr : /)" "$2"')
         if toolkit := find("nifi-toolkit-1.28.1"):
@@ -116,7 +131,8 @@ class Stage:
         if block.toolkit is not None:
             self._make_toolkit(*block.toolkit)
         for command in commands(block):
-            status, output = self._up_command(command) if _starts(command) else self._run(command)
+            starts = _STARTS.fullmatch(command.text) and not command.fails
+            status, output = self._up_command(command) if starts else self._run(command)
             shown = normalized(self._as_printed(command.host, output))
             where = f"line {command.line}: {command.text}\n--- exit code {status}, output:\n{shown}"
             assert (status != 0) is command.fails, where
@@ -154,16 +170,18 @@ class Stage:
             "PGPORT": str(self.postgres),
             "LC_ALL": "C.UTF-8",
             "NO_COLOR": "1",
+            "PYTHONUNBUFFERED": "1",
         }
 
     def _run(self, command: Command) -> tuple[int, str]:
         host = self._host(command.host)
+        self._wait(self.base / f"{command.host}.connect.log", re.compile("^waiting for"), re.compile("is behind"))
         text = self._on_stage(host, command.text)
         done = subprocess.run(
             ["bash", "-c", text],
             cwd=host,
             env=self._environment(host),
-            input=f"{self.invitation}\n" if "handfast join" in command.text else "",
+            input=f"{self.invitation}\n" if re.search("handfast (session )?join", command.text) else "",
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -174,11 +192,12 @@ class Stage:
         return done.returncode, done.stdout
 
     def _up_command(self, command: Command) -> tuple[int, str]:
-        """Start a registrar, or NiFi's CA alone, and wait until it says that it is ready."""
+        """Start what stays, a registrar or a part of a session, and wait until it says that it is ready."""
         host = self._host(command.host)
-        if command.host in self._up:
-            _end(self._up.pop(command.host))
-        log = host / "up.log"
+        kind = command.text.split(" -")[0].split()[-1]
+        if running := self._up.pop((command.host, kind), None):
+            _end(running)
+        log = self.base / f"{command.host}.{kind}.log"
         with log.open("wb") as file:
             process = subprocess.Popen(
                 ["bash", "-c", f"exec {self._on_stage(host, command.text)}"],
@@ -188,20 +207,31 @@ class Stage:
                 stdout=file,
                 stderr=subprocess.STDOUT,
             )
-        self._up[command.host] = process
-        until = time.monotonic() + 30
-        while not _READY.search(log.read_text()) and process.poll() is None and time.monotonic() < until:
-            time.sleep(0.05)  # another process's file: there is no event for it
+        self._up[command.host, kind] = process
+        self._wait(log, re.compile(""), _READY, process)
         output = log.read_text()
-        assert _READY.search(output), f"line {command.line}: the registrar did not start:\n{output}"
+        assert _READY.search(output), f"line {command.line}: it did not start:\n{output}"
         if ready := re.search(r"ready at https://([^,\s]+)", output):
             self.registrar = ready[1]
+        for invitation in _INVITATION.findall(output):
+            self.invitation = invitation
         said = "\n".join(line for line in output.splitlines() if not line.startswith("{"))
         return process.poll() or 0, said
+
+    def _wait(self, log: Path, if_: re.Pattern[str], until: re.Pattern[str], by: _Process | None = None) -> None:
+        """Wait until a log that begins with ``if_`` has ``until``; no longer than ``by`` runs, or 30 s."""
+        end = time.monotonic() + 30
+        while log.exists() and if_.search(log.read_text()) and not until.search(log.read_text()):
+            if time.monotonic() >= end or (by is not None and by.poll() is not None):
+                return
+            time.sleep(0.05)  # another process's file: there is no event for it
 
     def _on_stage(self, host: Path, text: str) -> str:
         """Return a command or file with this machine's paths and ports."""
         text = _ABSOLUTE.sub(rf"{host}/\1/", text)
+        if host.name in _MACHINES:
+            text = re.sub(r"(http\.server) (\d+)", lambda found: f"{found[1]} {self._port(host.name, found[2])}", text)
+            text = _PLACE.sub(lambda found: self._place(host.name, found[1], found[2]), text)
         if self.registrar:
             text = text.replace("registrar.lan:7443", self.registrar)
         # NiFi's clients compare the CA's name with the one they call, so it has to be one that leads here.
@@ -211,9 +241,19 @@ class Stage:
 
     def _as_printed(self, name: str, output: str) -> str:
         """Return output with the paths and ports of the document."""
+        for real, typed in self._typed.get(name, {}).items():
+            output = output.replace(real, typed)
         output = output.replace(str(self._host(name)), "").replace(f"127.0.0.1:{self.nifi}", "0.0.0.0:9443")
         output = output.replace(f"localhost:{self.nifi}", "registrar.lan:9443")
         return output.replace(self.registrar, "registrar.lan:7443") if self.registrar else output
+
+    def _port(self, machine: str, port: str) -> int:
+        return self._ports.setdefault((machine, port), _free_port())
+
+    def _place(self, here: str, name: str, port: str) -> str:
+        real = f"127.0.0.1:{self._port(name if name in _MACHINES else here, port)}"
+        self._typed.setdefault(here, {})[real] = f"{name}:{port}"
+        return real
 
     def _write(self, name: str, path: str, text: str) -> None:
         host = self._host(name)
@@ -257,11 +297,7 @@ class Stage:
         self._script("createuser", f'unset PGHOSTADDR\nexec {createuser} "$@"')
 
 
-def _starts(command: Command) -> bool:
-    return re.fullmatch(r"(\./)?handfast (up|tls-toolkit server)\b(?!.*--help).*", command.text) is not None
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _end(process: _Process) -> None:
     process.terminate()
     process.wait(30)
 

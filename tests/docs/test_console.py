@@ -9,7 +9,7 @@ import pytest
 from tests.docs.markdown import DOCUMENTS, ROOT, Block, blocks, commands, stories
 from tests.docs.stage import Stage
 
-LANGUAGES = {"console", "text", "toml", "nginx", "ini"}  # only console is run; the others are read or written
+LANGUAGES = {"console", "text", "toml", "nginx", "ini", "python"}  # only console is run; the others are read or written
 
 
 def _cases(*, with_peers: bool) -> list[object]:

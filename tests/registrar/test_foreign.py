@@ -191,7 +191,7 @@ def test_attack_a_relay_that_rewrites_spends_nothing(foreign: Nifi) -> None:
     message = nifi.NifiRequest(
         hmac=nifi.tag(token, who.key.public_key()), csr=pem(der.replace(b"node1.lan", b"admin.lan"))
     )
-    with pytest.raises(PolicyRefused, match="not signed by the key in it"):
+    with pytest.raises(EvidenceRejected, match="not signed by the key in it"):
         foreign.send(Evidence("nifi", msgspec.json.encode(message), Channel(bytes(32), None, HERE)))
     assert foreign.house.kinds() == before
     assert dn.written(leaf(foreign.ask(token, who)).subject) == NODE

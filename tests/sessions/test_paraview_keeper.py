@@ -246,7 +246,7 @@ async def test_another_user_cannot_pass_for_pvserver() -> None:
         place = str(caller.getsockname()[1])
         stranger = await asyncio.create_subprocess_exec("/usr/bin/python3", "-c", _CALLER, place, user=65534)
         assert await stranger.wait() == 0  # the end of the connection, and not a byte
-        assert keeper._call is None
+        assert not keeper._ready
         with socket.create_connection(caller.getsockname()):
             await waiting
         assert keeper._call is not None

@@ -15,7 +15,7 @@ from handfast.errors import PolicyRefused
 from handfast.policy.rules import MOST_RENEWALS, SHORTEST, Rules
 
 _BY_INVITATION = "ask the operator for an invitation that allows this"
-_BY_ADDRESS = f"{_BY_INVITATION}; names lead to an address by DNS if they have a dot, else by the registrar's /etc/hosts"
+_BY_ADDRESS = f"{_BY_INVITATION}; a name leads to an address by DNS if it has a dot, else by /etc/hosts"
 
 
 def decide(

@@ -105,7 +105,7 @@ def _settings(options: ServerOptions, warn: Callable[[str], None]) -> ServerConf
     else:
         directory, path = place
         try:
-            # As ``read_toolkit``: root takes over what belongs to the toolkit's own user; what it goes on with is its own.
+            # As ``read_toolkit``: root takes over what is of the toolkit's own user; what it goes on with is its own.
             owner = None if options.from_nifi is None else _owner(directory)
             read = config.decode(read_private(path, owner=owner, limit=config.MAX_CONFIG), ServerConfig)
         except NotFound:

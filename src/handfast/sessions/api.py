@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import structlog
 import uvloop
@@ -142,43 +142,39 @@ async def _carrying(session: _Path, way: _Way, plain: socket.socket) -> AsyncIte
     _log_to_the_standard_library()
     side = Side.open(Path(session), Role.CLIENT)
     # ``plain`` stays open here, and so undecided, until the whole outcome is known.
-    async with side.running(_unusable), way(side, plain.dup()) as relaying:
+    async with side.running(_unusable), way(side, plain.dup()) as relaying, _guarded(side) as guard:
         relaying.add_done_callback(lambda done: shut(plain, reset=_broke(done) is not None))
-        _end_when_revoked(side)
         try:
             yield
         except _OF_A_BROKEN_STREAM as error:
-            if (why := _broke(relaying)) is not None:
-                side.trust.check_own()
+            if (why := _broke(relaying, guard)) is not None:
                 raise why from error
             raise
-        if (why := _broke(relaying)) is not None:
-            side.trust.check_own()
+        if (why := _broke(relaying, guard)) is not None:
             raise why
         await asyncio.wait({relaying}, timeout=LINGER)
 
 
-def _broke(relaying: _Relaying) -> HandfastError | None:
+@contextlib.asynccontextmanager
+async def _guarded(side: Side) -> AsyncIterator[asyncio.Task[NoReturn]]:
+    """End every connection when our own credential ends."""
+    async with _task(asyncio.create_task(side.guard())) as guard:
+        guard.add_done_callback(lambda _done: side.engine.close())
+        yield guard
+
+
+def _broke(relaying: _Relaying, guard: asyncio.Task[NoReturn] | None = None) -> HandfastError | None:
     """Return what broke a stream; None while it runs, and when it ended in order."""
     if not relaying.done():
         return None
+    if guard is not None and guard.done() and isinstance(ours := guard.exception(), HandfastError):
+        return ours
     if relaying.cancelled():
         return Unreachable("this side is stopping")
     error = relaying.exception()
     if error is None:
         return relaying.result().error
     return error if isinstance(error, HandfastError) else Fault(f"the stream failed: {error!r}")
-
-
-def _end_when_revoked(side: Side) -> None:
-    others = side.trust.on_revoked
-
-    def on_revoked(serials: frozenset[int]) -> None:
-        others(serials)
-        if side.trust.party.serial in serials:
-            side.engine.close()
-
-    side.trust.on_revoked = on_revoked
 
 
 @contextlib.asynccontextmanager

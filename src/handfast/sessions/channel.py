@@ -18,6 +18,7 @@ from typing import TypeVar
 from cryptography.hazmat.primitives.serialization import Encoding
 from OpenSSL import SSL
 
+from handfast.adapters import tls_direct
 from handfast.adapters.tls import SessionContext
 from handfast.errors import HandfastError, Malformed, Unreachable, UntrustedPeer
 
@@ -46,7 +47,7 @@ class Channel:
         self._waiters: set[asyncio.Future[None]] = set()
         self._sending = asyncio.Lock()
         self._closed: HandfastError | None = None
-        self._ended = False  # the peer has said so
+        self.more = False  # bytes, or the end, wait here that no event of the socket will announce
         self.established = False  # by TLS: then words of ours reach the peer, and nobody else
 
     async def handshake(self) -> bytes:
@@ -111,17 +112,18 @@ class Channel:
         off the end of a file.
         """
         filled, room = 0, len(buffer) - RECORD
-        receive = self._tls.recv_into
+        self.more = False
         try:
             while filled <= room:
-                count = receive(buffer[filled : filled + RECORD])
+                count = tls_direct.read_into(self._tls, buffer, filled, RECORD)
                 filled += count
                 if count < RECORD and not self._tls.pending():
-                    break  # the sender had no more; to ask again costs as much as these bytes did
+                    return filled  # the sender had no more; to ask again costs as much as these bytes did
+            self.more = self._tls.pending() > 0
         except SSL.WantReadError:
             pass
         except SSL.ZeroReturnError:
-            self._ended = True
+            self.more = True
             return filled
         except SSL.WantWriteError:
             # An answer of TLS itself (a key update) that does not fit. Without a pause this would spin.
@@ -133,11 +135,10 @@ class Channel:
 
     def write(self, content: memoryview) -> int:
         """Encrypt and send what the socket takes, and return how much; what it did not take must come again, as is."""
-        done = 0
-        send = self._tls.send
+        done, size = 0, len(content)
         try:
-            while done < len(content):
-                done += send(content[done:])
+            while done < size:
+                done += tls_direct.write(self._tls, content, done)
         except (SSL.WantWriteError, SSL.WantReadError):
             pass
         except (SSL.Error, OSError) as error:
@@ -153,10 +154,6 @@ class Channel:
         except (SSL.Error, OSError) as error:
             raise explain(error) from None
         return True
-
-    def pending(self) -> bool:
-        """Whether bytes, or the end, wait here that no event of the socket will announce."""
-        return self._ended or self._tls.pending() > 0
 
     def close(self) -> None:
         """Close the socket as it is; whoever waits on it is told that it is gone."""

@@ -184,6 +184,7 @@ class Side:
     def _believe(self, answer: Answer) -> None:
         """:raises HandfastError: the peer refuses us, or a clock is wrong, which may be why it does."""
         self._learn(answer.crl_der)
+        self.trust.check_own()
         self.trust.check_clock(answer.time, self.now())
         if not answer.ok:
             kind = _REFUSALS.get(answer.error or "", Refused)

@@ -193,11 +193,10 @@ def plan(
     Choose how to start pvserver so that only the session reaches it.
 
     ``namespaces``: whether a private network can be had, and is wanted. In order:
-
     1. ``--bind-address`` 127.0.0.1, from ParaView 5.13, *and* 2. a private network namespace: whichever there is. The
        first alone leaves the port to every user of this machine, who can read the connect-id in `ps`.
     3. ParaView's native reverse connection: pvserver opens no port at all. The clients have to be told.
-    4. an open port, if ``accept_open_port`` names it; else nothing.
+    4. an open port, if ``accept_open_port`` names it (then before 3); else nothing.
 
     :raises Refused: everybody could reach it.
     :raises UsageError: ``extra`` contradicts this.

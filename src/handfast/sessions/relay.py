@@ -39,6 +39,8 @@ class Side(Protocol):
     """One end of a relay; all calls return at once."""
 
     fd: int
+    more: bool
+    """After a read: whether there is something left that no event of ``fd`` will announce."""
 
     def read_into(self, buffer: memoryview) -> int | None:
         """Fill ``buffer`` with what is there; 0 at the end, None if nothing came."""
@@ -48,9 +50,6 @@ class Side(Protocol):
 
     def finish(self) -> bool:
         """Say that nothing more comes, and whether it could be said."""
-
-    def pending(self) -> bool:
-        """Whether there is something to read that no event of ``fd`` will announce."""
 
 
 class Relay:
@@ -159,7 +158,7 @@ class _Way:
             self.rest = memoryview(bytes(self._buffer[taken:count]))
             self._pause()
             self._loop.add_writer(self._sink.fd, self._flush)
-        elif self._source.pending():
+        elif self._source.more:
             self._loop.call_soon(self._pump)  # after the others' turn
 
     def _flush(self) -> None:
@@ -200,10 +199,10 @@ class _Way:
 class _Plain:
     """The side without TLS: a TCP or Unix socket."""
 
-    __slots__ = ("fd", "socket")
+    __slots__ = ("fd", "more", "socket")
 
     def __init__(self, connected: socket.socket) -> None:
-        self.socket, self.fd = connected, connected.fileno()
+        self.socket, self.fd, self.more = connected, connected.fileno(), False
 
     def read_into(self, buffer: memoryview) -> int | None:
         try:
@@ -228,9 +227,6 @@ class _Plain:
             if error.errno != errno.ENOTCONN:  # it closed both its directions before we did
                 raise _broken(error) from None
         return True
-
-    def pending(self) -> bool:
-        return False  # an event of the socket announces whatever there is
 
 
 def _broken(error: OSError) -> Unreachable:

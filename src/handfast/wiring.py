@@ -34,6 +34,7 @@ from handfast.core.invitation import Address
 from handfast.core.ports import Clock, Introducer
 from handfast.core.secret import Secret
 from handfast.errors import ConfigError, NotFound, UsageError
+from handfast.introducers.nifi import SharedToken
 from handfast.nifi import service
 from handfast.nifi.issuing import Recorded
 from handfast.nifi.service import Adopted
@@ -269,7 +270,18 @@ def _nifi(
     """Return what gives NiFi's service under a configuration; its authority is opened, or made, now."""
     chosen = settings.nifi
     if chosen.listen is None:
+        if overrides.adopted is not None or overrides.nifi or overrides.token is not None:
+            raise UsageError("settings for NiFi's protocol, and no address for it", hint="give --nifi-listen HOST:PORT")
         return lambda _settings: None
+    remembered = overrides.token or (None if chosen.token_file else config.secret_from("nifi_token"))
+
+    def shared(settings: Config) -> SharedToken | None:
+        token, file = remembered, settings.nifi.token_file
+        if token is None and file is not None:  # read each time: who changes a token that leaked wants it gone
+            token = config.secret_from("nifi_token", file=file)
+        return service.shared_token(settings.nifi, token)
+
+    shared(settings)  # what it refuses must not leave an authority behind
     authority = service.open_authority(
         data / NIFI,
         chosen,
@@ -280,13 +292,9 @@ def _nifi(
         warn=overrides.warn,
     )
     own = replace(context, pin=authority.pin, trust_domain=authority.trust_domain)
-    remembered = overrides.token or (None if chosen.token_file else config.secret_from("nifi_token"))
 
     def build(settings: Config) -> NifiService:
-        token, file = remembered, settings.nifi.token_file
-        if token is None and file is not None:  # read each time: who changes a token that leaked wants it gone
-            token = config.secret_from("nifi_token", file=file)
-        half = service.introducer(settings.nifi, token, authority)
+        half = service.introducer(shared(settings), authority)
         rules = service.rules(settings.nifi, settings.rules)
         registrar = Registrar({half.name: half}, rules, context.ledger, authority, own, leading_to)
         return NifiService(registrar, authority, settings.nifi.listen or listen)
@@ -328,10 +336,10 @@ def announced(configured: tuple[Address, ...], listening: Address) -> tuple[Addr
         return configured
     if listening.host not in {"0.0.0.0", "::"}:  # noqa: S104  compared, not bound
         return (listening,)
-    return (Address(_own_address(), listening.port),)
+    return (Address(_outward_address(), listening.port),)
 
 
-def _own_address() -> str:
+def _outward_address() -> str:
     """Return the address of the interface that leads out; connecting a datagram socket sends nothing."""
     for family, target in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
         with socket.socket(family, socket.SOCK_DGRAM) as probe:

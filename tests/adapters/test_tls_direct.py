@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import pytest
-from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from OpenSSL import SSL
 
@@ -22,7 +21,7 @@ Pair = tuple[SSL.Connection, SSL.Connection]
 def pair() -> Iterator[Pair]:
     """Two connected ends, past the handshake."""
     key = ec.generate_private_key(ec.SECP256R1())
-    root = profiles.root(key, name="test", now=datetime.now(UTC)).sign(key, hashes.SHA256())
+    root = profiles.root(key, name="test", now=datetime.now(UTC))
     sockets = socket.socketpair()
     ends = []
     for make, each in zip((session_client_context, session_server_context), sockets, strict=True):

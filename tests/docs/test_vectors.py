@@ -14,6 +14,8 @@ from handfast.core.merkle import Frontier, leaf_hash
 from handfast.core.secret import Secret
 from handfast.introducers import invitation, nifi, reintroduction, renewal
 from handfast.ledger import entries
+from handfast.sessions import hello
+from handfast.sessions.hello import Answer, Crl, Dial, Failed, Hello, Phone, Ping, Pong
 from tests.docs.markdown import ROOT, blocks
 
 PROTOCOLS = ROOT / "docs" / "protocols"
@@ -92,3 +94,26 @@ def test_nifi() -> None:
     assert nifi.tag(Secret(given["token"].encode()), public_key) == base64.b64decode(given["tag"])
     token = nifi.one_time_token(Secret(bytes.fromhex(given["master"])), salt)
     assert (token.reveal().decode(), key_id(salt)) == (given["one-time token"], given["key id"])
+
+
+def test_the_frames_of_sessions() -> None:
+    """Each kind of message, as it is sent and as it is read."""
+    at, token, why = 1767225600, "AAECAwQFBgcICQoLDA0ODw", "cannot reach 127.0.0.1:11111"
+    messages = {
+        "hello, stream": Hello(want="stream", crl=0, time=at, token=token),
+        "hello, control": Hello(want="control", crl=7, time=at, crl_der=b"list", about={"handfast": "0.1.0"}),
+        "answer, yes": Answer(ok=True, crl=7, time=at + 1),
+        "answer, no": Answer(ok=False, crl=7, time=at + 1, error=hello.UNREACHABLE_SERVICE, message=why),
+        "dial": Dial(token=token),
+        "failed": Failed(token=token, error=hello.UNREACHABLE_SERVICE, message=why),
+        "phone": Phone(to="desk.example:9502", every=5.0),
+        "crl": Crl(crl_der=b"list"),
+        "ping": Ping(),
+        "pong": Pong(),
+    }
+    given = vectors("sessions.md")
+    assert {name: hello.encode(message).hex() for name, message in messages.items()} == given
+    for name, message in messages.items():
+        body, _ = hello.split(bytes.fromhex(given[name])) or (b"", 0)
+        read = hello.decode(body, type(message)) if isinstance(message, Hello | Answer) else hello.decode_control(body)
+        assert read == message

@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from handfast.errors import Refused
+from handfast.core.invitation import Address
+from handfast.core.secret import Secret
+from handfast.errors import Refused, UsageError
 from handfast.nifi.service import Adopted, NifiSettings, open_authority
+from handfast.wiring import Overrides, open_service
 from tests.authority.helpers import NOW
 
 
@@ -38,5 +41,49 @@ def test_an_authority_is_not_replaced(tmp_path: Path) -> None:
         tmp_path / "theirs", NifiSettings(key_algorithm="EC", key_size=256), hostname="ca.lan", adopted=None, now=NOW,
         passphrase=None, warn=lambda _remark: None,
     )  # fmt: skip
-    with pytest.raises(Refused, match="exists"):
+    with pytest.raises(Refused, match="has another authority for NiFi"):
         opened(tmp_path / "nifi", adopted=Adopted(theirs.root, theirs.root_key))
+
+
+def test_taking_over_again_is_no_mistake(tmp_path: Path) -> None:
+    """The flag may stay in a unit: the second start finds what the first took over."""
+    theirs = open_authority(
+        tmp_path / "theirs", NifiSettings(key_algorithm="EC", key_size=256), hostname="ca.lan", adopted=None, now=NOW,
+        passphrase=None, warn=lambda _remark: None,
+    )  # fmt: skip
+    for _ in range(2):
+        assert opened(tmp_path / "nifi", adopted=Adopted(theirs.root, theirs.root_key)) == ""
+
+
+def test_a_name_that_the_authority_does_not_have(tmp_path: Path) -> None:
+    """A certificate keeps its name: who sets another one is told, or every client would say that it is not the CA."""
+    opened(tmp_path / "nifi")
+    told: list[str] = []
+    settings = NifiSettings(hostname="other.lan")
+    open_authority(
+        tmp_path / "nifi", settings, hostname="other.lan", adopted=None, now=NOW, passphrase=None, warn=told.append
+    )
+    assert told == ["the NiFi authority is called 'ca.lan': clients must give that as -c, and not 'other.lan'"]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        Overrides(nifi={"hostname": "ca.lan"}),
+        Overrides(token=Secret(b"a token of more than 16 bytes")),
+        Overrides(nifi={"token_file": Path("token")}),
+    ],
+    ids=["hostname", "token", "token file"],
+)
+def test_settings_without_a_listener_are_not_ignored(tmp_path: Path, overrides: Overrides) -> None:
+    """Whoever gives --from-nifi or the like and no address would believe that his cluster is served."""
+    with pytest.raises(UsageError, match="settings for NiFi's protocol, and no address for it"):
+        open_service(tmp_path / "data", overrides, passphrase=None)
+
+
+def test_a_refused_token_leaves_no_authority_behind(tmp_path: Path) -> None:
+    """Or the migration that was meant would be refused for it, and a new CA cut the cluster off."""
+    overrides = Overrides(nifi={"listen": Address("127.0.0.1", 0)}, token=Secret(b"short"))
+    with pytest.raises(UsageError, match="a token of 5 bytes"):
+        open_service(tmp_path / "data", overrides, passphrase=None)
+    assert not (tmp_path / "data" / "nifi").exists()

@@ -50,7 +50,7 @@ def test_located_names_add_to_those_of_the_evidence_and_only_what_is_wished() ->
     grant = decided(asking("lb.lan", "node1.lan", entitled=("lb.lan", "x.lan")), located=("node1.lan",))
     assert grant.names.texts() == ("lb.lan", "node1.lan")
     (refused,) = reasons(asking("node1.lan", "bank.lan", entitled=("lb.lan",)), located=("node1.lan",))
-    assert refused == "not entitled to the names bank.lan (only lb.lan and what leads to its address)"
+    assert refused == "not entitled to the names bank.lan (only lb.lan, what leads to its address)"
 
 
 def test_a_name_that_only_looks_like_what_was_located_is_refused() -> None:

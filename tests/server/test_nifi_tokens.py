@@ -153,6 +153,8 @@ def test_what_is_no_name(served: Served) -> None:
     for wrong, kind in (
         ({"name": "no name"}, Malformed),
         ({"subject": "nonsense"}, Malformed),
+        ({"subject": "OU=NIFI"}, Malformed),
+        ({"subject": "CN=*.lan, OU=NIFI"}, Malformed),
         ({"sans": ("*.lan",)}, Malformed),
         ({"name": "registrar"}, UsageError),
         ({"uses": 0}, UsageError),

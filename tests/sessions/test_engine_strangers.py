@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import socket
 import ssl
-import struct
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -234,107 +233,6 @@ async def test_no_session_of_tls_is_resumed(ours: Made) -> None:
         again.close()
 
 
-async def test_silence_after_the_handshake_ends_too(ours: Made) -> None:
-    """Who was authenticated and then says nothing is let go when the time of a frame is over."""
-    failed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-
-    async def handle(link: Link[Peer]) -> None:
-        try:
-            await link.receive()
-        except Unreachable as error:
-            failed.set_result(error.message)
-            raise
-
-    server = engine(ours, "server", limits=QUICK)
-    async with serving(server, handle) as listening, engine(ours, "client").link(await dial(listening)) as link:
-        assert "say what it wants within 0.2 s" in await failed
-        with pytest.raises(Unreachable):
-            await link.receive()
-    assert server.open == 0
-
-
-async def outcome(made: Made, misbehave: Callable[[Link[Peer]], object]) -> HandfastError:
-    """What a server's ``receive`` says when an authenticated client misbehaves."""
-    failed: asyncio.Future[HandfastError] = asyncio.get_running_loop().create_future()
-
-    async def handle(link: Link[Peer]) -> None:
-        try:
-            await link.receive()
-        except HandfastError as error:
-            failed.set_result(error)
-            raise
-
-    server = engine(made, "server", limits=QUICK)
-    async with serving(server, handle) as listening, engine(made, "client").link(await dial(listening)) as link:
-        result = misbehave(link)
-        if asyncio.iscoroutine(result):
-            await result
-        return await failed
-
-
-async def test_garbage_after_the_handshake_is_malformed(ours: Made) -> None:
-    """Bytes put into the TCP connection by somebody in between end it."""
-    error = await outcome(ours, lambda link: link._channel._socket.send(b"\x17\x03\x03\x00\x20" + bytes(32)))
-    assert isinstance(error, Malformed)
-
-
-async def test_an_empty_frame_is_malformed(ours: Made) -> None:
-    """A length of zero is nobody's frame."""
-    assert isinstance(await outcome(ours, lambda link: link.send(b"\0\0")), Malformed)
-
-
-async def test_half_a_frame_is_waited_for_no_longer_than_a_frame(ours: Made) -> None:
-    """A length of 64 KiB of which a part comes takes the time of one frame."""
-    assert isinstance(await outcome(ours, lambda link: link.send(b"\xff\xff" + bytes(100))), Unreachable)
-
-
-async def test_a_killed_peer_is_noticed(ours: Made) -> None:
-    """A reset in the middle of a frame is an error with words."""
-
-    def kill(link: Link[Peer]) -> None:
-        link._channel._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        link._channel.abort(Unreachable("killed"))
-
-    error = await outcome(ours, kill)
-    assert isinstance(error, Unreachable)
-    assert "broke off" in error.message
-
-
-async def test_a_frame_of_full_length_arrives_whole(ours: Made) -> None:
-    """65,535 bytes are the most, and come through, with the next frame behind them."""
-    got: list[bytes] = []
-
-    async def handle(link: Link[Peer]) -> None:
-        got.append(await link.receive())
-        got.append(await link.receive())
-        await link.dismiss(ANSWER)
-
-    async with (
-        serving(engine(ours, "server"), handle) as listening,
-        engine(ours, "client").link(await dial(listening)) as link,
-    ):
-        await link.send(b"\xff\xff" + b"x" * 0xFFFF + HELLO)
-        assert await link.receive() == b"ok"
-    assert got == [b"x" * 0xFFFF, b"{}"]
-
-
-async def test_frames_go_both_ways_while_somebody_waits(ours: Made) -> None:
-    """On a control connection one task waits for a frame while others send."""
-
-    async def handle(link: Link[Peer]) -> None:
-        while True:
-            await link.send(b"\0\x01" + (await link.receive())[:1])
-
-    async with (
-        serving(engine(ours, "server"), handle) as listening,
-        engine(ours, "client").link(await dial(listening)) as link,
-    ):
-        waiting = asyncio.create_task(link.receive())
-        await asyncio.sleep(0)
-        await asyncio.gather(*(link.send(b"\0\2ab") for _ in range(50)))
-        assert [await waiting, *[await link.receive() for _ in range(49)]] == [b"a"] * 50
-
-
 async def test_a_crowd_of_silent_connections_keeps_nobody_out(ours: Made) -> None:
     """With every stranger's place taken, the one that has been silent longest goes, and a peer comes in."""
     done: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -384,46 +282,6 @@ async def test_close_ends_everything_and_says_so(ours: Made) -> None:
         with pytest.raises(Revoked, match="this side is stopping"):
             await link.receive()
     assert client.open == 0
-
-
-@pytest.mark.peer("openssl")
-@pytest.mark.parametrize("update", ["k", "K"], ids=["their keys", "both sides' keys"])
-async def test_a_key_update_in_the_middle_changes_nothing(ours: Made, tmp_path: Path, update: str) -> None:
-    """A peer that changes its keys, and asks for new ones of ours, loses no byte (RFC 8446 §4.6.3)."""
-    far, service = socket.socketpair()
-    far.setblocking(False)
-
-    async def handle(link: Link[Peer]) -> None:
-        await link.receive()
-        await link.relay(service)
-
-    party = tmp_path / "client.pem"
-    party.write_bytes(ours.party("client").encode())
-    loop = asyncio.get_running_loop()
-    async with serving(engine(ours, "server"), handle) as listening:
-        address = f"127.0.0.1:{listening.getsockname()[1]}"
-        arguments = ["-cert", str(party), "-key", str(party), "-cert_chain", str(party), "-alpn", hello.ALPN]
-        client = await asyncio.create_subprocess_exec(
-            *("openssl", "s_client", "-connect", address, *arguments),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-        )
-        assert client.stdin is not None
-        assert client.stdout is not None
-        client.stdin.write(HELLO + b"before\n")
-        assert await loop.sock_recv(far, 100) == b"before\n"
-        client.stdin.write(f"{update}\n".encode())
-        await client.stdin.drain()
-        await client.stdout.readuntil(b"KEYUPDATE\n")
-        client.stdin.write(b"after\n")
-        assert await loop.sock_recv(far, 100) == b"after\n"
-        await loop.sock_sendall(far, b"answer\n")
-        await client.stdout.readuntil(b"answer\n")
-        client.stdin.close()
-        client.kill()
-        await client.wait()
-    far.close()
 
 
 def test_roles_have_contexts_of_their_own(ours: Made) -> None:

@@ -33,7 +33,6 @@ from tests.sessions.tunnels import (
     stage,
 )
 
-
 MEGABYTE = 1 << 20
 
 
@@ -281,9 +280,7 @@ async def test_ipv6_everywhere(ours: Made, at: Stage) -> None:
         assert await ask(client.door) == b"HELLO"
 
 
-async def test_a_name_that_moves_is_looked_up_each_time(
-    ours: Made, at: Stage, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_name_that_moves_is_looked_up_each_time(ours: Made, at: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     """When the server's name gets another address, the client finds it there without being restarted."""
     async with service() as where:
         port, loop = free_port(), asyncio.get_running_loop()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator
+import socket
+from collections.abc import AsyncIterator, Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from tests.sessions.conftest import Made
 from tests.sessions.tunnels import (
     DOOR,
     HERE,
+    SOON,
     Running,
     Stage,
     ask,
@@ -89,7 +91,11 @@ async def test_a_file_that_others_can_read_is_refused(own: Made, at: Stage) -> N
 async def test_an_expired_file_is_refused(ours: Made, at: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     """After the session's end its files are of no use, and say when that was."""
     skew(monkeypatch, timedelta(days=31))
-    await refused(at.connect(ours.file("client"), Address("127.0.0.1", 1)), Refused, r"is valid from .* to .*Z, and it is .*Z here")
+    await refused(
+        at.connect(ours.file("client"), Address("127.0.0.1", 1)),
+        Refused,
+        r"is valid from .* to .*Z, and it is .*Z here",
+    )
 
 
 def skew(monkeypatch: pytest.MonkeyPatch, by: timedelta) -> None:
@@ -188,9 +194,7 @@ async def test_clocks_two_days_apart_are_both_named(
         assert counts.accepted == 0
 
 
-async def test_a_file_from_the_future_names_the_clock(
-    ours: Made, at: Stage, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_file_from_the_future_names_the_clock(ours: Made, at: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two days behind, our own file is not valid yet, which is said with the time that we believe it is."""
     skew(monkeypatch, timedelta(days=-2))
     client = at.connect(ours.file("client"), Address("127.0.0.1", 1))
@@ -200,45 +204,64 @@ async def test_a_file_from_the_future_names_the_clock(
 # --- taken back ---
 
 
-async def transferring(made: Made, at: Stage, file: Path, server: Running) -> tuple[Running, asyncio.StreamReader]:
-    """A client of which a stream is full of bytes."""
+@pytest.fixture
+def programs() -> Iterator[list[socket.socket]]:
+    """Programs of this machine which use a local port."""
+    made: list[socket.socket] = []
+    yield made
+    for each in made:
+        each.close()
+
+
+async def transferring(
+    at: Stage, file: Path, server: Running, programs: list[socket.socket]
+) -> tuple[Running, socket.socket]:
+    """A client, and the program at its port, to which bytes flow."""
     client = at.connect(file, server)
     await client.ready()
-    reader, writer = await open_(client.door)
-    writer.transport.set_write_buffer_limits(0)
-    OPEN.append(writer)
-    assert await reader.readexactly(1 << 20)
-    return client, reader
+    program = socket.create_connection(client.door)
+    program.setblocking(False)
+    programs.append(program)
+    await flows(program)
+    return client, program
 
 
-OPEN: list[asyncio.StreamWriter] = []
+async def flows(program: socket.socket) -> None:
+    """Read a megabyte."""
+    count = 0
+    async with asyncio.timeout(SOON):
+        while count < 1 << 20:
+            piece = await asyncio.get_running_loop().sock_recv(program, 1 << 18)
+            assert piece
+            count += len(piece)
 
 
-@pytest.fixture(autouse=True)
-async def closed() -> AsyncIterator[None]:
-    """Close what ``transferring`` opened."""
-    yield
-    while OPEN:
-        OPEN.pop().transport.abort()
-    await asyncio.sleep(0)
+async def breaks(program: socket.socket) -> None:
+    """Read until it breaks off, which is no end."""
+    async with asyncio.timeout(SOON):
+        with pytest.raises(ConnectionResetError):
+            while await asyncio.get_running_loop().sock_recv(program, 1 << 18):
+                pass
 
 
 @pytest.mark.parametrize("learns", ["from the directory", "from a peer"])
-async def test_a_revoked_friend_is_cut_off_in_mid_transfer(own: Made, at: Stage, tmp_path: Path, learns: str) -> None:
+async def test_a_revoked_friend_is_cut_off_in_mid_transfer(
+    own: Made, at: Stage, tmp_path: Path, learns: str, programs: list[socket.socket]
+) -> None:
     """Within a second of `revoke` the stream breaks, the friend's command ends with why, and the client's goes on."""
     async with service("pour") as where:
         away = learns == "from a peer"
         server = await at.serve(moved(own, "server", tmp_path / "away") if away else own.file("server"), where)
-        client, reading = await transferring(own, at, own.file("client"), server)
-        friend, reader = await transferring(own, at, moved(own, "bob", tmp_path / "friend"), server)
+        client, reading = await transferring(at, own.file("client"), server, programs)
+        friend, cut = await transferring(at, moved(own, "bob", tmp_path / "friend"), server, programs)
         await asyncio.to_thread(session.revoke, own.directory, "bob")
         began = asyncio.get_running_loop().time()
-        assert await broken(reader)
+        await breaks(cut)
         assert asyncio.get_running_loop().time() - began < 1
         with pytest.raises(Revoked, match="our own credential, of 'bob', was revoked"):
             await friend.over()
         assert await nobody(friend.door)
-        assert await reading.readexactly(1 << 20)
+        await flows(reading)
         assert not client.task.done()
         again = at.connect(moved(own, "bob", tmp_path / "friend"), server)
         await refused(again, Revoked, "our own credential")
@@ -318,7 +341,7 @@ async def test_an_older_revocation_list_takes_nothing_back(own: Made, at: Stage,
 
 
 async def test_a_session_that_ends_ends_what_runs(
-    ours: Made, at: Stage, monkeypatch: pytest.MonkeyPatch
+    ours: Made, at: Stage, monkeypatch: pytest.MonkeyPatch, programs: list[socket.socket]
 ) -> None:
     """At the time in the certificate the server and the client stop, streams too: nobody has to be asked."""
     passed = [timedelta()]
@@ -331,12 +354,12 @@ async def test_a_session_that_ends_ends_what_runs(
     monkeypatch.setattr(control, "SystemClock", Passing)
     async with service("pour") as where:
         server = await at.serve(ours.file("server"), where)
-        client, reader = await transferring(ours, at, ours.file("client"), server)
+        client, program = await transferring(at, ours.file("client"), server, programs)
         passed[0] = timedelta(days=30)
         for each in (server, client):
             with pytest.raises(Refused, match="the session 'paper' was over for"):
                 await each.over()
-        assert await broken(reader)
+        await breaks(program)
 
 
 async def test_a_port_of_the_session_in_use_is_said(ours: Made, at: Stage) -> None:

@@ -133,21 +133,18 @@ def up_command(
             }.items()
             if value is not None
         },
-        adopted=None if from_nifi is None else _taken_over(from_nifi, data),
+        adopted=None if from_nifi is None else _taken_over(from_nifi),
         warn=ui.warn,
     )
     passphrase = config.secret_from("passphrase", file=passphrase_file)
     return up(data, overrides, passphrase=passphrase, ready=_ready(data, as_json))
 
 
-def _taken_over(directory: Path, data: Path) -> Adopted:
+def _taken_over(directory: Path) -> Adopted:
     """Read a toolkit server's CA; its token is not taken over: everybody who ever had it would still get in."""
     from handfast.nifi.migrate import read_toolkit
     from handfast.nifi.service import Adopted
-    from handfast.wiring import NIFI
 
-    if (data / NIFI).exists():
-        raise UsageError(f"{str(data)!r} has an authority for NiFi already", hint="leave out --from-nifi")
     taken = read_toolkit(directory)
     for remark in taken.remarks:
         ui.warn(remark)

@@ -116,7 +116,8 @@ class Finding:
     sentence for the log and for ``explain``. ``reintroduction_key`` is the raw Ed25519 public key with which the
     machine may come back after its credential expired. ``expired_at`` is set where the evidence is a credential whose
     time is over: policy has the limit. ``renewals`` counts those of the machine within the last 24th of the
-    credential's life, its own successors left out.
+    credential's life, its own successors left out. ``shared`` evidence is held by many: too much of it is counted by
+    where it comes from, else by its marker.
     """
 
     method: str
@@ -129,6 +130,7 @@ class Finding:
     reintroduction_key: bytes | None = None
     expired_at: datetime | None = None
     renewals: int = 0
+    shared: bool = False
 
 
 @dataclass(frozen=True, slots=True)

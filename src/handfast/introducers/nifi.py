@@ -247,6 +247,7 @@ class NifiIntroducer:
             once=once,
             proof=f"it knew {which}, and signed with its key",
             transcript=tag(token, self.ca),
+            shared=isinstance(bounds, SharedToken),
         )
 
     def _token(
@@ -295,14 +296,12 @@ def _certification_request(pem: str) -> tuple[x509.CertificateSigningRequest, Ce
         raise Malformed(f"not a certificate request: {str(error)[:80]!r}") from None
 
 
-def _wishes(request: x509.CertificateSigningRequest) -> tuple[x509.Name, Names]:
-    """Return subject (in a certificate's order) and names; every other thing asked for is refused."""
-    try:
-        subject = dn.checked(dn.reverse(request.subject))
-        extensions = list(request.extensions)
-        listed = [name for extension in extensions for name in _alternative_names(extension)]
-    except keys.UNREADABLE as error:
-        raise Malformed(f"a subject or extensions that cannot be read: {str(error)[:80]!r}") from None
+def certifiable(subject: x509.Name) -> str:
+    """
+    Return the common name of a subject that may be certified.
+
+    :raises Malformed: it has none, or Java would read it as another one.
+    """
     common_name, text = dn.common_name(subject), dn.written(subject)
     if not common_name:
         raise Malformed(f"not a subject with a common name: {text[:80]!r}", hint="CN=node1.lan, OU=NIFI")
@@ -311,6 +310,18 @@ def _wishes(request: x509.CertificateSigningRequest) -> tuple[x509.Name, Names]:
     if _IDEOGRAPHIC_STOP in text or unicodedata.normalize("NFKC", text) != text:
         # Java takes it for other text then: node1<stop>lan, one label to every pattern of ours, is node1.lan to Java.
         raise Malformed(f"a subject with characters that Java reads as others: {text[:80]!r}")
+    return common_name
+
+
+def _wishes(request: x509.CertificateSigningRequest) -> tuple[x509.Name, Names]:
+    """Return subject (in a certificate's order) and names; every other thing asked for is refused."""
+    try:
+        subject = dn.checked(dn.reverse(request.subject))
+        extensions = list(request.extensions)
+        listed = [name for extension in extensions for name in _alternative_names(extension)]
+    except keys.UNREADABLE as error:
+        raise Malformed(f"a subject or extensions that cannot be read: {str(error)[:80]!r}") from None
+    common_name = certifiable(subject)
     if not _is_name(common_name):
         # A person's certificate. The original lists its common name as a DNS name all the same.
         listed = [name for name in listed if name != common_name]

@@ -10,13 +10,14 @@ from pathlib import Path
 from cryptography import x509
 
 from handfast.authority import flat
-from handfast.authority.flat import FlatAuthority
+from handfast.authority.flat import FlatAuthority, PublicFlatAuthority
 from handfast.core import dn, keys
 from handfast.core.invitation import Address
 from handfast.core.names import NamePattern
 from handfast.core.nifi_x509 import ENDS_SOON
 from handfast.core.roles import Role
 from handfast.core.secret import Secret
+from handfast.errors import Refused
 from handfast.introducers.nifi import NAME, NifiIntroducer, SharedToken, check_token
 from handfast.nifi.config import DEFAULT_DAYS, DEFAULT_KEY_ALGORITHM, DEFAULT_KEY_SIZE
 from handfast.policy.rules import Rules
@@ -65,10 +66,10 @@ def open_authority(
     """
     Return the authority in ``directory``; the first time, take over a toolkit's, or make one for ``hostname``.
 
-    :raises Refused: there is one already, or the toolkit's cannot be used; see ``flat.adopt``.
+    :raises Refused: there is another one already, or the toolkit's cannot be used; see ``flat.adopt``.
     :raises UsageError: a key, a lifetime or a subject that cannot be.
     """
-    if adopted is not None:
+    if adopted is not None and not _is_there(directory, adopted):
         remarks = flat.adopt(
             directory, certificate=adopted.certificate, key=adopted.key, passphrase=passphrase, now=now
         )
@@ -85,17 +86,36 @@ def open_authority(
             passphrase=passphrase,
         )
     authority = FlatAuthority.open(directory, passphrase=passphrase)
+    if settings.hostname is not None and settings.hostname != dn.common_name(authority.root.subject):
+        name = dn.common_name(authority.root.subject)
+        warn(f"the NiFi authority is called {name!r}: clients must give that as -c, and not {settings.hostname!r}")
     if adopted is None and authority.not_after - now < ENDS_SOON:
         warn(f"the NiFi authority ends at {authority.not_after:%Y-%m-%d %H:%M} UTC, and all that it signed with it")
     return authority
 
 
-def introducer(settings: NifiSettings, token: Secret | None, authority: FlatAuthority) -> NifiIntroducer:
-    """Return the registrar's half with its tokens. :raises UsageError: a shared token that can be guessed."""
-    shared = None
-    if token is not None:
-        check_token(token)
-        shared = SharedToken(token, settings.allow_dn, settings.allow_san, settings.any_name)
+def _is_there(directory: Path, adopted: Adopted) -> bool:
+    """Whether the authority was taken over before. :raises Refused: there is another one."""
+    if not directory.exists():
+        return False
+    if PublicFlatAuthority.read(directory).root != adopted.certificate:
+        raise Refused(
+            f"{str(directory)!r} has another authority for NiFi",
+            hint="a cluster trusts one of them: give another data directory, or leave out --from-nifi",
+        )
+    return True
+
+
+def shared_token(settings: NifiSettings, token: Secret | None) -> SharedToken | None:
+    """Return the shared token with its bounds, if there is one. :raises UsageError: it can be guessed."""
+    if token is None:
+        return None
+    check_token(token)
+    return SharedToken(token, settings.allow_dn, settings.allow_san, settings.any_name)
+
+
+def introducer(shared: SharedToken | None, authority: FlatAuthority) -> NifiIntroducer:
+    """Return the registrar's half with its tokens."""
     return NifiIntroducer(authority.root.public_key(), shared, authority.token_master())
 
 

@@ -15,7 +15,8 @@ from handfast.errors import PolicyRefused
 from handfast.policy.rules import MOST_RENEWALS, SHORTEST, Rules
 
 _BY_INVITATION = "ask the operator for an invitation that allows this"
-_BY_ADDRESS = f"{_BY_INVITATION}; a name leads to an address by DNS if it has a dot, else by /etc/hosts"
+_BY_ADDRESS = "have the CA allow it: --allow-dn, --allow-san; names lead to an address by its DNS or its /etc/hosts"
+_OWN_ADDRESS = "what leads to its address"
 
 
 def decide(
@@ -102,12 +103,11 @@ def _against_role(finding: Finding, rules: Rules, role: Role | None) -> Iterator
 def _against_names(finding: Finding, issuer: Issuer, names: Names, located: Names) -> Iterator[str]:
     entitled = finding.entitlement
     if finding.entitlement.own_address:
-        allowed, also = {*entitled.names.texts(), *located.texts()}, " and what leads to its address"
+        allowed, only = (*entitled.names.texts(), *located.texts()), (*entitled.names.texts(), _OWN_ADDRESS)
     else:
-        allowed, also = set(entitled.names.texts()), ""
+        allowed, only = entitled.names.texts(), entitled.names.texts() or ("none",)
     if beyond := [name for name in finding.wish.names.texts() if name not in allowed]:
-        only = f"only {', '.join(entitled.names.texts()) or 'none'}{also}"
-        yield f"not entitled to the names {', '.join(beyond)} ({only})"
+        yield f"not entitled to the names {', '.join(beyond)} (only {', '.join(only)})"
     if outside := issuer.excluded(names):
         yield f"the authority's name constraints exclude {', '.join(outside)}"
 

@@ -122,7 +122,7 @@ class Administration:
         machine = machine_name(name)
         self._check_free(machine)
         whole = dn.parse(subject or f"CN={machine}, OU={dn.DEFAULT_UNIT}")
-        names = Names.parse([*sans, *_names(dn.common_name(whole) or "", ()).texts()])
+        names = Names.parse([*sans, *_names(nifi.certifiable(whole), ()).texts()])
         _check_bounds(Role.PEER, lasting, uses)
         if self.nifi is None:
             raise UsageError("this registrar does not serve NiFi's protocol", hint="start it with --nifi-listen")

@@ -216,9 +216,8 @@ def _client(call: Call) -> x509.Certificate | None:
 
 
 def _admit(state: State, source: IPAddress | None, finding: Finding) -> None:
-    """Count what is proved by its marker, or by its source where each key has a marker. :raises TooMuch: too often."""
-    shared = finding.entitlement.own_address
-    bucket = f"{finding.method} from {prefix(source)}" if shared else finding.once.marker
+    """Count what is proved by its marker, or by its source where many hold it. :raises TooMuch: too often."""
+    bucket = f"{finding.method} from {prefix(source)}" if finding.shared else finding.once.marker
     if wait := state.introductions.wait(bucket):
         raise _too_often(state, wait)
     state.introductions.take(bucket)

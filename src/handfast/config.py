@@ -272,6 +272,7 @@ def secret_from(
     :raises UsageError: there is none, it cannot be read, or it is empty.
     """
     variable = f"HANDFAST_{name.upper()}"
+    what = name.removeprefix("nifi_").replace("_", " ")  # whose it is the command says
     path = file or (Path(environ[f"{variable}_FILE"]) if environ.get(f"{variable}_FILE") else None)
     value = os.environ.pop(variable, None) if environ is os.environ else environ.get(variable)
     if path is None and value is not None:
@@ -279,29 +280,29 @@ def secret_from(
     if path is None:
         credential = Path(environ.get("CREDENTIALS_DIRECTORY") or "/nonexistent") / f"handfast.{name}"
         # systemd keeps it from others by means that its mode does not show (0440, in a private mount).
-        return _not_empty(_read(credential, name), repr(str(credential))) if credential.exists() else None
+        return _not_empty(_read(credential, what), repr(str(credential))) if credential.exists() else None
     try:
         return _not_empty(read_private(path, limit=MAX_SECRET).strip(), repr(str(path)))
     except NotFound:
-        raise UsageError(f"cannot read {str(path)!r}: no such file", hint=f"it should hold the {name}") from None
+        raise UsageError(f"cannot read {str(path)!r}: no such file", hint=f"it should hold the {what}") from None
     except Fault as error:
-        raise UsageError(error.message, hint=f"it should hold the {name}") from None
+        raise UsageError(error.message, hint=f"it should hold the {what}") from None
     except Unsafe as error:
         if warn is None:
             raise
         if not stat.S_ISFIFO(path.stat().st_mode):  # a pipe is a shell's <(…), and nobody else's
-            warn(f"{error.message}: whoever reads the {name} first may use it")
-        return _not_empty(_read(path, name), repr(str(path)))
+            warn(f"{error.message}: whoever reads the {what} first may use it")
+        return _not_empty(_read(path, what), repr(str(path)))
 
 
-def _read(path: Path, name: str) -> bytes:
+def _read(path: Path, what: str) -> bytes:
     try:
         with path.open("rb") as file:
             data = file.read(MAX_SECRET + 1)
     except OSError as error:
-        raise UsageError(f"cannot read {str(path)!r}: {error.strerror}", hint=f"it should hold the {name}") from None
+        raise UsageError(f"cannot read {str(path)!r}: {error.strerror}", hint=f"it should hold the {what}") from None
     if len(data) > MAX_SECRET:
-        raise TooMuch(f"{str(path)!r} is longer than {MAX_SECRET} bytes", hint=f"it should hold the {name}")
+        raise TooMuch(f"{str(path)!r} is longer than {MAX_SECRET} bytes", hint=f"it should hold the {what}")
     return data.strip()
 
 

@@ -31,10 +31,10 @@ def pair() -> Iterator[Pair]:
         ends.append(context.connection(each))
     waiting = list(ends)
     while waiting:
-        for each in list(waiting):
+        for end in list(waiting):
             try:
-                each.do_handshake()
-                waiting.remove(each)
+                end.do_handshake()
+                waiting.remove(end)
             except SSL.WantReadError:
                 pass
     yield ends[0], ends[1]

@@ -180,6 +180,31 @@ def test_without_a_good_token_nothing_begins(
     assert node.files() == {"empty", "short", "open"}
 
 
+@pytest.mark.parametrize("service", ["client", "server"])
+def test_a_file_of_a_token_that_cannot_be_used_says_what_to_do(node: Node, service: str) -> None:
+    """The mode that it needs, also where an orchestrator sets it; and what was to be there, by its own name."""
+    node.secret(TOKEN, "open").chmod(0o644)
+    done = node.run(service, "--token-file", "open")
+    assert done.code == 2
+    assert "'open' can be read or written by others (mode 0644)" in done.stderr
+    assert "hint: chmod 600 open; " in done.stderr
+    assert "in Kubernetes defaultMode: 0400, or the variable HANDFAST_NIFI_TOKEN" in done.stderr
+    done = node.run(service, "--token-file", "nope")
+    assert "hint: it should hold the token" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "words"), [("short", "a token of 5 bytes, at least 16"), ("a" * 40, "1 different characters")]
+)
+def test_a_weak_token_is_told_in_the_same_words_from_everywhere(node: Node, text: str, words: str) -> None:
+    """An argument and a file alike, with how to make one."""
+    for arguments in (("-t", text), ("--token-file", str(node.secret(text)))):
+        done = node.run("client", *arguments)
+        assert done.code == 9
+        assert words in done.stderr
+        assert "hint: make one with: openssl rand -base64 32" in done.stderr
+
+
 def test_sixteen_bytes_are_counted_and_not_characters(node: Node, asked: list[ClientOptions]) -> None:
     """Eleven characters of two bytes each are enough, as there."""
     assert options(node, asked, "-t", "öäüßéèêñçàå").config.token is not None

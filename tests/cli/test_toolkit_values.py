@@ -130,6 +130,38 @@ def test_standalone_ends_with_the_original_s_codes(node: Node, arguments: tuple[
     assert "-password" not in done.stderr.replace("--keystore-password-file", "")
 
 
+def test_passwords_that_were_arguments_are_told_in_one_line(node: Node) -> None:
+    """With all the flags that they followed."""
+    secret = ("a-good-password",)
+    done = node.run(
+        "standalone", "-n", "a", "-S", *secret, "-K", *secret, "-P", *secret, "-B", "env:NAME", "-C", "CN=x"
+    )
+    assert done.code == 0, done.stderr
+    assert done.stderr.count("every user of this machine") == 1
+    assert "can read what follows -S, -K, -P, -B;" in done.stderr
+    assert done.stderr.count("'env': is no source here") == 1
+    assert secret[0] not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("service", "flags", "words"),
+    [
+        ("server", ("-d=-5",), "days -5 is not between 1 and 36525"),
+        ("server", ("-p", "70000"), "port 70000 is not between"),
+        ("server", ("-k", "1024"), "no keys of kind 'RSA' with 1024 bits"),
+        ("client", ("-p", "70000"), "port 70000 is not between"),
+        ("client", ("-k", "1024"), "no keys of kind 'RSA' with 1024 bits"),
+    ],
+)
+def test_a_number_out_of_range_ends_with_3(node: Node, service: str, flags: tuple[str, ...], words: str) -> None:
+    """As the original's service does; nothing is written."""
+    done = node.run(service, "--token-file", str(node.secret(TOKEN)), *flags)
+    assert (done.code, done.stdout) == (3, "")
+    assert words in done.stderr
+    assert "hint: " in done.stderr
+    assert node.files() == set()
+
+
 def test_several_passwords_come_from_the_lines_of_a_file(node: Node) -> None:
     """One for each host, in order."""
     file = node.secret("the-first-password\nthe-second-password\n")

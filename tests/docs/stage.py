@@ -125,6 +125,8 @@ class Stage:
         """Run a block's commands, or write the file it is."""
         if "postgresql" in block.peers and not (self.base / "postgresql").exists():
             self._make_postgresql()
+        if "sshd" in block.peers and ("cluster", "sshd") not in self._up:
+            self._make_sshd()
         if block.place is not None:
             self._write(*block.place, block.text)
             return
@@ -277,6 +279,29 @@ class Stage:
         token = Secret(secrets.token_hex(16).encode())
         config = with_defaults(ServerConfig(token=token))
         write_ca_files(directory, config, root=ca, key=key, now=now)
+
+    def _make_sshd(self) -> None:
+        """Start an sshd for a new key of this user, as port 22 of `cluster`."""
+        for name in ("host_key", "user_key"):
+            make = [str(find("ssh-keygen")), "-q", "-t", "ed25519", "-N", "", "-f", str(self.base / name)]
+            subprocess.run(make, check=True)
+        if os.geteuid() == 0:
+            Path("/run/sshd").mkdir(exist_ok=True)  # where sshd separates its privileges
+        options = {
+            "ListenAddress": f"127.0.0.1:{self._port('cluster', '22')}",
+            "AuthorizedKeysFile": self.base / "user_key.pub",
+            "StrictModes": "no",
+            "PidFile": "none",
+        }
+        command = [str(find("sshd")), "-D", "-e", "-f", "/dev/null", "-h", str(self.base / "host_key")]
+        command += [f"-o{name}={value}" for name, value in options.items()]
+        log = self.base / "sshd.log"
+        with log.open("wb") as file:
+            self._up["cluster", "sshd"] = process = subprocess.Popen(command, stderr=file)
+        self._wait(log, re.compile(""), re.compile("^Server listening"), process)
+        known = f"-o StrictHostKeyChecking=accept-new -o UserKnownHostsFile={self.base}/known_hosts"
+        ssh = f'{shutil.which("ssh")} -F "$HOME/.ssh/config" -i {self.base}/user_key {known}'
+        self._script("ssh", f'exec {ssh} -o LogLevel=ERROR "$@"')
 
     def _make_postgresql(self) -> None:
         """Make a cluster that reads the documents' configuration, as Debian's does."""

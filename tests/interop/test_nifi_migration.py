@@ -28,7 +28,9 @@ def test_there_and_back(net: Network, version: str, kind: str) -> None:
     there, back, client = (f"{part}-{version}-{kind}" for part in ("there", "back", "after"))
     toolkit.serve(there, "-t", TOKEN, "-c", "ca.lan", "-p", "9444", "-T", kind, "-g").stop()
     found = read_toolkit(toolkit.path(there))
-    assert (found.hostname, found.port, found.days, found.token.reveal()) == ("ca.lan", 9444, 825, TOKEN.encode())
+    assert (found.config.ca_hostname, found.config.port, found.config.days) == ("ca.lan", 9444, 825)
+    assert found.config.token is not None
+    assert found.config.token.reveal() == TOKEN.encode()
 
     now = datetime.now(UTC)
     directory = toolkit.path(f"{there}-data")

@@ -249,6 +249,56 @@ def test_from_nifi(copy: Directory, served: Directory, here: Host) -> None:
     assert not list(elsewhere.path.iterdir())
 
 
+def test_from_nifi_of_a_wrong_directory(copy: Directory, here: Host) -> None:
+    """The directory or the file is named, and nobody is told to leave out a flag that was not given."""
+    nowhere, empty = copy.path.with_name("nowhere"), copy.path.with_name("empty")
+    empty.mkdir(exist_ok=True)
+    there = Directory(here, copy.path.with_name("taker"), copy.port)
+    done = there.fails("--from-nifi", nowhere)
+    assert f"no directory '{nowhere}'" in done.stderr
+    assert "give the one that the CA runs in" in done.stderr
+    done = there.fails("--from-nifi", empty)
+    assert f"no file '{empty}/config.json'" in done.stderr
+    assert "give the directory that the CA runs in" in done.stderr
+    assert not there.data.exists()
+
+
+def test_from_nifi_beside_the_store_of_another(copy: Directory, here: Host) -> None:
+    """The store that is in the way is named, and nothing is made, so that the next command can begin."""
+    there = Directory(here, copy.path.with_name("beside"), free_port())
+    there.start("-t", TOKEN).stop()
+    before = there.content()
+    data = copy.path.with_name("beside-new-data")
+    done = there.fails("--from-nifi", copy.path, data=data)
+    assert f"{STORE!r}: the store password is wrong" in done.stderr
+    assert there.content() == before
+    assert not data.exists()
+
+
+def test_a_lost_data_directory(directory: Directory) -> None:
+    """A new pod with the old volume: with the token from its file again, the CA of the store goes on."""
+    file = directory.host.put("the-token-of-a-pod", TOKEN)
+    process = directory.start("--token-file", file)
+    root = directory.enrol()[1]
+    process.stop()
+    assert directory.config["token"] is None
+    process = directory.start("-F", "--token-file", file, data=directory.path.with_name("a-new-pod"))
+    assert directory.enrol() == (200, root)
+    process.stop()
+    assert directory.root() == root
+
+
+def test_a_mounted_configuration(copy: Directory) -> None:
+    """Orchestrators mount with 0644: it is told and used, also where the CA is taken over; what we write is ours."""
+    (copy.path / "config.json").chmod(0o644)
+    process = copy.start("-F")
+    told = process.expect("it has secrets in it")
+    assert "'config.json' can be read or written by others (mode 0644)" in told
+    assert copy.enrol() == (200, copy.root())
+    process.stop()
+    assert (copy.path / "config.json").stat().st_mode & 0o777 == 0o600
+
+
 def test_up_from_nifi(copy: Directory) -> None:
     """`up` takes over the CA and not the token, which too many have had; once, and never over another one."""
     data = copy.data
@@ -279,7 +329,7 @@ def _truncate(directory: Directory) -> None:
 
 
 def _open(directory: Directory) -> None:
-    (directory.path / "config.json").chmod(0o644)
+    (directory.path / STORE).chmod(0o644)
 
 
 WRONG: dict[str, tuple[Callable[[Directory], object], str]] = {
@@ -288,10 +338,10 @@ WRONG: dict[str, tuple[Callable[[Directory], object], str]] = {
     "an unknown field": (lambda here: here.change(approve=True), "unknown field 'approve'"),
     "a weak token": (lambda here: here.change(token="sixteenCharacters"), "printed in NiFi's documentation"),
     "a short token": (lambda here: here.change(token="short"), "a token of 5 bytes"),
-    "another password": (lambda here: here.change(keyStorePassword="wrong"), "password"),
-    "another key password": (lambda here: here.change(keyPassword="wrong"), "password"),
+    "another password": (lambda here: here.change(keyStorePassword="wrong"), f"{STORE}': the store password is wrong"),
+    "another key password": (lambda here: here.change(keyPassword="wrong"), f"{STORE}': "),
     "a truncated store": (_truncate, "cut short"),
-    "an open file": (_open, "config.json"),
+    "an open store": (_open, f"{STORE}' can be read or written by others (mode 0644)"),
     "no such port": (lambda here: here.change(port=99999), "port 99999"),
     "no such type": (lambda here: here.change(keyStoreType="BCFKS"), "BCFKS"),
 }
@@ -330,6 +380,36 @@ def test_flags_that_are_wrong(directory: Directory, flags: tuple[str, ...], code
     done = directory.fails(*flags, code=code)
     assert "handfast: error: " in done.stderr
     assert "Server Started" not in done.stdout
+
+
+@pytest.mark.parametrize("flags", [("-d=-5",), ("-p", "70000"), ("-k", "1024"), ("-a", "DSA")])
+def test_flags_that_are_wrong_beside_a_good_authority(served: Directory, flags: tuple[str, ...]) -> None:
+    """What nothing would use is not written either: the next start could not read it again."""
+    before = served.content()
+    done = served.fails("-t", TOKEN, *flags)
+    assert "handfast: hint: " in done.stderr
+    assert served.content() == before
+    served.start("-F").stop()
+
+
+def test_a_damaged_configuration_is_not_written_over(copy: Directory) -> None:
+    """It may have the only copy of the passwords: the file is named, and what to do with it."""
+    copy.change(days=-5)
+    before = copy.content()
+    done = copy.fails("-t", TOKEN)
+    assert "'config.json': days -5 is not between" in done.stderr
+    assert "it may have the passwords of a key store: correct it, or move it away" in done.stderr
+    assert copy.content() == before
+    assert not copy.data.exists()
+
+
+def test_beside_a_running_registrar(directory: Directory) -> None:
+    """One at a time has the data directory; the way to have both is said."""
+    process = directory.start("-t", TOKEN)
+    done = directory.fails("-t", TOKEN)
+    process.stop()
+    assert "is in use by process" in done.stderr
+    assert "stop it, or let it serve NiFi as well: handfast up --nifi-listen" in done.stderr
 
 
 def test_a_port_in_use(directory: Directory) -> None:

@@ -63,7 +63,12 @@ def test_systemd_understands_the_renewal_units(here: Host, local: Registrar) -> 
 def test_systemd_understands_the_documented_units(tmp_path: Path) -> None:
     """The units of docs/operations.md have no line that systemd refuses or ignores."""
     units = documented_units()
-    assert sorted(units) == ["handfast-crl.socket", "handfast-https.socket", "handfast.service"]
+    assert sorted(units) == [
+        "handfast-crl.socket",
+        "handfast-https.socket",
+        "handfast-session.service",
+        "handfast.service",
+    ]
     for name, text in units.items():
         # where a new user has put the program; here it need not be
         (tmp_path / name).write_text(text.replace("/usr/local/bin/handfast", "/bin/true"))

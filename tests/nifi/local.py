@@ -12,8 +12,10 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from handfast.core.names import Names
+from handfast.core.ports import Clock
 from handfast.errors import Refused
-from handfast.nifi.localca import LocalCa, LocalRequest
+from handfast.nifi.localca import LocalAuthority, LocalCa, LocalRequest
+from handfast.nifi.standalone import Report, StandaloneOptions, carry_out, prepare
 
 NOW = datetime(2026, 11, 22, 8, tzinfo=UTC)
 
@@ -24,6 +26,11 @@ class FrozenClock:
     def now(self) -> datetime:
         """The time."""
         return NOW
+
+
+def generate(options: StandaloneOptions, authority: LocalAuthority, *, clock: Clock) -> Report:
+    """All of a run of ``standalone``."""
+    return carry_out(prepare(options, clock=clock), authority, clock=clock)
 
 
 def certify(

@@ -232,6 +232,23 @@ def test_a_certificate_for_something_else_is_not_replaced_by_flags(ca: FakeCa, n
     assert len(ca.asked) == 1
 
 
+def test_another_type_of_store_goes_on_with_the_trust_store(ca: FakeCa, node: Node) -> None:
+    """config.json knows the password of the trust store, whichever key store it is about; another one it does not."""
+    assert node.client(ca, *EC, *NODE1).code == 0
+    before = node.config()
+    done = node.client(ca, *EC, *NODE1, "-T", "PKCS12")
+    assert done.code == 0, done.stderr
+    assert node.files() == FILES | {"keystore.pkcs12"}
+    after = node.config()
+    assert after["keyStore"] == "keystore.pkcs12"
+    assert after["trustStorePassword"] == before["trustStorePassword"]
+    assert after["keyStorePassword"] != before["keyStorePassword"]
+    assert len(node.entries("truststore.jks", "trustStore")) == 1
+    done = node.client(ca, *EC, *NODE1)
+    assert done.code == 3
+    assert "cannot open the existing 'keystore.jks': its password is not known" in done.stderr
+
+
 def test_a_configuration_that_others_can_read_is_told(ca: FakeCa, node: Node) -> None:
     """Orchestrators mount it with modes of their own: a refusal would end what ran for years."""
     assert node.client(ca, *EC, *NODE1).code == 0

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from handfast.core.secret import Secret
-from handfast.errors import ConfigError
-from handfast.nifi.config import ClientConfig, ServerConfig, decode, encode, with_defaults
+from handfast.errors import ConfigError, Malformed, UsageError
+from handfast.nifi.config import ClientConfig, ServerConfig, decode, encode, read, with_defaults
+from handfast.nifi.options import typed
 
 # What toolkit 1.28.1 wrote, with throw-away secrets.
 SERVER = b"""{
@@ -141,7 +144,8 @@ def test_names_of_1_9_are_a_text() -> None:
         (b"[" * 100_000, "not a JSON object"),
         (b" " * (1 << 21), "has 2097152 bytes"),
         (changed(port=70000), "port 70000 is not between"),
-        (changed(days=-1), "days -1 is not positive"),
+        (changed(days=-1), "days -1 is not between 1 and 36525"),
+        (changed(days=36526), "days 36526 is not between 1 and 36525"),
         (changed(port="x"), r"\$.port"),
         (changed(token=["x"]), r"\$.token"),
         (changed(token=True), r"\$.token"),
@@ -160,6 +164,46 @@ def test_every_mistake_is_named_at_once() -> None:
     """A client's file without its stores and with a wrong port is refused for all three."""
     with pytest.raises(ConfigError, match=r"port -1 .*'keyStore'; no 'trustStore'"):
         decode(b'{"port": -1}', ClientConfig)
+
+
+def test_a_file_is_named_with_its_mistake(tmp_path: Path) -> None:
+    """Class, words and hint are those of the mistake; the file is said first."""
+    path = tmp_path / "ca.json"
+    path.write_bytes(changed(port=70000))
+    path.chmod(0o600)
+    with pytest.raises(ConfigError, match=r"/ca\.json': port 70000 is not between") as refused:
+        read(path, ServerConfig)
+    assert "correct the configuration" in refused.value.hint
+
+
+def test_a_file_that_others_can_read_is_remarked(tmp_path: Path) -> None:
+    """Before what else is to be said of it; one for its owner alone is read without a word."""
+    path = tmp_path / "ca.json"
+    path.write_bytes(changed(reorderDn=True))
+    path.chmod(0o644)
+    first, second = read(path, ServerConfig).remarks
+    assert "ca.json' can be read or written by others (mode 0644); it has secrets in it" in first
+    assert "reorderDn" in second
+    path.chmod(0o600)
+    assert read(path, ServerConfig).remarks == (second,)
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"days": -5}, "days -5 is not between"),
+        ({"port": 70000}, "port 70000 is not between"),
+        ({"key_size": 1024}, "no keys of kind 'RSA' with 1024 bits"),
+        ({"key_pair_algorithm": "EC"}, "no keys of kind 'EC' with 2048 bits"),
+        ({"key_pair_algorithm": "DSA"}, "no keys of kind 'DSA'"),
+        ({"dn": "nonsense"}, "nonsense"),
+    ],
+)
+def test_flags_are_held_to_what_a_file_is_held_to(fields: dict[str, Any], reason: str) -> None:
+    """What would be written could be read again; and no key or subject that nothing can be made of."""
+    with pytest.raises((UsageError, Malformed), match=reason) as refused:
+        typed(ServerConfig(key_store="k", **fields))
+    assert refused.value.hint
 
 
 @given(st.text(alphabet=st.characters(exclude_categories=["Cs"]), min_size=1))

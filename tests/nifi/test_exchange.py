@@ -141,6 +141,13 @@ REFUSALS = {
         answers(lambda ca, asked: json.dumps({"error": "not for \x1b[31mthis name"}), "403 Forbidden"),
         "the CA's operator decides",
     ),
+    "spent": (
+        answers(
+            lambda ca, asked: json.dumps({"error": "'salt' was already used with another key (tell the operator)"}),
+            "403 Forbidden",
+        ),
+        "ask for a new token; tell the CA's operator if it was not you",
+    ),
     "HTML, 500": (answers(lambda ca, asked: "<html>" + "at java.lang.Thread" * 50, "500 Server Error"), "status 500"),
 }
 

@@ -63,11 +63,12 @@ def place(directory: Path, name: str, data: bytes) -> None:
 
 
 def test_the_real_toolkits_ca_is_read_and_taken_over(directory: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Certificate, key, token and settings are there; an authority opens with them; the directory is as it was."""
+    """Certificate, key and configuration are there; an authority opens with them; the directory is as it was."""
     before = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in directory.iterdir()}
     found = read_toolkit(directory)
-    assert (found.hostname, found.port, found.days, found.remarks) == ("localhost", 10443, 400, ())
-    assert found.token.reveal() == b"myTestTokenUseSomethingStronger"
+    assert (found.config.port, found.config.days, found.remarks) == (10443, 400, ())
+    assert found.config.token is not None
+    assert found.config.token.reveal() == b"myTestTokenUseSomethingStronger"
     assert dn.written(found.certificate.subject) == "CN=localhost, OU=NIFI"
     target = tmp_path_factory.mktemp("data") / "nifi"
     now = found.certificate.not_valid_before_utc
@@ -90,18 +91,22 @@ def test_a_store_of_either_kind_with_two_passwords(directory: Path, kind: StoreT
         assert found.key.private_numbers() == KEY.private_numbers()
 
 
-def test_the_host_name_is_what_the_certificate_says(directory: Path) -> None:
-    """Clients compare the name they call with the certificate; what else the configuration names does not count."""
-    configure(directory, caHostname="other.lan", dn="CN=other.lan, OU=NIFI")
-    assert read_toolkit(directory).hostname == "localhost"
+@pytest.mark.parametrize("token", [None, ""])
+def test_a_ca_whose_token_came_from_a_file_is_read(directory: Path, token: str | None) -> None:
+    """Its configuration has no token, and its successor may have none or another."""
+    configure(directory, token=token)
+    found = read_toolkit(directory)
+    assert found.config.token is None
+    assert dn.written(found.certificate.subject) == "CN=localhost, OU=NIFI"
 
 
 def test_the_configuration_may_be_called_otherwise(directory: Path) -> None:
     """As `server -f` had it; the store is still beside it."""
     (directory / "config.json").rename(directory / "ca.json")
-    assert read_toolkit(directory, "ca.json").port == 10443
-    with pytest.raises(NotFound, match=r"no file '.*/config\.json'"):
+    assert read_toolkit(directory, "ca.json").config.port == 10443
+    with pytest.raises(NotFound, match=r"no file '.*/config\.json'") as caught:
         read_toolkit(directory)
+    assert caught.value.hint == "give the directory that the CA runs in"
 
 
 def test_an_old_configuration_is_read_with_a_remark(directory: Path) -> None:
@@ -117,11 +122,9 @@ def test_an_old_configuration_is_read_with_a_remark(directory: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"token": None}, r"no 'token' in '.*/config\.json'"),
-        ({"token": ""}, "no 'token'"),
-        ({"keyStorePassword": None}, "no 'keyStorePassword' in"),
-        ({"keyStore": None}, "no 'keyStore'"),
-        ({"trustStore": "truststore.jks"}, "unknown field 'trustStore'"),
+        ({"keyStorePassword": None}, r"no 'keyStorePassword' in '.*/config\.json'"),
+        ({"keyStore": None}, r"/config\.json': no 'keyStore'"),
+        ({"trustStore": "truststore.jks"}, r"/config\.json': unknown field 'trustStore'"),
     ],
 )
 def test_the_configuration_of_something_else_is_refused(directory: Path, changes: dict[str, Any], message: str) -> None:
@@ -134,9 +137,9 @@ def test_the_configuration_of_something_else_is_refused(directory: Path, changes
 
 @pytest.mark.parametrize("field", ["keyStorePassword", "keyPassword"])
 def test_a_wrong_password_is_refused_without_showing_it(directory: Path, field: str) -> None:
-    """The message says which password it is, and not what it was."""
+    """The message says which password of which file it is, and not what it was."""
     configure(directory, **{field: "wrong-and-secret"})
-    with pytest.raises(Refused, match="password") as caught:
+    with pytest.raises(Refused, match=r"/nifi-ca-keystore\.jks': .*password") as caught:
         read_toolkit(directory)
     assert "wrong-and-secret" not in caught.value.message + caught.value.hint
 
@@ -180,13 +183,19 @@ def test_damage_ends_in_our_own_error(directory: Path, name: str, damage: str) -
         assert name in caught.value.message
 
 
-@pytest.mark.parametrize("name", ["config.json", STORE])
-def test_secrets_that_others_can_read_are_refused(directory: Path, name: str) -> None:
-    """A token or a root key that others have read is to be replaced and not migrated in silence."""
-    (directory / name).chmod(0o644)
+def test_a_root_key_that_others_can_read_is_refused(directory: Path) -> None:
+    """A root key that others have read is to be replaced and not migrated."""
+    (directory / STORE).chmod(0o644)
     with pytest.raises(Unsafe, match=r"can be read or written by others \(mode 0644\)") as caught:
         read_toolkit(directory)
     assert "replace the secret" in caught.value.hint
+
+
+def test_a_configuration_that_others_can_read_is_a_remark(directory: Path) -> None:
+    """Orchestrators mount it so; the key is in the other file."""
+    (directory / "config.json").chmod(0o644)
+    (remark,) = read_toolkit(directory).remarks
+    assert "config.json' can be read or written by others (mode 0644); it has secrets in it" in remark
 
 
 @pytest.mark.root
@@ -194,7 +203,7 @@ def test_root_reads_the_files_of_the_directorys_owner_and_of_nobody_else(directo
     """The CA ran as its own user; what a third user put there is not taken for the CA's."""
     for path in (directory, directory / STORE, directory / "config.json"):
         os.chown(path, 12345, 12345)
-    assert read_toolkit(directory).port == 10443
+    assert read_toolkit(directory).config.port == 10443
     os.chown(directory / STORE, 12346, 12346)
     with pytest.raises(Unsafe, match="belongs to user id 12346"):
         read_toolkit(directory)

@@ -19,9 +19,9 @@ from handfast.core.roles import Role
 from handfast.core.secret import Secret
 from handfast.errors import HandfastError, Malformed, NotFound, Refused, Unsafe, UsageError
 from handfast.nifi import properties
-from handfast.nifi.standalone import Report, StandaloneOptions, generate
+from handfast.nifi.standalone import Report, StandaloneOptions
 from handfast.nifi.stores import find_key
-from tests.nifi.local import NOW, FrozenClock, StandIn
+from tests.nifi.local import NOW, FrozenClock, StandIn, generate
 
 CLIENT_DN = "CN=Jane Doe, OU=NIFI"
 HOST_FILES = {

@@ -15,11 +15,11 @@ from handfast.adapters.clock import SystemClock
 from handfast.core import javastore
 from handfast.core.secret import Secret
 from handfast.nifi.split import SplitOptions, split_keystore
-from handfast.nifi.standalone import StandaloneOptions, generate
+from handfast.nifi.standalone import StandaloneOptions
 from handfast.nifi.stores import find_key
 from tests.interop.hosts import Host
 from tests.interop.nifi_toolkit import VERSIONS, Toolkit
-from tests.nifi.local import StandIn
+from tests.nifi.local import StandIn, generate
 
 pytestmark = pytest.mark.peer("keytool")
 EACH = [pytest.param(version, marks=pytest.mark.peer(f"nifi-toolkit-{version}")) for version in VERSIONS]

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
 from structlog.testing import capture_logs
 
+from handfast.cli.main import run
+from handfast.core import dn, nifi_x509
 from handfast.errors import Unsafe
 from handfast.introducers.nifi import MOST_TOKENS
+from handfast.nifi.ca_files import write_ca_files
 from handfast.nifi.config import ServerConfig, encode, with_defaults
 from handfast.nifi.options import ServerOptions
 from handfast.server import toolkit
@@ -73,30 +79,52 @@ def _typed(directory: Path, **more: Any) -> ServerOptions:
 
 
 @pytest.mark.root
-@pytest.mark.parametrize("store", ["/etc/nologin", "../etc/nologin", "stores/nologin"])
+@pytest.mark.parametrize("store", ["{}/nologin", "../etc/nologin", "../theirs/nologin"])
 def test_attack_the_toolkits_user_says_where_root_writes(tmp_path: Path, store: str) -> None:
     """Root that takes over another user's CA writes into its own directory, whatever path that user's file names."""
     theirs = tmp_path / "theirs"
     theirs.mkdir()
-    file = theirs / "config.json"
-    file.touch(mode=0o600)
-    file.write_bytes(encode(ServerConfig(dn="CN=ca.lan", key_store=store)))
-    for path in (theirs, file):
+    etc = tmp_path / "etc"
+    etc.mkdir()
+    named = store.format(etc)
+    key, now = rsa.generate_private_key(65537, 2048), datetime.now(UTC)
+    root = nifi_x509.root(key, subject=dn.parse("CN=ca.lan"), days=9, now=now)
+    write_ca_files(theirs, ServerConfig(dn="CN=ca.lan", key_store=named), root=root, key=key, now=now)
+    for path in (theirs, theirs / "config.json", theirs / named):
         os.chown(path, 65534, 65534)
-    settings = toolkit._settings(_typed(tmp_path, from_nifi=theirs), lambda _remark: None)
+    settings, taken = toolkit._given(_typed(tmp_path, from_nifi=theirs), lambda _remark: None, new=True)
     assert settings.key_store == "nologin"
+    assert taken is not None
+    assert taken.certificate == root
 
 
 @pytest.mark.root
+@pytest.mark.parametrize(
+    ("owner", "mode", "reason"),
+    [(65534, 0o600, "belongs to user id 65534"), (0, 0o606, r"can be read or written by others \(mode 0606\)")],
+)
+@pytest.mark.parametrize("service", ["server", "client"])
 def test_attack_a_user_writes_the_configuration_that_root_reads(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    service: str,
+    owner: int,
+    mode: int,
+    reason: str,
 ) -> None:
-    """With -F the file is root's own: in a directory of another user root would be told where to write."""
+    """With -F the file is root's own, in server and client: any other user would tell root where to write."""
     file = tmp_path / "config.json"
     file.touch(mode=0o600)
     file.write_bytes(encode(ServerConfig(dn="CN=ca.lan", key_store="/etc/nologin")))
     for path in (tmp_path, file):
-        os.chown(path, 65534, 65534)
+        os.chown(path, owner, owner)
+    file.chmod(mode)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(Unsafe, match="belongs to user id 65534"):
-        toolkit._settings(_typed(tmp_path, config_in=file), lambda _remark: None)
+    if service == "server":
+        with pytest.raises(Unsafe, match=reason):
+            toolkit._given(_typed(tmp_path, config_in=file), lambda _remark: None, new=True)
+    else:
+        assert run(["tls-toolkit", "client", "--configJsonIn", str(file)]) == 3
+        assert re.search(reason, capsys.readouterr().err)
+    assert {path.name for path in tmp_path.iterdir()} == {"config.json"}

@@ -108,9 +108,9 @@ def test_another_user_is_refused_at_a_unix_socket(tmp_path: Path) -> None:
 
 def test_a_port_in_use_is_said() -> None:
     """The message names the place and what is wrong with it."""
-    with local.public(Address("127.0.0.1", 0)) as first:
-        with pytest.raises(Fault, match=r"cannot listen on 127\.0\.0\.1:\d+: Address already in use"):
-            local.public(local.address_of(first)).__enter__()
+    said = pytest.raises(Fault, match=r"cannot listen on 127\.0\.0\.1:\d+: Address already in use")
+    with local.public(Address("127.0.0.1", 0)) as first, said, local.public(local.address_of(first)):
+        pass
 
 
 def test_a_unix_socket_of_a_running_process_is_left_alone(tmp_path: Path) -> None:

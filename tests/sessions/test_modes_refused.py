@@ -175,7 +175,7 @@ async def test_a_local_port_in_use_is_said(ours: Made, at: Stage) -> None:
 async def test_clocks_two_days_apart_are_both_named(
     ours: Made, at: Stage, monkeypatch: pytest.MonkeyPatch, who: str, reverse: bool
 ) -> None:
-    """Whichever side's clock is ahead, whoever dialled: whoever can read it learns both times, and no stream is made."""
+    """Whichever side's clock is ahead, whoever dialled: who can read it learns both times, and no stream is made."""
     async with counted() as (where, counts):
         both = r"the two clocks are .* apart: \d+-\d+-\d+ \d+:\d+Z here, \d+-\d+-\d+ \d+:\d+Z at the peer"
         days = {each: timedelta(days=2 if each == who else 0) for each in ("server", "client")}
@@ -239,7 +239,7 @@ async def flows(program: socket.socket) -> None:
 async def breaks(program: socket.socket) -> None:
     """Read until it breaks off, which is no end."""
     async with asyncio.timeout(SOON):
-        with pytest.raises(ConnectionResetError):
+        with pytest.raises(ConnectionResetError):  # noqa: PT012  until it does
             while await asyncio.get_running_loop().sock_recv(program, 1 << 18):
                 pass
 

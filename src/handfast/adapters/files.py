@@ -17,7 +17,7 @@ import re
 import secrets
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -142,6 +142,36 @@ def read_private(path: Path, *, owner: int | None = None, limit: int = MAX_PRIVA
     :raises TooMuch: more than ``limit`` bytes.
     :raises Fault: it cannot be read.
     """
+    owners = {os.geteuid(), owner}
+    return _content(path, lambda status: _check_file(path, status, owners), limit)
+
+
+def read_told(
+    path: Path, tell: Callable[[str], None], *, owner: int | None = None, limit: int = MAX_PRIVATE_FILE
+) -> bytes:
+    """
+    Return the content of a file as ``read_private``, but only tell where others can read it, or who else owns it.
+
+    For what orchestrators mount: they choose mode and owner. Root alone is refused what any user could have written,
+    for it would choose what root does: a file of another than root or ``owner``, or one that everybody can write.
+
+    :raises NotFound, Unsafe, TooMuch, Fault: as ``read_private``.
+    """
+    owners = {os.geteuid(), owner, 0}
+
+    def check(status: os.stat_result) -> None:
+        try:
+            _check_file(path, status, owners)
+        except Unsafe as error:
+            anybodys = status.st_uid not in owners or status.st_mode & stat.S_IWOTH
+            if not stat.S_ISREG(status.st_mode) or (os.geteuid() == 0 and anybodys):
+                raise
+            tell(f"{error.message}; it has secrets in it")
+
+    return _content(path, check, limit)
+
+
+def _content(path: Path, check: Callable[[os.stat_result], None], limit: int) -> bytes:
     with faults("read", path):
         try:
             # O_NONBLOCK: opening a FIFO that nobody writes to would wait for ever
@@ -149,7 +179,7 @@ def read_private(path: Path, *, owner: int | None = None, limit: int = MAX_PRIVA
         except FileNotFoundError:
             raise NotFound(f"no file {str(path)!r}", hint="check the path") from None
         with os.fdopen(fd, "rb") as file:
-            _check_file(path, os.fstat(fd), {os.geteuid(), owner})
+            check(os.fstat(fd))
             data = file.read(limit + 1)
     if len(data) > limit:
         raise TooMuch(f"{str(path)!r} is longer than {limit} bytes", hint="check that this is the right file")
@@ -218,8 +248,10 @@ class FileLock:
     stays, with the last holder's process id in it, which is only ever used in a message.
     """
 
-    def __init__(self, path: Path, *, patience: float = 0.0) -> None:
-        self._path, self._patience = path, patience
+    def __init__(
+        self, path: Path, *, patience: float = 0.0, hint: str = "wait until it has finished, or stop it"
+    ) -> None:
+        self._path, self._patience, self._hint = path, patience, hint
         self._fd = -1
 
     def __enter__(self) -> Self:
@@ -234,9 +266,7 @@ class FileLock:
                 holder = os.pread(fd, 20, 0).strip()
                 os.close(fd)
                 who = f"process {int(holder)}" if holder.isdigit() else "another process"
-                raise Fault(
-                    f"{str(self._path.parent)!r} is in use by {who}", hint="wait until it has finished, or stop it"
-                ) from None
+                raise Fault(f"{str(self._path.parent)!r} is in use by {who}", hint=self._hint) from None
             except BaseException:
                 os.close(fd)
                 raise

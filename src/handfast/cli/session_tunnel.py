@@ -16,6 +16,7 @@ import click
 from handfast.adapters.process import many_files
 from handfast.cli import ui
 from handfast.cli.arguments import ADDRESS, DURATION, FILE, JSON, LISTEN, Parsed
+from handfast.config import parse_listen
 from handfast.core.invitation import Address
 from handfast.errors import HandfastError, Refused, UsageError
 
@@ -32,8 +33,15 @@ def _endpoint(text: str) -> Any:
     return Endpoint.parse(text)
 
 
+def _door(text: str) -> Any:
+    from handfast.sessions.local import Endpoint
+
+    return Endpoint.parse(text) if text.startswith("unix:") else Endpoint(parse_listen(text))
+
+
 SESSION_FILE = click.option("--session", "path", type=FILE, required=True, help="The party's session file.")
 ENDPOINT = Parsed("host:port|unix:path", _endpoint)
+DOOR = Parsed("host:port|unix:path", _door)
 IDLE = click.option("--idle", type=DURATION, help="End a stream after this long without a byte.  [default: never]")
 
 
@@ -83,7 +91,7 @@ def serve_command(
 @SESSION_FILE
 @click.argument("server", type=ADDRESS, required=False, metavar="[HOST:PORT]")
 @click.option("--wait", type=LISTEN, help="HOST:PORT to wait for the server's call on (reverse).")
-@click.option("--local", "door", type=ENDPOINT, help="Where programs of this machine connect: loopback or unix:PATH.")
+@click.option("--local", "door", type=DOOR, help="Where programs of this machine connect: loopback or unix:PATH.")
 @click.option("--stdio", is_flag=True, help="Carry standard input and output instead, as ssh's ProxyCommand.")
 @IDLE
 @JSON
@@ -137,7 +145,9 @@ def _stdio(path: Path, server: Address | None, wait: Address | None, limits: Lim
 
     with standard() as plain:
         ended = _run(carrying, str, as_json=False)
-    if ended is not None and ended.error is not None:
+        if ended is None:
+            raise click.exceptions.Exit(0)  # by a signal: what nobody reads is not waited for
+    if ended.error is not None:
         raise ended.error
     return 0
 

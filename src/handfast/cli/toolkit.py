@@ -32,8 +32,8 @@ from handfast.cli.toolkit_server import server, standalone
 from handfast.core.secret import Secret
 from handfast.errors import HandfastError
 from handfast.nifi import config as defaults
-from handfast.nifi.config import ClientConfig, with_defaults
-from handfast.nifi.options import KEYSTORE, TRUSTSTORE, ClientOptions, StatusOptions, StoreOptions
+from handfast.nifi.config import ClientConfig
+from handfast.nifi.options import KEYSTORE, TRUSTSTORE, ClientOptions, StatusOptions, StoreOptions, typed
 
 _PROTOCOLS = {"TLS": "TLSv1_3", "TLSV1.3": "TLSv1_3", "TLSV1.2": "TLSv1_2"}
 
@@ -105,13 +105,13 @@ def client(
     The token may come from HANDFAST_NIFI_TOKEN or a prompt, too; config.json has it only if it was given by -t.
     """
     source = config_in or (config_out if use_config else None)
-    typed, given = token(token_argument, token_file, ask=source is None)
+    argument, given = token(token_argument, token_file, ask=source is None)
 
     def go() -> None:
         from handfast.nifi import client as node
 
         options = ClientOptions(
-            config=_client_config(dn, alternative_names, typed, fields),
+            config=_client_config(dn, alternative_names, argument, fields),
             token=given,
             config_in=source,
             config_out=config_out,
@@ -127,17 +127,17 @@ def client(
 
 
 def _client_config(
-    dn: str | None, alternative_names: tuple[str, ...], typed: Secret | None, fields: dict[str, Any]
+    dn: str | None, alternative_names: tuple[str, ...], own_token: Secret | None, fields: dict[str, Any]
 ) -> ClientConfig:
     from handfast.core.javastore import StoreType
     from handfast.nifi.hosts import alternative_names as expand
 
     host = socket.gethostname()
-    return with_defaults(
+    return typed(
         ClientConfig(
             dn=dn or f"{defaults.DEFAULT_DN_PREFIX}{host}{defaults.DEFAULT_DN_SUFFIX}",
             key_store=f"{KEYSTORE}.{StoreType.parse(fields['key_store_type']).suffix}",
-            token=typed,
+            token=own_token,
             domain_alternative_names=expand(alternative_names),
             trust_store=f"{TRUSTSTORE}.{defaults.DEFAULT_STORE_TYPE}",
             **fields,

@@ -10,7 +10,7 @@ Tokens and passwords of the toolkit: one order of sources for each of them.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from handfast.cli import ui
 from handfast.cli.arguments import FILE
 from handfast.cli.toolkit_parsing import Code, fail
 from handfast.core.secret import Secret
-from handfast.errors import HandfastError, UsageError
+from handfast.errors import HandfastError, Unsafe, UsageError
 
 _STDIN = Path("-")
 _SCHEMES = ("env:", "file:", "pass:")  # openssl's, which people expect to work here
@@ -53,31 +53,32 @@ def token(argument: str | None, file: Path | None, *, ask: bool) -> tuple[Secret
             hint = "use --token-file FILE, HANDFAST_NIFI_TOKEN or, where nobody else can look, -t"
             fail(Code.ERROR_TOKEN_ARG_EMPTY, "no token, which is needed without --useConfigJson", hint)
         return None, None
-    if len(given.reveal()) < SHORTEST_TOKEN:
-        fail(Code.ERROR_TOKEN_MIN_LENGTH, f"the token has under {SHORTEST_TOKEN} bytes", "openssl rand -base64 32")
-    if given is not typed:
-        return None, given
-    _tell_argument("-t", argument or "")
-    if ask:  # else it does not count
+    if given is typed:
+        tell_arguments({"-t": argument or ""})
+    # With -F one that was typed does not count: only its length matters, as in the original.
+    if ask or given is not typed or len(given.reveal()) < SHORTEST_TOKEN:
         try:
             check_token(given)
         except UsageError as error:
             fail(Code.ERROR_TOKEN_MIN_LENGTH, error.message, error.hint)
-    return given, None
+    return (given, None) if given is typed else (None, given)
 
 
 def password(flag: str, argument: str | None, file: Path | None, name: str) -> Secret | None:
     """Return a password, or None where no source has it. :raises Exit: 2, a source that cannot be used."""
     if argument is None:
         return _elsewhere(name, file, prompt="")
-    _tell_argument(flag, argument)
+    tell_arguments({flag: argument})
     return Secret(argument.encode("utf-8", "surrogateescape"))
 
 
-def passwords(flag: str, arguments: tuple[str, ...], file: Path | None, name: str) -> tuple[Secret, ...]:
-    """Return several passwords; a file or variable has one in each line. :raises Exit: 2, it cannot be used."""
+def passwords(arguments: tuple[str, ...], file: Path | None, name: str) -> tuple[Secret, ...]:
+    """
+    Return several passwords; a file or variable has one in each line. Arguments are for the caller to tell.
+
+    :raises Exit: 2, a source that cannot be used.
+    """
     if arguments:
-        _tell_argument(flag, arguments[0])
         return tuple(Secret(argument.encode("utf-8", "surrogateescape")) for argument in arguments)
     found = _elsewhere(name, file, prompt="")
     return () if found is None else tuple(map(Secret, found.reveal().splitlines()))
@@ -91,6 +92,10 @@ def _elsewhere(name: str, file: Path | None, *, prompt: str) -> Secret | None:
                 raise UsageError("stdin is empty", hint=f"it should hold {name.removeprefix('nifi_')}")
             return Secret(data)
         found = config.secret_from(name, file=file)
+    except Unsafe as error:
+        # A container has a choice that nobody else has: who mounts the file, and whether it is a file.
+        mounted = f"in Kubernetes defaultMode: 0400, or the variable HANDFAST_{name.upper()}"
+        fail(Code.INVALID_ARGS, error.message, f"{error.hint}; {mounted}")
     except HandfastError as error:
         fail(Code.INVALID_ARGS, error.message, error.hint)
     if found is None and prompt and sys.stdin.isatty():
@@ -98,9 +103,13 @@ def _elsewhere(name: str, file: Path | None, *, prompt: str) -> Secret | None:
     return found
 
 
-def _tell_argument(flag: str, value: str) -> None:
+def tell_arguments(typed: Mapping[str, str]) -> None:
+    """Tell who can read the secrets that followed these flags; a value of each."""
+    if not typed:
+        return
+    flags = ", ".join(typed)
     ui.warn(
-        f"every user of this machine can read what follows {flag}; there are files and variables for it: see --help"
+        f"every user of this machine can read what follows {flags}; there are files and variables for it: see --help"
     )
-    if value.startswith(_SCHEMES):
-        ui.say(f"handfast: hint: {value.partition(':')[0]!r}: is no source here: the text was taken as it stands")
+    for scheme in sorted({value.partition(":")[0] for value in typed.values() if value.startswith(_SCHEMES)}):
+        ui.say(f"handfast: hint: {scheme!r}: is no source here: the text was taken as it stands")

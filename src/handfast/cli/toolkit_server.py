@@ -27,14 +27,14 @@ from handfast.cli.toolkit_options import (
     USE_CONFIG,
 )
 from handfast.cli.toolkit_parsing import Code, Service, fail, run
-from handfast.cli.toolkit_secrets import file_option, passwords, token
+from handfast.cli.toolkit_secrets import file_option, passwords, tell_arguments, token
 from handfast.core.dn import SubjectPattern
 from handfast.core.names import NamePattern
 from handfast.core.secret import Secret
 from handfast.errors import HandfastError
 from handfast.nifi import config as defaults
-from handfast.nifi.config import ServerConfig, with_defaults
-from handfast.nifi.options import CA_KEYSTORE, ServerOptions
+from handfast.nifi.config import ServerConfig
+from handfast.nifi.options import CA_KEYSTORE, ServerOptions, typed
 
 if TYPE_CHECKING:
     from handfast.nifi.standalone import StandaloneOptions
@@ -108,7 +108,7 @@ def server(
     The token may come from HANDFAST_NIFI_TOKEN or a prompt, too.
     """
     source = config_in or (config_out if use_config else None)
-    typed, given = token(token_argument, token_file, ask=source is None and from_nifi is None)
+    argument, given = token(token_argument, token_file, ask=source is None and from_nifi is None)
 
     def go() -> int:
         from handfast.core.javastore import StoreType
@@ -116,7 +116,7 @@ def server(
 
         key_store = f"{CA_KEYSTORE}.{StoreType.parse(fields['key_store_type']).suffix}"
         options = ServerOptions(
-            config=with_defaults(ServerConfig(key_store=key_store, token=typed, **fields)),
+            config=typed(ServerConfig(key_store=key_store, token=argument, **fields)),
             token=given,
             config_in=source,
             config_out=config_out,
@@ -196,9 +196,13 @@ def standalone(
     """
     from handfast.nifi.standalone import StandaloneOptions
 
+    arguments = {}
     for flag, what in (("-S", "keystore"), ("-K", "key"), ("-P", "truststore"), ("-B", "client")):
-        typed, file = fields[f"{what}_passwords"], fields.pop(f"{what}_password_file")
-        fields[f"{what}_passwords"] = passwords(flag, typed, file, f"nifi_{what}_password")
+        values, file = fields[f"{what}_passwords"], fields.pop(f"{what}_password_file")
+        if values:
+            arguments[flag] = values[0]
+        fields[f"{what}_passwords"] = passwords(values, file, f"nifi_{what}_password")
+    tell_arguments(arguments)
     if split is not None:
         return _split(split, output, fields["keystore_passwords"], fields["key_passwords"], overwrite=overwrite)
     options = StandaloneOptions(

@@ -17,10 +17,10 @@ from cryptography import x509
 
 from handfast.adapters.files import read_private, write_atomic
 from handfast.core import javastore
-from handfast.core.javastore import StoreType
+from handfast.core.javastore import Entry, StoreType
 from handfast.core.keys import LeafPrivateKey
 from handfast.core.secret import Secret
-from handfast.errors import Refused
+from handfast.errors import Malformed, Refused
 from handfast.nifi.config import ServerConfig, encode
 from handfast.nifi.stores import Passwords, ca_keystore, find_key
 
@@ -58,7 +58,7 @@ def write_ca_files(
     path = directory / name
     exists = os.path.lexists(path)
     if exists:
-        _check(path, root, config.key_store_password, config.key_password)
+        check_store(path, config, root)
     # In this order, unlike the toolkit: a store whose password was never written down is in everybody's way.
     write_atomic(directory / config_file, encode(complete))
     if not exists:
@@ -66,10 +66,33 @@ def write_ca_files(
     return complete
 
 
-def _check(path: Path, root: x509.Certificate, password: Secret | None, key_password: Secret | None) -> None:
+def check_store(path: Path, config: ServerConfig, root: x509.Certificate) -> None:
+    """
+    Refuse a key store that is not this CA's, or that the configuration does not open.
+
+    :raises Refused, Unsafe, Malformed: as ``write_ca_files``.
+    """
     hint = "use its configuration (-F or --configJsonIn), or move it away"
-    if password is None:
+    if config.key_store_password is None:
         raise Refused(f"{str(path)!r} exists, and its password is not known", hint=hint)
-    found = find_key(javastore.read(read_private(path), password=password, key_password=key_password))
+    found = find_key(read_store(path, config.key_store_password, config.key_password))
     if found is None or found[1] != (root,):
         raise Refused(f"{str(path)!r} exists and is not the store of this CA", hint=hint)
+
+
+def read_store(
+    path: Path, password: Secret, key_password: Secret | None, *, owner: int | None = None
+) -> tuple[Entry, ...]:
+    """
+    Return what is in a key store of the caller or of ``owner``. ``key_password`` None means the store's.
+
+    :raises Refused: a password is wrong. :raises Malformed: no store; the message names the file.
+    :raises NotFound, Unsafe, TooMuch, Fault: as ``read_private``.
+    """
+    data = read_private(path, owner=owner)
+    try:
+        return javastore.read(data, password=password, key_password=key_password)
+    except Malformed as error:
+        raise Malformed(f"{str(path)!r}: {error.message}", hint=error.hint) from None
+    except Refused as error:
+        raise Refused(f"{str(path)!r}: {error.message}", hint=error.hint) from None

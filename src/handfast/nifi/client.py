@@ -81,7 +81,7 @@ def _configured(options: ClientOptions, tell: Tell) -> ClientConfig:
     if options.config_in is None:
         return options.config
     try:
-        decoded = configuration.decode(_read(options.config_in, tell), ClientConfig)
+        decoded = configuration.read(options.config_in, ClientConfig)
     except NotFound as error:
         raise ConfigError(error.message, hint="run it without --useConfigJson to make one") from None
     for remark in decoded.remarks:
@@ -127,16 +127,17 @@ class _Run:
 
     def _open(self, pending: Pending | None) -> tuple[_Held | None, stores.Passwords]:
         """Return what the key store holds, and the passwords to go on with. :raises Refused: it does not open."""
-        known = [self.config, self._previous(), pending]
+        previous = self._previous()
+        known = [self.config, previous, pending]
         first = next((each for each in known if each is not None and each.key_store_password is not None), self.config)
         data = self._content(self.keystore)
         if data is None:
-            return None, self._complete(first)
+            return None, self._complete(first, previous)
         error: Refused | None = None
         for source in known:
             if source is None or source.key_store_password is None:
                 continue
-            passwords = self._complete(source)
+            passwords = self._complete(source, previous)
             try:
                 return _held(data, passwords), passwords
             except Refused as refused:
@@ -145,20 +146,25 @@ class _Run:
         raise Refused(f"cannot open the existing {str(self.keystore)!r}: {reason}", hint=_REMEDY)
 
     def _previous(self) -> ClientConfig | None:
-        """Without -F: what the last run wrote, where it is about the same key store. Only its passwords count."""
+        """Without -F: what the last run wrote. Only its passwords count, of the stores that are the same."""
         if self.options.config_in is not None:
             return None
         try:
             config = configuration.decode(_read(self.options.config_out, self.tell), ClientConfig).config
         except (ConfigError, NotFound):
             return None
-        return config if config.key_store and Path(config.key_store) == self.keystore else None
+        if Path(config.key_store or "") != self.keystore:
+            config = msgspec.structs.replace(config, key_store_password=None, key_password=None)
+        if Path(config.trust_store or "") != self.truststore:
+            config = msgspec.structs.replace(config, trust_store_password=None)
+        return config
 
-    def _complete(self, known: ClientConfig | Pending) -> stores.Passwords:
+    def _complete(self, known: ClientConfig | Pending, previous: ClientConfig | None) -> stores.Passwords:
+        remembered = None if previous is None else previous.trust_store_password
         return stores.Passwords.complete(
             known.key_store_password,
             known.key_password,
-            known.trust_store_password,
+            known.trust_store_password or remembered,
             different_key=self.options.different_key_password,
         )
 
@@ -355,9 +361,9 @@ def _trusted_pems(entries: tuple[javastore.Entry, ...]) -> dict[str, bytes]:
 
 def _read(path: Path, tell: Tell) -> bytes:
     """
-    Return a file of secrets; one that others can read is only told.
+    Return a store, or the configuration of the last run; whose it is, and who else can read it, is only told.
 
-    Existing set-ups mount their configuration with whatever mode their orchestrator gives it.
+    Unlike the configuration of -F, neither says what to do: after a run as root their owner is often NiFi's user.
     """
     try:
         return files.read_private(path, limit=MAX_STORE)

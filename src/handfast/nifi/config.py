@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Generic, TypeVar
 
 import msgspec
 
+from handfast.adapters.files import read_told
+from handfast.core.nifi_x509 import MAX_DAYS
 from handfast.core.secret import Secret
 from handfast.errors import ConfigError
 
@@ -75,6 +78,22 @@ class Decoded(Generic[Config]):
     remarks: tuple[str, ...]
 
 
+def read(path: Path, kind: type[Config], *, owner: int | None = None) -> Decoded[Config]:
+    """
+    Read the configuration at ``path``; that others can read it is a remark (``files.read_told``, for ``owner`` too).
+
+    :raises ConfigError: as ``decode``, naming the file.
+    :raises NotFound: no such file. :raises Unsafe: to root, what any user could have written. :raises Fault: the disk.
+    """
+    remarks: list[str] = []
+    data = read_told(path, remarks.append, owner=owner, limit=MAX_CONFIG)
+    try:
+        decoded = decode(data, kind)
+    except ConfigError as error:
+        raise ConfigError(f"{str(path)!r}: {error.message}", hint=error.hint) from None
+    return Decoded(decoded.config, (*remarks, *decoded.remarks))
+
+
 def decode(data: bytes, kind: type[Config]) -> Decoded[Config]:
     """
     Read a ``config.json`` of any release and fill in the defaults.
@@ -109,7 +128,8 @@ def decode(data: bytes, kind: type[Config]) -> Decoded[Config]:
     except msgspec.ValidationError as error:
         raise ConfigError(f"the configuration is wrong: {error}", hint="write it as the toolkit writes it") from None
     complete = with_defaults(config)
-    _check(complete)
+    if wrong := mistakes(complete):
+        raise ConfigError("; ".join(wrong), hint="correct the configuration, or run without -F to make a new one")
     return Decoded(complete, tuple(remarks))
 
 
@@ -152,18 +172,18 @@ def _parse(data: bytes) -> dict[str, object]:
         ) from None
 
 
-def _check(config: ServerConfig) -> None:
+def mistakes(config: ServerConfig) -> list[str]:
+    """Return what cannot be in a configuration, whether a file or flags say it."""
     wrong = []
     if not 0 < config.port < 1 << 16:
         wrong.append(f"port {config.port} is not between 1 and 65535")
-    if config.days < 1:
-        wrong.append(f"days {config.days} is not positive")
+    if not 0 < config.days <= MAX_DAYS:
+        wrong.append(f"days {config.days} is not between 1 and {MAX_DAYS}")
     if not config.key_store:
         wrong.append("no 'keyStore'")
     if isinstance(config, ClientConfig) and not config.trust_store:
         wrong.append("no 'trustStore'")
-    if wrong:
-        raise ConfigError("; ".join(wrong), hint="correct the configuration, or run without -F to make a new one")
+    return wrong
 
 
 def _secret(kind: type, value: object) -> Secret:

@@ -37,6 +37,7 @@ CLOCK_STEP = timedelta(minutes=5)  # the authority does not backdate, and its cl
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 5.0  # seconds between two attempts to reach an authority that is starting
 _CHANCE = secrets.SystemRandom()
 _NOTHING_KEPT = "nothing was kept of the answer"
+_SPENT = "already used with another key"  # what our registrar says of a one-time token; another CA has none
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +193,8 @@ def _refusal(answer: Answer, place: Place) -> HandfastError:
     message = f"{place} answered with status {answer.status}" + (f": {said[:200]!r}" if said else "")
     if said == "forbidden":
         return EvidenceRejected(message, hint="compare the token here and there; a one-time token may be spent")
+    if _SPENT in said:
+        return Refused(message, hint="ask for a new token; tell the CA's operator if it was not you who used it")
     if 400 <= answer.status < 500:
         return Refused(message, hint="the CA's operator decides who may have which names; its log has more")
     hint = "see the CA's log: a NiFi CA answers so to a token of under 16 bytes of its own, or a subject it cannot read"

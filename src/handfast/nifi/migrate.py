@@ -11,31 +11,21 @@ from pathlib import Path
 
 from cryptography import x509
 
-from handfast.adapters.files import faults, read_private
-from handfast.core import dn, javastore
+from handfast.adapters.files import faults
 from handfast.core.keys import LeafPrivateKey
-from handfast.core.secret import Secret
 from handfast.errors import ConfigError, Malformed, NotFound, Refused
-from handfast.nifi.config import MAX_CONFIG, ServerConfig, decode
+from handfast.nifi.ca_files import CONFIG, read_store
+from handfast.nifi.config import Decoded, ServerConfig, read
 from handfast.nifi.stores import KEY_ALIAS, find_key
-
-CONFIG = "config.json"
 
 
 @dataclass(frozen=True, slots=True)
 class Toolkit:
-    """
-    A toolkit CA. ``hostname`` is the one that its clients know it by, ``days`` the lifetime of what it issues.
-
-    ``remarks`` are what the operator should be told about its configuration.
-    """
+    """A toolkit CA with its configuration; ``remarks`` are what the operator should be told about the latter."""
 
     certificate: x509.Certificate
     key: LeafPrivateKey
-    token: Secret
-    hostname: str
-    port: int
-    days: int
+    config: ServerConfig
     remarks: tuple[str, ...]
 
 
@@ -43,31 +33,35 @@ def read_toolkit(directory: Path, config_file: str = CONFIG) -> Toolkit:
     """
     Read ``config_file`` in ``directory`` and the key store that it names, relative to there.
 
-    The files must belong to the caller or to the directory's owner. *Not* checked: whether the token can be guessed
-    (``introducers.nifi.check_token``), and whether the CA can be used (``authority.flat.adopt``).
+    The files must belong to the caller or to the directory's owner; the configuration may be readable by others,
+    which is a remark. *Not* checked: a token and whether it can be guessed (``introducers.nifi.check_token``), and
+    whether the CA can be used (``authority.flat.adopt``).
 
     :raises NotFound: no configuration, or no key store.
-    :raises Unsafe: others can read or write one of them.
+    :raises Unsafe: others can read or write the key store.
     :raises ConfigError: the configuration is none of a CA, or is incomplete.
     :raises Refused: the passwords do not open the store, or its chain is longer than one.
     :raises Malformed: no key store, or one without a CA's key.
     """
-    with faults("open", directory):
-        try:
-            owner = directory.stat().st_uid
-        except FileNotFoundError:
-            raise NotFound(f"no directory {str(directory)!r}", hint="give the one that the CA runs in") from None
-    path = directory / config_file
-    decoded = decode(read_private(path, owner=owner, limit=MAX_CONFIG), ServerConfig)
+    owner, path = _owner(directory), directory / config_file
+    try:
+        decoded = read(path, ServerConfig, owner=owner)
+    except NotFound as error:
+        raise NotFound(error.message, hint="give the directory that the CA runs in") from None
+    return open_toolkit(directory, decoded, path, owner=owner)
+
+
+def open_toolkit(
+    directory: Path, decoded: Decoded[ServerConfig], config_file: Path, *, owner: int | None = None
+) -> Toolkit:
+    """As ``read_toolkit``, for a configuration that was read; the store is the caller's or ``owner``'s."""
     config = decoded.config
+    if config.key_store_password is None:
+        raise ConfigError(
+            f"no 'keyStorePassword' in {str(config_file)!r}", hint="give the file that the CA itself wrote"
+        )
     store = directory / (config.key_store or "")  # an absolute path stays as it is
-    if config.token is None or config.key_store_password is None:
-        missing = "token" if config.token is None else "keyStorePassword"
-        raise ConfigError(f"no {missing!r} in {str(path)!r}", hint="give the file that the CA itself wrote")
-    entries = javastore.read(
-        read_private(store, owner=owner), password=config.key_store_password, key_password=config.key_password
-    )
-    found = find_key(entries)
+    found = find_key(read_store(store, config.key_store_password, config.key_password, owner=owner))
     if found is None:
         raise Malformed(f"no entry {KEY_ALIAS!r} in {str(store)!r}", hint="is this the store of a toolkit's CA?")
     key, chain = found
@@ -75,12 +69,12 @@ def read_toolkit(directory: Path, config_file: str = CONFIG) -> Toolkit:
         raise Refused(
             f"the chain in {str(store)!r} has {len(chain)} certificates", hint="a CA's has one: is this a node's store?"
         )
-    return Toolkit(
-        certificate=chain[0],
-        key=key,
-        token=config.token,
-        hostname=dn.common_name(chain[0].subject) or config.ca_hostname,
-        port=config.port,
-        days=config.days,
-        remarks=decoded.remarks,
-    )
+    return Toolkit(chain[0], key, config, decoded.remarks)
+
+
+def _owner(directory: Path) -> int:
+    with faults("open", directory):
+        try:
+            return directory.stat().st_uid
+        except FileNotFoundError:
+            raise NotFound(f"no directory {str(directory)!r}", hint="give the one that the CA runs in") from None

@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
+from handfast.core import dn
 from handfast.core.dn import SubjectPattern
 from handfast.core.names import NamePattern
 from handfast.core.secret import Secret
-from handfast.nifi.config import ClientConfig, ServerConfig
+from handfast.errors import UsageError
+from handfast.nifi.config import ClientConfig, Config, ServerConfig, mistakes, with_defaults
+from handfast.nifi.pending import check_kind
 
 KEYSTORE, TRUSTSTORE, CA_KEYSTORE = "keystore", "truststore", "nifi-ca-keystore"  # files, without their suffix
 
@@ -74,3 +77,17 @@ class StatusOptions:
     truststore: StoreOptions
     keystore: StoreOptions | None
     newest: ssl.TLSVersion
+
+
+def typed(config: Config) -> Config:
+    """
+    Return what the flags say, with the defaults, where it could be read again from the file that it is written to.
+
+    :raises UsageError: a number out of range, a kind of key that is not made. :raises Malformed: no subject.
+    """
+    complete = with_defaults(config)
+    if wrong := mistakes(complete):
+        raise UsageError("; ".join(wrong), hint="correct the flags: see --help")
+    check_kind(complete.key_pair_algorithm, complete.key_size)
+    dn.parse(complete.dn or "")
+    return complete

@@ -43,16 +43,22 @@ class Pending:
         return cls(key, first, second, third)
 
 
+def check_kind(algorithm: str, size: int) -> None:
+    """:raises UsageError: neither RSA of 2048 to 8192 bits nor EC of 256 or 384."""
+    sizes = {"RSA": keys.RSA_BITS, "EC": _CURVES}.get(algorithm.upper(), ())
+    if size not in sizes:
+        raise UsageError(
+            f"no keys of kind {algorithm[:20]!r} with {size} bits are made here",
+            hint="use RSA with 2048 to 8192 bits, or EC with 256 or 384",
+        )
+
+
 def new_key(algorithm: str, size: int) -> keys.LeafPrivateKey:
-    """Return a new key. :raises UsageError: neither RSA of 2048 to 8192 bits nor EC of 256 or 384."""
-    if algorithm.upper() == "RSA" and size in keys.RSA_BITS:
+    """Return a new key. :raises UsageError: as ``check_kind``."""
+    check_kind(algorithm, size)
+    if algorithm.upper() == "RSA":
         return rsa.generate_private_key(keys.RSA_EXPONENT, size)
-    if algorithm.upper() == "EC" and size in _CURVES:
-        return ec.generate_private_key(_CURVES[size]())
-    raise UsageError(
-        f"no keys of kind {algorithm[:20]!r} with {size} bits are made here",
-        hint="use RSA with 2048 to 8192 bits, or EC with 256 or 384",
-    )
+    return ec.generate_private_key(_CURVES[size]())
 
 
 def kind_of(key: keys.LeafPrivateKey) -> tuple[str, int]:

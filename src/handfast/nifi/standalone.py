@@ -108,15 +108,6 @@ class Plan:
     remarks: tuple[str, ...]
 
 
-def generate(options: StandaloneOptions, authority: LocalAuthority, *, clock: Clock) -> Report:
-    """
-    Do all of it. A second run uses the CA of the first.
-
-    :raises HandfastError: as ``prepare`` and ``carry_out``.
-    """
-    return carry_out(prepare(options, clock=clock), authority, clock=clock)
-
-
 def prepare(options: StandaloneOptions, *, clock: Clock) -> Plan:
     """
     Return what is to be done, once nothing speaks against it. Nothing is written.

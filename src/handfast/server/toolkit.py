@@ -11,7 +11,7 @@ from cryptography import x509
 
 from handfast import config as configuration
 from handfast.adapters.clock import SystemClock
-from handfast.adapters.files import faults, private_directory, read_private
+from handfast.adapters.files import faults, private_directory
 from handfast.authority.flat import FlatAuthority
 from handfast.core import dn
 from handfast.core.secret import Secret
@@ -43,15 +43,15 @@ def serve(
     :raises UsageError: a weak token. :raises ConfigError: a configuration that cannot be read or means nothing.
     :raises Refused: files that do not fit together. :raises Fault: the disk, or an address that is in use.
     """
-    settings = _settings(options, warn)
+    with faults("open", options.data):
+        new = not (options.data / NIFI).exists()
+    settings, taken = _given(options, warn, new=new)
     token = settings.token or options.token
     if token is not None:
         check_token(token)
+    if new:
+        _require_room(settings, taken)
     private_directory(options.data)
-    new = not (options.data / NIFI).exists()
-    taken = _running(options, settings) if new or options.from_nifi is not None else None
-    if new and taken is None:
-        _require_room(settings)
     overrides = Overrides(
         nifi=_nifi(options, settings), token=token, adopted=taken if new else None, alone=True, warn=warn
     )
@@ -91,73 +91,72 @@ def _nifi(options: ServerOptions, settings: ServerConfig) -> dict[str, object]:
     }
 
 
-def _place(options: ServerOptions) -> tuple[Path, Path] | None:
-    """Return the directory of a toolkit server and its configuration, if there is one to read."""
+def _given(options: ServerOptions, warn: Callable[[str], None], *, new: bool) -> tuple[ServerConfig, Adopted | None]:
+    """Return the settings; and the authority of a toolkit server: without it its cluster would lose its trust."""
+    taken = None
     if options.from_nifi is not None:
-        return options.from_nifi, (options.config_in or options.from_nifi / ca_files.CONFIG).absolute()
-    return None if options.config_in is None else (Path(), options.config_in.absolute())
-
-
-def _settings(options: ServerOptions, warn: Callable[[str], None]) -> ServerConfig:
-    place = _place(options)
-    if place is None:
-        settings = _with_passwords(options.config, options.config_out)
+        # An absolute path: relative to here, and not to that directory.
+        file = ca_files.CONFIG if options.config_in is None else str(options.config_in.absolute())
+        found = migrate.read_toolkit(options.from_nifi, file)
+        taken, remarks = Adopted(found.certificate, found.key), found.remarks
+        # Root takes over what is of the toolkit's own user, but that user does not say where root writes.
+        settings = msgspec.structs.replace(found.config, key_store=Path(found.config.key_store or "").name)
+    elif options.config_in is not None:
+        decoded = _read(options.config_in)
+        settings, remarks = decoded.config, decoded.remarks
+        if new and os.path.lexists(settings.key_store or ""):
+            found = migrate.open_toolkit(Path(), decoded, options.config_in)
+            taken = Adopted(found.certificate, found.key)
     else:
-        directory, path = place
-        try:
-            # As ``read_toolkit``: root takes over what is of the toolkit's own user; what it goes on with is its own.
-            owner = None if options.from_nifi is None else _owner(directory)
-            read = config.decode(read_private(path, owner=owner, limit=config.MAX_CONFIG), ServerConfig)
-        except NotFound:
-            raise ConfigError(f"no configuration at {str(path)!r}", hint="leave out -F to have one made") from None
-        for remark in read.remarks:
-            warn(remark)
-        settings = read.config
-        if options.from_nifi is not None:  # nor does that user say where root writes
-            settings = msgspec.structs.replace(settings, key_store=Path(settings.key_store or "").name)
+        settings, remarks = _with_passwords(options.config, options.config_out)
+    for remark in remarks:
+        warn(remark)
     if options.different_key_password and settings.key_password is None:
-        return msgspec.structs.replace(settings, key_password=new_password())
-    return settings
+        settings = msgspec.structs.replace(settings, key_password=new_password())
+    return settings, taken
 
 
-def _with_passwords(settings: ServerConfig, path: Path) -> ServerConfig:
-    """Return what the flags say with the passwords of the last run: without them its key store could not be kept."""
+def _read(path: Path) -> config.Decoded[ServerConfig]:
     try:
-        last = config.decode(read_private(path, limit=config.MAX_CONFIG), ServerConfig).config
-    except (ConfigError, NotFound):
-        return settings
+        return config.read(path, ServerConfig)
+    except NotFound:
+        raise ConfigError(f"no configuration at {str(path)!r}", hint="leave out -F to have one made") from None
+
+
+def _with_passwords(settings: ServerConfig, path: Path) -> tuple[ServerConfig, tuple[str, ...]]:
+    """
+    Return what the flags say with the passwords of the last run, and remarks.
+
+    Without the passwords its key store could not be kept. So a file that cannot be read is not written over.
+    """
+    try:
+        decoded = config.read(path, ServerConfig)
+    except NotFound:
+        return settings, ()
+    except ConfigError as error:
+        hint = "it may have the passwords of a key store: correct it, or move it away to have a new one made"
+        raise ConfigError(error.message, hint=hint) from None
+    last = decoded.config
     if last.key_store != settings.key_store:
-        return settings
-    return msgspec.structs.replace(settings, key_store_password=last.key_store_password, key_password=last.key_password)
+        return settings, ()
+    known = msgspec.structs.replace(
+        settings, key_store_password=last.key_store_password, key_password=last.key_password
+    )
+    return known, decoded.remarks
 
 
-def _owner(directory: Path) -> int:
-    with faults("open", directory):
-        try:
-            return directory.stat().st_uid
-        except FileNotFoundError:
-            raise NotFound(f"no directory {str(directory)!r}", hint="give the one that the CA runs in") from None
-
-
-def _running(options: ServerOptions, settings: ServerConfig) -> Adopted | None:
-    """Return the authority of a toolkit server whose files are there: without it its cluster would lose its trust."""
-    place = _place(options)
-    if place is None:
-        return None
-    directory, path = place
-    if options.from_nifi is None and not (directory / (settings.key_store or "")).is_file():
-        return None
-    taken = migrate.read_toolkit(directory, str(path))
-    return Adopted(taken.certificate, taken.key)
-
-
-def _require_room(settings: ServerConfig) -> None:
-    """Refuse to make a CA beside the store of another one, before anything is made."""
-    if os.path.lexists(settings.key_store or ""):
-        raise Refused(
-            f"{settings.key_store!r} exists, and its CA was not taken over yet",
-            hint="to go on with it use -F, or --from-nifi and its directory; for a new CA move it away",
-        )
+def _require_room(settings: ServerConfig, taken: Adopted | None) -> None:
+    """Refuse to begin beside the store of another CA, before anything is made."""
+    path = Path(settings.key_store or "")
+    if not os.path.lexists(path):
+        return
+    if taken is not None:
+        ca_files.check_store(path, settings, taken.certificate)
+        return
+    raise Refused(
+        f"{str(path)!r} exists, and its CA was not taken over yet",
+        hint="to go on with it use -F, or --from-nifi and its directory; for a new CA move it away",
+    )
 
 
 def _check(options: ServerOptions, settings: ServerConfig, root: x509.Certificate, taken: Adopted | None) -> None:
@@ -167,7 +166,8 @@ def _check(options: ServerOptions, settings: ServerConfig, root: x509.Certificat
             f"the authority in {str(options.data)!r} is not the one that was to be taken over",
             hint="give another --data to take it over there",
         )
-    asked = dn.parse(settings.dn or "") if _place(options) is None else root.subject
+    from_flags = options.config_in is None and options.from_nifi is None
+    asked = dn.parse(settings.dn or "") if from_flags else root.subject
     if asked != root.subject:
         raise UsageError(
             f"the authority in {str(options.data)!r} is {dn.written(root.subject)!r}, not {dn.written(asked)!r}",

@@ -28,7 +28,9 @@ def up(
         process serves this directory.
     """
     private_directory(data)
-    with FileLock(data / LOCK):
+    both = "stop it, or let it serve NiFi as well: handfast up --nifi-listen HOST:PORT"
+    hint = both if overrides.alone else "stop it, or give another --data"
+    with FileLock(data / LOCK, hint=hint):
         service = open_service(data, overrides, passphrase=passphrase)
 
         def announce(place: Ready) -> None:

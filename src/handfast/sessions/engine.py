@@ -151,6 +151,8 @@ class Engine(Generic[P]):
                 task = loop.create_task(self._one(accepted, str(address[0]) if address else "", handle))
                 tasks.add(task)
                 task.add_done_callback(tasks.discard)
+                # A task that is cancelled before its first step owns nothing yet.
+                task.add_done_callback(lambda _task, accepted=accepted: accepted.close())  # type: ignore[misc]
         finally:
             for task in tasks:
                 task.cancel()

@@ -170,7 +170,7 @@ async def _obey(listening: socket.socket | None, way: Way, leave: Callable[[str]
 async def _at_work(side: Side, told: Told) -> AsyncIterator[None]:
     if side.trust.home_problem:
         told.say(side.trust.home_problem)
-    async with side.running(lambda error: told.say(f"a revocation list cannot be used: {error.message}")):
+    async with side.running(lambda error: told.say(f"a revocation list: {error.message}")):
         yield
 
 

@@ -99,7 +99,7 @@ class Caller:
     """A server that dials its clients: reverse, and phoning home or a friend when the client said so."""
 
     def __init__(self, server: Server, to: Address, every: float, *, memory: Path) -> None:
-        """``every`` is in seconds; ``memory`` is where a hand-over is kept. :raises UsageError: too often, or too rarely."""
+        """``every`` is in seconds, ``memory`` keeps a hand-over. :raises UsageError: too often, or too rarely."""
         self._server, self._memory = server, memory
         every = interval(every)
         kept = _remembered(memory)

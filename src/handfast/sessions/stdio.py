@@ -29,9 +29,10 @@ def standard(source: int = 0, sink: int = 1) -> Iterator[socket.socket]:
     writer.start()
     try:
         yield plain
+        plain.close()
+        writer.join()  # not after an exception: it is not known whether anybody still reads
     finally:
         plain.close()
-        writer.join()
         with ours, contextlib.suppress(OSError):
             ours.shutdown(socket.SHUT_RDWR)  # which the reader's copy notices
 

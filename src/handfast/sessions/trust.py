@@ -247,7 +247,7 @@ def _home(party: Party) -> tuple[Path | None, str]:
     The file only says where to look. It counts if it is ours, nobody else's, and of the same session; a list from
     there has to be signed like any other.
     """
-    if party.home is None or not party.home.exists():
+    if party.home is None or not _exists(party.home):
         return None, ""
     try:
         files.check_directory(party.home)
@@ -257,6 +257,14 @@ def _home(party: Party) -> tuple[Path | None, str]:
     if root.public_bytes(Encoding.DER) != party.root.public_bytes(Encoding.DER):
         return None, f"{str(party.home)!r} is not used: it is another session's"
     return party.home, ""
+
+
+def _exists(path: Path) -> bool:
+    """Whether it is there for us: what lies behind another user's closed door is not."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
 
 
 def _span(span: timedelta) -> str:

@@ -20,6 +20,7 @@ from handfast.server.limits import Limits
 from handfast.server.metrics import Metrics
 from handfast.server.problems import STATUS
 from handfast.server.routes import ROUTES
+from handfast.sessions import connect, control, engine, hello, local, party, relay, revocations, trust
 from tests.architecture.sources import PACKAGE
 from tests.docs.markdown import DOCUMENTS, ROOT, blocks
 
@@ -158,6 +159,18 @@ def test_limits_are_as_documented() -> None:
     assert len(fields(Limits)) >= 15
     assert f"| one-time tokens for NiFi that are open | {nifi.MOST_TOKENS} |" in OPERATIONS
     assert f"at most {nifi.MOST_TOKENS} one-time tokens" in (ROOT / "docs" / "protocols" / "nifi.md").read_text()
+
+
+def test_limits_of_sessions_are_as_documented() -> None:
+    """The figures of protocols/sessions.md are the program's."""
+    page = (ROOT / "docs" / "protocols" / "sessions.md").read_text()
+    of = engine.Limits()
+    assert (of.connections, of.strangers, of.handshake, of.frame, of.idle) == (1024, 256, 10, 5, None)
+    assert (hello.MAX_FRAME, hello.MAX_CRL, relay.BUFFER, local.DIAL_TIMEOUT) == (65535, 44 << 10, 256 << 10, 10)
+    assert (control.PING, control.DEAD, connect.CALL_BACK, party.MAX_FILE) == (15, 45, 15, 256 << 10)
+    assert (hello.SHORTEST, hello.LONGEST, revocations.FAR.days, trust.INTERVAL) == (0.1, 86400, 1, 0.25)
+    for figure in ("| 1024 |", "| 256;", "10 s; 5 s; 20 s; 10 s", "65535; 44 KiB", "256 KiB each way", "0.1 … 86400 s"):
+        assert figure in page
 
 
 def test_claims_have_their_tests() -> None:

@@ -6,22 +6,12 @@ import json
 import shutil
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import pytest
-from cryptography import x509
 
-from handfast.core import javastore
-from handfast.core.secret import Secret
-from handfast.nifi.stores import find_key
-from tests.interop.hosts import HANDFAST, Done, Host, Process
-from tests.server.nifi_peer import Node, context
+from tests.interop.hosts import HANDFAST, Host
+from tests.interop.nifi_directory import STORE, TOKEN, Directory, free_port
 
-TOKEN = "correct horse battery staple"
-LOCAL = "CN=localhost, OU=NIFI"
-STORE = "nifi-ca-keystore.jks"
 # As the original writes it, but for the passwords.
 CONFIG = """{
   "days" : 825,
@@ -41,75 +31,6 @@ CONFIG = """{
   "additionalCACertificate" : "",
   "domainAlternativeNames" : null
 }"""
-_IN = ("sh", "-c", 'umask 077 && mkdir -p "$0" && cd "$0" && exec "$@"')
-
-
-def free_port() -> int:
-    """A port that nobody listens on now; the kernel gives it to nobody else soon."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
-
-
-@dataclass(frozen=True)
-class Directory:
-    """Where a server runs; its registrar's data is beside it."""
-
-    host: Host
-    path: Path
-    port: int
-
-    def command(self, *flags: str | Path, data: Path | None = None) -> tuple[str | Path, ...]:
-        """The command line that serves here, on loopback."""
-        listen = ("--listen", f"127.0.0.1:{self.port}", "--data", data or self.data)
-        return (*_IN, self.path, *HANDFAST, "tls-toolkit", "server", *listen, *flags)
-
-    def start(self, *flags: str | Path, data: Path | None = None) -> Process:
-        """Start it, and wait until it says so."""
-        process = self.host.start(*self.command(*flags, data=data))
-        process.expect("Server Started")
-        return process
-
-    def fails(self, *flags: str | Path, code: int = 3, data: Path | None = None) -> Done:
-        """Run what has to fail."""
-        return self.host.run(*self.command(*flags, data=data), code=code)
-
-    @property
-    def data(self) -> Path:
-        """The registrar's directory."""
-        return self.path.with_name(f"{self.path.name}-data")
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """What config.json says."""
-        content: dict[str, Any] = json.loads((self.path / "config.json").read_bytes())
-        return content
-
-    def change(self, **fields: Any) -> None:
-        """Write other values into config.json."""
-        (self.path / "config.json").write_text(json.dumps(self.config | fields))
-
-    def root(self, store: str = STORE) -> x509.Certificate:
-        """The CA in the key store."""
-        password, key_password = (Secret(self.config[name].encode()) for name in ("keyStorePassword", "keyPassword"))
-        entries = javastore.read((self.path / store).read_bytes(), password=password, key_password=key_password)
-        found = find_key(entries)
-        assert found is not None
-        key, (certificate,) = found
-        assert key.public_key() == certificate.public_key()
-        return certificate
-
-    def enrol(self, token: str = TOKEN, subject: str = LOCAL) -> tuple[int, x509.Certificate]:
-        """Ask as a node does; return the status, and the CA that was shown."""
-        with Node(("127.0.0.1", self.port), context()) as node:
-            answer = node.enrol(token, subject)
-            root = x509.load_der_x509_certificate(node.leaf)
-        if answer.status == 200:
-            answer.certificate.verify_directly_issued_by(root)
-        return answer.status, root
-
-    def content(self) -> dict[str, bytes]:
-        """All files here."""
-        return {path.name: path.read_bytes() for path in self.path.iterdir()}
 
 
 @pytest.fixture
@@ -291,9 +212,10 @@ def test_a_lost_data_directory(directory: Directory) -> None:
 def test_a_mounted_configuration(copy: Directory) -> None:
     """Orchestrators mount with 0644: it is told and used, also where the CA is taken over; what we write is ours."""
     (copy.path / "config.json").chmod(0o644)
-    process = copy.start("-F")
+    process = copy.host.start(*copy.command("-F"))
     told = process.expect("it has secrets in it")
     assert "'config.json' can be read or written by others (mode 0644)" in told
+    process.expect("Server Started")
     assert copy.enrol() == (200, copy.root())
     process.stop()
     assert (copy.path / "config.json").stat().st_mode & 0o777 == 0o600
@@ -409,7 +331,7 @@ def test_beside_a_running_registrar(directory: Directory) -> None:
     done = directory.fails("-t", TOKEN)
     process.stop()
     assert "is in use by process" in done.stderr
-    assert "stop it, or let it serve NiFi as well: handfast up --nifi-listen" in done.stderr
+    assert "or stop it; or let it serve NiFi as well: handfast up --nifi-listen" in done.stderr
 
 
 def test_a_port_in_use(directory: Directory) -> None:

@@ -152,13 +152,14 @@ def test_psql_through_a_unix_socket(world: World) -> None:
     database.expect("database system is ready to accept connections")
     server = serve(cluster, world.server, f"unix:{data}/.s.PGSQL.5432", listen=f"{PLACE}:7503")
     client = connect(world.desk, world.client, f"{PLACE}:7503")
+    where = f"host=127.0.0.1 port={client.port} user=postgres dbname=postgres"
     psql = (
         "psql",
         "--no-psqlrc",
         "-At",
         "-w",
         "-d",
-        f"host=127.0.0.1 port={client.port} user=postgres dbname=postgres",
+        where,
     )
     query = "select sum(x) from generate_series(1, 100000) x"
     assert world.desk.run(*psql, "-c", query).stdout == "5000050000\n"
@@ -199,7 +200,7 @@ def test_a_revoked_friend_in_mid_transfer(world: World, web: str) -> None:
     client = connect(world.desk, world.client, f"{PLACE}:7506")
     friend = connect(world.desk, world.session.export("bob"), f"{PLACE}:7506")
     url = f"http://127.0.0.1:{friend.port}/result.bin"
-    curl = world.desk.start("curl", "-sS", "--limit-rate", "1M", "-w", "%{errormsg}", "-o", "partial", url)
+    curl = world.desk.start("curl", "-sS", "--limit-rate", "4M", "-w", "%{errormsg}", "-o", "partial", url)
     while not (world.desk.directory / "partial").exists():
         assert curl.pid
     world.session.revoke("bob")

@@ -6,28 +6,26 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 import os
 import socket
-import struct
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import pytest
+from OpenSSL import SSL
 
 from handfast import sessions
 from handfast.errors import HandfastError, Malformed, NotFound, Refused, Revoked, Unreachable, UntrustedPeer
 from handfast.server import session
 from handfast.sessions import api
 from tests.sessions.conftest import Made
-
-Service = Callable[[socket.socket], None]
-_RESET = struct.pack("ii", 1, 0)
+from tests.sessions.services import digest, echo, free_address, half, service, serving
+from tests.sessions.streams import context
 
 
 def _descriptors() -> set[str]:
@@ -48,76 +46,6 @@ def _nothing_is_left() -> Iterator[None]:
     left = [each.name for each in threading.enumerate() if each not in threads and "asyncio" not in each.name]
     open_ = _descriptors() - descriptors
     assert (left, len(open_) <= 3) == ([], True), sorted(open_)  # three of the test's own loop, which is closed later
-
-
-@contextmanager
-def service(serve: Service) -> Iterator[str]:
-    """A TCP service on loopback, each caller in a thread; gives its address."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        threads: list[threading.Thread] = []
-
-        def one(accepted: socket.socket) -> None:
-            with accepted, suppress(ConnectionError):
-                serve(accepted)
-
-        def accept() -> None:
-            while True:
-                try:
-                    accepted, _ = listening.accept()
-                except OSError:
-                    return
-                threads.append(threading.Thread(target=one, args=(accepted,)))
-                threads[-1].start()
-
-        accepting = threading.Thread(target=accept)
-        accepting.start()
-        host, port = listening.getsockname()
-        try:
-            yield f"{host}:{port}"
-        finally:
-            listening.shutdown(socket.SHUT_RDWR)
-            for each in (accepting, *threads):
-                each.join(10)
-
-
-@contextmanager
-def serving(made: Made, to: str, *way: str) -> Iterator[str]:
-    """A real `handfast session serve`; gives where it listens, if it does."""
-    command = [sys.executable, "-m", "handfast", "session", "serve", "--session", str(made.file("server"))]
-    command += [*(way or ("--listen", "127.0.0.1:0")), "--to", to, "--json"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
-        assert process.stdout is not None
-        try:
-            yield str(json.loads(process.stdout.readline()).get("listen"))
-        finally:
-            process.terminate()
-
-
-def echo(accepted: socket.socket) -> None:
-    """Give back what comes."""
-    while piece := accepted.recv(1 << 16):
-        accepted.sendall(piece)
-
-
-def digest(accepted: socket.socket) -> None:
-    """Read to the end, and only then answer."""
-    found = hashlib.sha256()
-    while piece := accepted.recv(1 << 16):
-        found.update(piece)
-    accepted.sendall(found.digest())
-
-
-def half(accepted: socket.socket) -> None:
-    """Send half of what it should, and break."""
-    accepted.sendall(b"half")
-    accepted.recv(1)
-    accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-
-
-def free_address() -> str:
-    """An address where nobody listens yet."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return f"127.0.0.1:{probe.getsockname()[1]}"
 
 
 async def test_three_lines_of_asyncio(ours: Made) -> None:
@@ -175,6 +103,31 @@ async def test_a_stream_that_broke_unnoticed_is_told_at_the_end(ours: Made) -> N
             writer.write(b"!")
             while reader.exception() is None:  # noqa: ASYNC110  nothing but reading tells it
                 await asyncio.sleep(0.01)
+
+
+def test_a_stranger_is_not_shown_who_we_are(ours: Made, theirs: Made) -> None:
+    """Who poses as the server asks for our certificate and gets none: it has not proved itself."""
+    shown: list[object] = []
+
+    def ask(accepted: socket.socket) -> None:
+        stranger = context(theirs.party("server")).context
+
+        def judge(_connection: SSL.Connection, certificate: object, _error: int, _depth: int, _fine: int) -> bool:
+            shown.append(certificate)
+            return False
+
+        stranger.set_verify(SSL.VERIFY_PEER, judge)
+        connection = SSL.Connection(stranger, accepted)
+        connection.set_accept_state()
+        with suppress(SSL.Error):
+            connection.do_handshake()
+
+    with service(ask) as server:
+        with pytest.raises(UntrustedPeer), sessions.open_socket(ours.file("client"), server):
+            pytest.fail("it began")
+        with pytest.raises(HandfastError), sessions.open_socket(theirs.file("client"), server):
+            pytest.fail("it began")
+        assert len(shown) == 1  # the second, which trusts that server: so it does ask
 
 
 def test_what_was_written_arrives_after_the_block(ours: Made) -> None:
@@ -263,17 +216,12 @@ async def test_a_cancellation_leaves_nothing(ours: Made) -> None:
         for where, wait in ((silent, 0.2), (server, 10)):
             began = asyncio.Event()
             task = asyncio.create_task(use(where))
-            with pytest.raises(TimeoutError) if where is silent else _no_context():
+            with pytest.raises(TimeoutError) if where is silent else nullcontext():
                 await asyncio.wait_for(began.wait(), wait)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
             assert asyncio.all_tasks() == before
-
-
-@contextmanager
-def _no_context() -> Iterator[None]:
-    yield
 
 
 def test_an_interrupt_leaves_nothing(ours: Made) -> None:

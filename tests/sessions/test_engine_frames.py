@@ -17,7 +17,7 @@ from handfast.sessions.trust import Peer
 from tests.sessions.conftest import Made
 from tests.sessions.streams import ANSWER, HELLO, dial, engine, serving
 
-QUICK = Limits(handshake=0.2, frame=0.2)
+QUICK = Limits(frame=0.2)
 
 
 async def test_silence_after_the_handshake_ends_too(ours: Made) -> None:

@@ -65,7 +65,7 @@ def test_our_own_user_is_let_in_through_a_socket_of_both_families() -> None:
     [("127.0.0.1", "AF_INET", "127.0.0.1"), ("127.0.0.1", "AF_INET6", "::ffff:127.0.0.1"), ("::1", "AF_INET6", "::1")],
 )
 def test_another_user_is_refused(host: str, family: str, target: str, stay: str) -> None:
-    """Another user's connection is refused, also when it has sent all it wanted and is closed: its uid is 0 then."""
+    """Another user's connection is refused, also when it has sent all it wanted and is closed."""
     with local.listening(Endpoint(Address(host, 0))) as ear:
         ear.setblocking(True)
         caller = call(family, (target, ear.getsockname()[1]), stay, *NOBODY)

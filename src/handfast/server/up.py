@@ -28,9 +28,8 @@ def up(
         process serves this directory.
     """
     private_directory(data)
-    both = "stop it, or let it serve NiFi as well: handfast up --nifi-listen HOST:PORT"
-    hint = both if overrides.alone else "stop it, or give another --data"
-    with FileLock(data / LOCK, hint=hint):
+    both = "; or let it serve NiFi as well: handfast up --nifi-listen HOST:PORT" if overrides.alone else ""
+    with FileLock(data / LOCK, hint=f"wait until it has finished, or stop it{both}"):
         service = open_service(data, overrides, passphrase=passphrase)
 
         def announce(place: Ready) -> None:

@@ -47,7 +47,6 @@ class Channel:
         self._waiters: set[asyncio.Future[None]] = set()
         self._sending = asyncio.Lock()
         self._closed: HandfastError | None = None
-        self.more = False  # bytes, or the end, wait here that no event of the socket will announce
         self.established = False  # by TLS: then words of ours reach the peer, and nobody else
 
     async def handshake(self) -> bytes:
@@ -112,18 +111,15 @@ class Channel:
         off the end of a file.
         """
         filled, room = 0, len(buffer) - RECORD
-        self.more = False
         try:
             while filled <= room:
                 count = tls_direct.read_into(self._tls, buffer, filled, RECORD)
                 filled += count
                 if count < RECORD and not self._tls.pending():
                     return filled  # the sender had no more; to ask again costs as much as these bytes did
-            self.more = self._tls.pending() > 0
         except SSL.WantReadError:
             pass
         except SSL.ZeroReturnError:
-            self.more = True
             return filled
         except SSL.WantWriteError:
             # An answer of TLS itself (a key update) that does not fit. Without a pause this would spin.
@@ -217,6 +213,11 @@ def shut(connected: socket.socket, *, reset: bool) -> None:
         if reset:
             connected.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
     connected.close()
+
+
+def close_with(task: asyncio.Task[None], connected: socket.socket) -> None:
+    """Close a socket when the task is over that owns it: one that is cancelled before it begins closes nothing."""
+    task.add_done_callback(lambda _: connected.close())
 
 
 def explain(error: Exception) -> HandfastError:

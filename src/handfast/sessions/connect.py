@@ -21,7 +21,7 @@ import structlog
 from handfast.core.invitation import Address
 from handfast.errors import HandfastError, Malformed, Refused, Revoked, Unreachable
 from handfast.sessions import hello, local
-from handfast.sessions.channel import shut
+from handfast.sessions.channel import close_with, shut
 from handfast.sessions.control import Side
 from handfast.sessions.engine import Link
 from handfast.sessions.hello import Control, Dial, Failed, Phone
@@ -255,6 +255,7 @@ class Door:
                 task = loop.create_task(self._one(accepted))
                 tasks.add(task)
                 task.add_done_callback(tasks.discard)
+                close_with(task, accepted)
         finally:
             for task in tasks:
                 task.cancel()

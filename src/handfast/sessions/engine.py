@@ -27,7 +27,7 @@ import structlog
 
 from handfast.adapters.tls import SessionContext
 from handfast.errors import HandfastError, Malformed, Revoked, TooMuch, Unreachable
-from handfast.sessions.channel import Channel
+from handfast.sessions.channel import Channel, close_with
 from handfast.sessions.relay import BUFFER, Ended, Relay
 
 _GOODBYE = 2.0  # seconds for a peer to read why it was refused
@@ -151,6 +151,7 @@ class Engine(Generic[P]):
                 task = loop.create_task(self._one(accepted, str(address[0]) if address else "", handle))
                 tasks.add(task)
                 task.add_done_callback(tasks.discard)
+                close_with(task, accepted)
                 # A task that is cancelled before its first step owns nothing yet.
                 task.add_done_callback(lambda _task, accepted=accepted: accepted.close())  # type: ignore[misc]
         finally:

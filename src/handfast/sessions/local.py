@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from handfast.adapters.socket_owner import peer_uid
 from handfast.core.invitation import Address
 from handfast.errors import Fault, Malformed, Unreachable, UsageError
 
@@ -193,14 +194,22 @@ def is_ours(accepted: socket.socket) -> bool:
     """
     Whether a local caller is this process's own user, or root.
 
-    Of a Unix socket the kernel says so. Of a TCP connection on loopback it is in /proc/net/tcp, by the caller's own
-    end; what is not found there any more is refused. So is an end that nobody holds any more: the kernel shows root's
-    uid for it, whoever it was, who may have sent all that he wanted before he closed it.
+    Of a Unix socket the kernel says so. Of a TCP connection on loopback it is known by the caller's own end; what is
+    not found there any more is refused. So is an end that nobody holds any more: older kernels show root's uid for it,
+    whoever it was, who may have sent all that he wanted before he closed it.
     """
     if accepted.family == socket.AF_UNIX:
         credentials = accepted.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
         _, uid, _ = struct.unpack("3i", credentials)
         return uid in _allowed()
+    try:
+        return peer_uid(accepted) in _allowed()
+    except Fault:
+        return _is_listed_as_ours(accepted)  # 30 ms where thousands of connections are, instead of 0.05
+
+
+def _is_listed_as_ours(accepted: socket.socket) -> bool:
+    """Look for the caller's end in /proc/net, for kernels that answer no questions."""
     try:
         theirs, ours = accepted.getpeername(), accepted.getsockname()
     except OSError:

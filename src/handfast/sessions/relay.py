@@ -39,7 +39,6 @@ class Side(Protocol):
     """One end of a relay; all calls return at once."""
 
     fd: int
-    more: bool
     """After a read: whether there is something left that no event of ``fd`` will announce."""
 
     def read_into(self, buffer: memoryview) -> int | None:
@@ -118,12 +117,12 @@ class Relay:
 class _Way:
     """One direction."""
 
-    __slots__ = ("_buffer", "_loop", "_paused", "_relay", "_sink", "_source", "count", "over", "rest")
+    __slots__ = ("_buffer", "_loop", "_paused", "_read_out", "_relay", "_sink", "_source", "count", "over", "rest")
 
     def __init__(self, source: Side, sink: Side, buffer: memoryview, relay: Relay) -> None:
         self._source, self._sink, self._buffer, self._relay = source, sink, buffer, relay
         self._loop = asyncio.get_running_loop()
-        self._paused = False
+        self._paused, self._read_out = False, False
         self.rest = memoryview(b"")
         self.count = 0
         self.over = False
@@ -135,13 +134,14 @@ class _Way:
             self._pump()
 
     def _pump(self) -> None:
-        if self._paused or self._relay.over:
+        if self._paused or self._read_out or self._relay.over:
             return  # a call that was under way when that happened
         try:
             count = self._source.read_into(self._buffer)
             if count is None:
                 return
             if count == 0:
+                self._read_out = True
                 self._loop.remove_reader(self._source.fd)
                 self._finish()
                 return
@@ -158,8 +158,10 @@ class _Way:
             self.rest = memoryview(bytes(self._buffer[taken:count]))
             self._pause()
             self._loop.add_writer(self._sink.fd, self._flush)
-        elif self._source.more:
-            self._loop.call_soon(self._pump)  # after the others' turn
+        else:
+            # After the others' turn, until nothing is left: no event announces what TLS has decrypted already, and of a
+            # reset that came right behind the last bytes libuv tells but once.
+            self._loop.call_soon(self._pump)
 
     def _flush(self) -> None:
         if self._relay.over:
@@ -199,10 +201,10 @@ class _Way:
 class _Plain:
     """The side without TLS: a TCP or Unix socket."""
 
-    __slots__ = ("fd", "more", "socket")
+    __slots__ = ("fd", "socket")
 
     def __init__(self, connected: socket.socket) -> None:
-        self.socket, self.fd, self.more = connected, connected.fileno(), False
+        self.socket, self.fd = connected, connected.fileno()
 
     def read_into(self, buffer: memoryview) -> int | None:
         try:

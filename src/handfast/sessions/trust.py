@@ -33,6 +33,7 @@ from handfast.sessions.revocations import FAR, Revocations
 
 HOME_CRL = "session.crl"  # in the session's directory
 HOME_ROOT = "authority/root.crt"
+_MOST_KNOWN = 256  # certificates; a session has a handful
 INTERVAL = 0.25  # seconds between two looks; a revoked peer is to be cut within one
 OnRevoked = Callable[[frozenset[int]], None]
 
@@ -45,6 +46,15 @@ class Peer:
     role: Role
     serial: int
     not_after: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Known:
+    """A certificate that was verified, and from when to when that holds, revocation aside."""
+
+    peer: Peer
+    begin: datetime
+    end: datetime
 
 
 class Trust:
@@ -69,6 +79,7 @@ class Trust:
         self._now = now
         self._path = crl_path(path) if path is not None else None
         self._newest: Revocations | None = None
+        self._known: dict[bytes, _Known] = {}
         self._revoked: frozenset[int] = frozenset()
         self._seen: dict[Path, tuple[int, ...] | None] = {}
         if party.crl is not None:
@@ -104,9 +115,21 @@ class Trust:
         self.check_own()
         if not chain_der:
             raise UntrustedPeer("the peer presented no certificate", hint="is it a session's port?")
+        known = self._known.get(chain_der[0])
+        if known is None or not known.begin <= now <= known.end:
+            known = self._known[chain_der[0]] = self._verified(chain_der[0], now)
+        if self.revoked(known.peer.serial):
+            raise Revoked(
+                f"the credential {known.peer.serial:032x} of {known.peer.machine!r} was revoked",
+                hint="ask the owner of the session for a new one",
+            )
+        return known.peer
+
+    def _verified(self, der: bytes, now: datetime) -> _Known:
+        """Do all that depends on the certificate and the time alone: half of what a new connection would cost."""
         party = self.party
         try:
-            leaf = chain.load_certificate(chain_der[0])
+            leaf = chain.load_certificate(der)
             same_issuer = leaf.issuer == party.issuing.subject
         except (Malformed, ValueError) as error:
             raise UntrustedPeer(f"the peer presented no readable certificate: {error}") from None
@@ -116,12 +139,14 @@ class Trust:
                 hint="both need files of the same session: compare `# handfast session` at their top",
             )
         who = chain.verify_chain(leaf, [party.issuing], [party.root], pin=party.pin, role=party.peer_role, at=now)
-        if self.revoked(leaf.serial_number):
-            raise Revoked(
-                f"the credential {leaf.serial_number:032x} of {who.machine!r} was revoked",
-                hint="ask the owner of the session for a new one",
-            )
-        return Peer(who.machine, who.role, leaf.serial_number, who.not_after)
+        path = (leaf, party.issuing, party.root)
+        if len(self._known) >= _MOST_KNOWN:
+            self._known.clear()
+        return _Known(
+            peer=Peer(who.machine, who.role, leaf.serial_number, who.not_after),
+            begin=max(each.not_valid_before_utc for each in path),
+            end=min(each.not_valid_after_utc for each in path),
+        )
 
     def check_own(self) -> None:
         """:raises Revoked: our own credential was taken back, as far as we know."""

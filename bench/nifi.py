@@ -57,6 +57,7 @@ def main() -> None:
     options.add_argument("--toolkit", type=Path, help="the original's directory, with lib/ and classpath/")
     chosen = options.parse_args()
     if os.environ.get("HANDFAST_BENCH_ALONE") is None:
+        subprocess.run([*HANDFAST, "--version"], check=True, capture_output=True)  # the first run may have to install
         command = ["unshare", "--net", "sh", "-c", 'ip link set lo up; exec "$@"', "sh", sys.executable, *sys.argv]
         raise SystemExit(
             subprocess.run(command, env={**os.environ, "HANDFAST_BENCH_ALONE": "1"}, check=False).returncode

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from handfast.core import keys
 from handfast.core.flow import Channel, Evidence
 from handfast.core.secret import Secret
-from handfast.errors import EvidenceRejected, HandfastError, InvitationCancelled, Malformed, PolicyRefused, UsageError
+from handfast.errors import EvidenceRejected, HandfastError, InvitationCancelled, Malformed, UsageError
 from handfast.introducers import nifi
 from handfast.introducers.nifi import MOST_TOKENS, REGISTRAR_HALF, NifiIntroducer, SharedToken, check_token
 from tests.introducers import stage

@@ -181,8 +181,10 @@ def test_a_changed_log(store: SqlLedger, change: str, named: str) -> None:
         ("UPDATE invitations SET role = 'emperor'", "the invitation .* cannot be read"),
         ("DELETE FROM invitations WHERE key_id LIKE '%1'", "entry 0 speaks of a row that is not in the store"),
         (
-            "INSERT INTO invitations VALUES"
-            " ('feed', 'invitation', x'', 'web1', 'peer', '{\"dns\":[],\"ips\":[]}', 1, 1, 2, NULL, NULL)",
+            (
+                "INSERT INTO invitations VALUES"
+                " ('feed', 'invitation', x'', 'web1', 'peer', '{\"dns\":[],\"ips\":[]}', 1, 1, 2, NULL, NULL)"
+            ),
             "the invitation 'feed' is not what the log says",
         ),
         ("UPDATE machines SET role = 'operator' WHERE name = 'web1.lan'", "the machine 'web1.lan' is not what"),

@@ -12,7 +12,7 @@ from handfast.adapters.files import write_atomic
 from handfast.adapters.process import OURSELVES
 from handfast.cli import ui
 from handfast.cli.arguments import ADDRESS, DURATION, FILE, JSON, LISTEN
-from handfast.cli.session_tunnel import SESSION_FILE, _run
+from handfast.cli.session_tunnel import SESSION_FILE, run_until_signal
 from handfast.core.invitation import Address
 from handfast.errors import UsageError
 
@@ -68,7 +68,7 @@ def server_command(
         return f"session {place['session']}: ParaView {place['paraview']} {where}"
 
     seconds = every.total_seconds()
-    _run(
+    run_until_signal(
         lambda told: paraview_run.serve(path, wanted, listen=listen, dial=dial, every=seconds, told=told),
         ready, as_json=as_json,
     )  # fmt: skip
@@ -118,7 +118,7 @@ def client_command(
     def ready(place: dict[str, object]) -> str:
         return f"session {place['session']}: connect to {scheme}://{place['local']}, connect-id {place['connect_id']}"
 
-    if why := _run(
+    if why := run_until_signal(
         lambda told: paraview_run.client(path, who, server=server, wait=wait, told=told), ready, as_json=as_json
     ):
         ui.say(why)

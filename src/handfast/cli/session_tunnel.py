@@ -83,7 +83,7 @@ def serve_command(
         where = f"at {place['listen']}" if "listen" in place else f"phones {place['dial']}"
         return f"session {place['session']}: {place['name']} {where} for {place['to']}"
 
-    _run(serving, ready, as_json=as_json)
+    run_until_signal(serving, ready, as_json=as_json)
     return 0
 
 
@@ -128,7 +128,7 @@ def connect_command(
     def ready(place: dict[str, object]) -> str:
         return f"session {place['session']}: {place['server']} is behind {place['local']}"
 
-    if why := _run(connecting, ready, as_json=as_json):
+    if why := run_until_signal(connecting, ready, as_json=as_json):
         ui.say(why)
     return 0
 
@@ -144,7 +144,7 @@ def _stdio(path: Path, server: Address | None, wait: Address | None, limits: Lim
         return run.wait_once(path, wait, plain, limits=limits, told=told)
 
     with standard() as plain:
-        ended = _run(carrying, str, as_json=False)
+        ended = run_until_signal(carrying, str, as_json=False)
         if ended is None:
             raise click.exceptions.Exit(0)  # by a signal: what nobody reads is not waited for
     if ended.error is not None:
@@ -180,7 +180,7 @@ def _limits(idle: timedelta | None) -> Limits:
     return Limits(idle=idle.total_seconds() if idle is not None else None)
 
 
-def _run(
+def run_until_signal(
     work: Callable[[Told], Coroutine[Any, Any, T]], say: Callable[[dict[str, object]], str], *, as_json: bool
 ) -> T | None:
     """Run until it ends or a signal comes. :raises HandfastError: why it could not go on."""

@@ -164,7 +164,7 @@ class SharedToken:
     """
     One token for all, as the original has it, and what its holders may ask for.
 
-    Nothing allowed means: what leads to the address that they call from. ``any_name`` is the original's behaviour:
+    Nothing allowed means: what leads to the address that they call from. ``any_name`` is the original's behavior:
     any subject, any name, whoever has the token.
     """
 

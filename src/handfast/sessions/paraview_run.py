@@ -26,7 +26,7 @@ from handfast.sessions.paraview import FORWARD, Plan, Version
 from handfast.sessions.paraview_client import JudgingSide, OnceWay, bring_together
 from handfast.sessions.paraview_server import PvServer
 from handfast.sessions.party import Party
-from handfast.sessions.run import Told, _about, _at_work, _client, _until_revoked
+from handfast.sessions.run import Told, about_of, at_work, hold_client, until_revoked
 from handfast.sessions.serve import Caller, Server, phone_path
 
 T = TypeVar("T")
@@ -77,12 +77,12 @@ async def serve(
         listening = None if listen is None else stack.enter_context(local.public(listen))
         async with (
             PvServer(plan, say=told.say, overhear=lambda line: told.say(f"pvserver: {line}")) as pvserver,
-            _at_work(side, told),
+            at_work(side, told),
         ):
             server = Server(side, Endpoint.parse(pvserver.endpoint))
             place, work = _serving(path, server, listening, dial, every, told)
-            told.ready(place | _about(side) | _meeting(side, plan.scheme) | {"paraview": plan.version.text})
-            await _first(_until_revoked(side, work), pvserver.ended())
+            told.ready(place | about_of(side) | _meeting(side, plan.scheme) | {"paraview": plan.version.text})
+            await _first(until_revoked(side, work), pvserver.ended())
 
 
 def _serving(
@@ -147,7 +147,7 @@ async def client(path: Path, who: Client, *, server: Address | None, wait: Addre
         ]
         works += [_over(once)] if who.once else []
         works += [_gui(who.gui, who, connect_id(side.trust.party), here)] if who.gui is not None else []
-        async with _at_work(side, told):
+        async with at_work(side, told):
             return await _first(*works)
 
 
@@ -156,7 +156,7 @@ async def _attend(
 ) -> str:
     """Hold the session's client side, with a local port or with a ParaView that is dialled."""
     if who.scheme == FORWARD:
-        return await _client(path, side, way, keeping, Endpoint(who.meeting), told)
+        return await hold_client(path, side, way, keeping, Endpoint(who.meeting), told)
 
     async def pairing() -> str:
         await here.wait()
@@ -166,7 +166,7 @@ async def _attend(
     with tempfile.TemporaryDirectory(prefix="handfast-paraview-") as directory:
         # ParaView listens by itself: the door of our own is one that nobody needs, for this user alone.
         door = Endpoint(path=Path(directory, "door"))
-        return await _first(_client(path, side, way, keeping, door, told), pairing())
+        return await _first(hold_client(path, side, way, keeping, door, told), pairing())
 
 
 async def _gui(program: str, who: Client, number: int, here: asyncio.Event) -> str:

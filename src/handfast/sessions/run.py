@@ -40,10 +40,10 @@ async def serve(path: Path, listen: Address, service: Endpoint, *, limits: Limit
     """
     side = Side.open(path, Role.SERVER, limits=limits)
     with local.public(listen) as listening:
-        async with _at_work(side, told):
+        async with at_work(side, told):
             server = Server(side, service, told.say)
-            told.ready({"listen": str(local.address_of(listening)), "to": str(service)} | _about(side))
-            await _until_revoked(side, side.engine.serve(listening, server.handle))
+            told.ready({"listen": str(local.address_of(listening)), "to": str(service)} | about_of(side))
+            await until_revoked(side, side.engine.serve(listening, server.handle))
 
 
 async def call(path: Path, to: Address, every: float, service: Endpoint, *, limits: Limits, told: Told) -> None:
@@ -53,10 +53,10 @@ async def call(path: Path, to: Address, every: float, service: Endpoint, *, limi
     :raises HandfastError: the file; or our own credential was taken back.
     """
     side = Side.open(path, Role.SERVER, limits=limits)
-    async with _at_work(side, told):
+    async with at_work(side, told):
         caller = Caller(Server(side, service, told.say), to, every, memory=phone_path(path))
-        told.ready({"dial": str(caller.to), "every": caller.every, "to": str(service)} | _about(side))
-        await _until_revoked(side, caller.call_for_ever(told.say))
+        told.ready({"dial": str(caller.to), "every": caller.every, "to": str(service)} | about_of(side))
+        await until_revoked(side, caller.call_for_ever(told.say))
 
 
 async def connect(path: Path, server: Address, door: Endpoint, *, limits: Limits, told: Told) -> str:
@@ -66,19 +66,19 @@ async def connect(path: Path, server: Address, door: Endpoint, *, limits: Limits
     :raises HandfastError: the server is not there at first, or not ours; our credential was taken back.
     """
     side = Side.open(path, Role.CLIENT, limits=limits)
-    async with _at_work(side, told):
+    async with at_work(side, told):
         way = Forward(side, server)
-        return await _client(path, side, way, way.keep(told.say, patient=False), door, told)
+        return await hold_client(path, side, way, way.keep(told.say, patient=False), door, told)
 
 
 async def wait(path: Path, listen: Address, door: Endpoint, *, limits: Limits, told: Told) -> str:
     """Be a client that waits to be dialled, with a local port; otherwise as ``connect``."""
     side = Side.open(path, Role.CLIENT, limits=limits)
     with local.public(listen) as listening:
-        async with _at_work(side, told):
+        async with at_work(side, told):
             way = Reverse(side)
             told.say(f"waiting for the server at {local.address_of(listening)}")
-            return await _client(path, side, way, side.engine.serve(listening, way.handle), door, told)
+            return await hold_client(path, side, way, side.engine.serve(listening, way.handle), door, told)
 
 
 async def connect_once(path: Path, server: Address, plain: Any, *, limits: Limits, told: Told) -> Ended:
@@ -88,7 +88,7 @@ async def connect_once(path: Path, server: Address, plain: Any, *, limits: Limit
     :raises HandfastError: it never came to be.
     """
     side = Side.open(path, Role.CLIENT, limits=limits)
-    async with _at_work(side, told):
+    async with at_work(side, told):
         return await _once(side, Forward(side, server).stream(plain))
 
 
@@ -96,7 +96,7 @@ async def wait_once(path: Path, listen: Address, plain: Any, *, limits: Limits, 
     """Be a client that waits to be dialled, for one stream; otherwise as ``connect_once``."""
     side = Side.open(path, Role.CLIENT, limits=limits)
     with local.public(listen) as listening:
-        async with _at_work(side, told):
+        async with at_work(side, told):
             way = Reverse(side)
             told.say(f"waiting for the server at {local.address_of(listening)}")
 
@@ -114,9 +114,10 @@ async def _once(side: Side, stream: Coroutine[Any, Any, Ended]) -> Ended:
         return await ended
 
 
-async def _client(
+async def hold_client(
     path: Path, side: Side, way: Way, keeping: Coroutine[Any, Any, None], door: Endpoint, told: Told
 ) -> str:
+    """Keep a client's local port open once the server has proved itself, until told to leave; return why it left."""
     left: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     def leave(why: str) -> None:
@@ -130,7 +131,7 @@ async def _client(
         # Only now: whoever finds the port open finds the service behind it.
         with local.listening(door) as listening, _orders(path, told) as orders:
             where = str(door) if door.path is not None else str(local.address_of(listening))
-            told.ready({"local": where, "server": peer.machine} | _about(side))
+            told.ready({"local": where, "server": peer.machine} | about_of(side))
             async with (
                 _beside(Door(way, say=told.say).open(listening)) as opened,
                 _beside(_obey(orders, way, leave)) as obeyed,
@@ -167,7 +168,8 @@ async def _obey(listening: socket.socket | None, way: Way, leave: Callable[[str]
 
 
 @contextlib.asynccontextmanager
-async def _at_work(side: Side, told: Told) -> AsyncIterator[None]:
+async def at_work(side: Side, told: Told) -> AsyncIterator[None]:
+    """Look for revocations while the block runs, and end every connection with it."""
     if side.trust.home_problem:
         told.say(side.trust.home_problem)
     async with side.running(lambda error: told.say(f"a revocation list: {error.message}")):
@@ -185,12 +187,14 @@ async def _beside(work: Coroutine[Any, Any, T]) -> AsyncIterator[asyncio.Task[T]
             await task
 
 
-async def _until_revoked(side: Side, work: Coroutine[Any, Any, None]) -> None:
+async def until_revoked(side: Side, work: Coroutine[Any, Any, None]) -> None:
+    """Do ``work`` until it ends or our own credential does. :raises HandfastError: whichever it was."""
     async with _beside(work) as task, _beside(side.guard()) as guarded:
         await _any(task, guarded)
         await task
 
 
-def _about(side: Side) -> dict[str, object]:
+def about_of(side: Side) -> dict[str, object]:
+    """Return who we are, for the line that says ready."""
     own = side.trust.party
     return {"session": own.session, "name": own.name, "until": own.not_after.isoformat()}

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from handfast.core.invitation import Address
-from handfast.errors import Refused, Unreachable, UsageError
+from handfast.errors import Refused, Unreachable, Unsafe, UsageError
 from handfast.server import session
 from handfast.sessions import connect
 from handfast.sessions.connect import order
@@ -163,7 +163,8 @@ async def test_a_restarted_server_still_phones_where_it_was_told(own: Made, at: 
         await client.over()
         await server.stop()
         kept = phone_path(own.file("server"))
-        assert json.loads(kept.read_bytes()) == {"to": str(home), "every": 0.25}
+        by = f"{own.party('client').serial:x}"
+        assert json.loads(kept.read_bytes()) == {"to": str(home), "every": 0.25, "by": by}
         assert kept.stat().st_mode & 0o777 == 0o600
         second, _ = await at.wait(own.file("client"), home)
         again = at.call(own.file("server"), address, where)
@@ -173,8 +174,24 @@ async def test_a_restarted_server_still_phones_where_it_was_told(own: Made, at: 
 
 async def test_a_damaged_file_of_where_to_phone_is_said(own: Made, at: Stage) -> None:
     """A server does not guess where to phone."""
-    phone_path(own.file("server")).write_bytes(b'{"to": "nowhere"}')
-    with pytest.raises(Refused, match="damaged"):
+    kept = phone_path(own.file("server"))
+    kept.touch(0o600)
+    for content in (
+        b'{"to": "nowhere"}',
+        b'{"to": "nowhere", "every": 5}',
+        b'{"to": "127.0.0.1:1", "every": 0, "by": "1"}',
+    ):
+        kept.write_bytes(content)
+        with pytest.raises(Refused, match="damaged"):
+            await at.call(own.file("server"), Address("127.0.0.1", 1), Endpoint(HERE)).over()
+
+
+async def test_a_file_of_where_to_phone_that_others_could_write_is_refused(own: Made, at: Stage) -> None:
+    """Beside a session file in a directory like /tmp anybody could say whom the server phones."""
+    kept = phone_path(own.file("server"))
+    kept.write_bytes(b'{"to": "127.0.0.1:1", "every": 5}')
+    kept.chmod(0o666)
+    with pytest.raises(Unsafe):
         await at.call(own.file("server"), Address("127.0.0.1", 1), Endpoint(HERE)).over()
 
 

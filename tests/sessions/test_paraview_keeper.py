@@ -17,8 +17,9 @@ import pytest
 from msgspec import structs
 
 import handfast
+from handfast.core.invitation import Address
 from handfast.errors import Fault
-from handfast.sessions import paraview_server
+from handfast.sessions import paraview_client, paraview_server
 from handfast.sessions.paraview import Plan, Version
 from handfast.sessions.paraview_keeper import Keeper, Spec
 from handfast.sessions.paraview_server import PvServer
@@ -252,3 +253,45 @@ async def test_another_user_cannot_pass_for_pvserver() -> None:
         assert keeper._call is not None
         keeper._call.close()
         keeper._entrance.close()
+
+
+_LISTENER = """
+import os, socket
+with socket.create_server(("127.0.0.1", 0)) as ear:
+    os.write(1, b"%d\\n" % ear.getsockname()[1])
+    got, _ = ear.accept()
+    os.write(1, b"got %d\\n" % len(got.recv(1)))
+"""
+
+
+@pytest.mark.root
+async def test_another_user_who_listens_before_paraview_gets_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In native reverse who listens is given pvserver: only this user's own process is."""
+    monkeypatch.setattr(paraview_client, "_LOOKS", 10)
+    given: asyncio.Queue[socket.socket] = asyncio.Queue()
+
+    class Given:
+        """A way that notes what it was given."""
+
+        async def stream(self, plain: socket.socket) -> None:
+            """Keep it."""
+            await given.put(plain)
+            await asyncio.Event().wait()
+
+    told: asyncio.Queue[str] = asyncio.Queue()
+    for user, ours in ((65534, False), (os.geteuid(), True)):
+        listener = await asyncio.create_subprocess_exec(
+            "/usr/bin/python3", "-c", _LISTENER, user=user, stdout=subprocess.PIPE
+        )
+        assert listener.stdout is not None
+        place = Address("127.0.0.1", int(await listener.stdout.readline()))
+        pairing = asyncio.create_task(paraview_client.bring_together(place, Given(), told.put_nowait))  # type: ignore[arg-type]
+        if ours:
+            (await given.get()).close()
+        else:
+            assert "not this user's ParaView" in await told.get()
+        assert await listener.stdout.read() == b"got 0\n"
+        await listener.wait()
+        pairing.cancel()
+        await asyncio.gather(pairing, return_exceptions=True)
+    assert given.empty()

@@ -167,6 +167,11 @@ class Channel:
             if not waiter.done():
                 waiter.set_exception(why)
 
+    @property
+    def closed(self) -> HandfastError | None:
+        """Why it is closed; None while it is not. After that its descriptor may be somebody else's."""
+        return self._closed
+
     async def _until(self, operation: Callable[..., T], *arguments: object) -> T:
         while True:
             if self._closed is not None:

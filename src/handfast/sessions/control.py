@@ -129,6 +129,7 @@ class Side:
         # The other side may have to dial its service first.
         answer = hello.decode(await link.receive(within=2 * self.engine.limits.handshake), Answer)
         self._believe(answer)
+        self._look_again(link)
         return answer
 
     async def heard(self, link: Link[Peer]) -> Hello:
@@ -142,8 +143,7 @@ class Side:
         self._learn(said.crl_der)
         try:
             self.trust.check_clock(said.time, self.now())
-            if self.trust.revoked(link.peer.serial):
-                raise Revoked(f"the credential of {link.peer.machine!r} was revoked", hint="ask the session's owner")
+            self._look_again(link)
         except HandfastError as error:
             await self.refuse(link, error)
             raise
@@ -176,10 +176,18 @@ class Side:
                     self._learn(message.crl_der)
                 elif not isinstance(message, Pong):
                     await act(message)
+                # What has come already is read without waiting: a peer that never pauses would stop everybody else, and
+                # the look for its own revocation.
+                await asyncio.sleep(0)
         finally:
             self.controls.discard(link)
             pinging.cancel()
             await asyncio.gather(pinging, return_exceptions=True)
+
+    def _look_again(self, link: Link[Peer]) -> None:
+        """:raises Revoked: the peer was taken back by a list that came with what it said."""
+        if self.trust.revoked(link.peer.serial):
+            raise Revoked(f"the credential of {link.peer.machine!r} was revoked", hint="ask the session's owner")
 
     def _believe(self, answer: Answer) -> None:
         """:raises HandfastError: the peer refuses us, or a clock is wrong, which may be why it does."""

@@ -152,8 +152,6 @@ class Engine(Generic[P]):
                 tasks.add(task)
                 task.add_done_callback(tasks.discard)
                 close_with(task, accepted)
-                # A task that is cancelled before its first step owns nothing yet.
-                task.add_done_callback(lambda _task, accepted=accepted: accepted.close())  # type: ignore[misc]
         finally:
             for task in tasks:
                 task.cancel()

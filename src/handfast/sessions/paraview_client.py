@@ -20,9 +20,11 @@ from handfast.sessions.engine import Link
 from handfast.sessions.hello import Answer, Hello, Phone
 from handfast.sessions.local import Endpoint
 from handfast.sessions.relay import Ended
+from handfast.sessions.serve import sparing
 from handfast.sessions.trust import Peer
 
 _EVERY = 0.5  # seconds between looks whether ParaView listens: no event says so
+_LOOK, _LOOKS = 0.05, 100  # seconds; until ParaView has taken a call, nobody can say whose it is
 
 
 def _content(about: Mapping[str, str]) -> None:
@@ -87,15 +89,35 @@ async def bring_together(paraview: Address, way: Way, told: Callable[[str], None
     """
     Whenever ParaView listens at ``paraview``, give it a stream of the session, until cancelled.
 
-    ParaView goes first: it may be hours before it listens, and pvserver has one call to give.
+    ParaView goes first: it may be hours before it listens, and pvserver has one call to give. Another user of this
+    machine may listen there before it does, and who is given pvserver runs code as ours: so whose it is is asked.
     """
+    told = sparing(told)
     while True:
         try:
             plain = await local.dial(Endpoint(paraview))
         except Unreachable:
             await asyncio.sleep(_EVERY)
             continue
+        if not await _taken_by_us(plain):
+            plain.close()
+            told(f"what listens at {paraview} is not this user's ParaView, and got nothing")
+            await asyncio.sleep(_EVERY)
+            continue
         try:
             await way.stream(plain)
         except HandfastError as error:
             told(error.message)
+
+
+async def _taken_by_us(plain: socket.socket) -> bool:
+    """Whether a process of our own user takes this call; it is nobody's until somebody does."""
+    try:
+        for _ in range(_LOOKS):
+            if local.is_ours(plain):
+                return True
+            await asyncio.sleep(_LOOK)
+    except BaseException:
+        plain.close()
+        raise
+    return False

@@ -69,6 +69,8 @@ class Relay:
     async def run(self) -> Ended:
         """Return when the stream is over. A cancellation resets both sides."""
         self._watch(-1)
+        if self._channel.closed is not None:  # cut off before it began: OpenSSL would read whatever has its number now
+            self.fail(self._channel.closed)
         self.up.start()
         self.down.start()
         try:

@@ -13,13 +13,24 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 import structlog
 
-from handfast.adapters.files import faults, write_atomic
+from handfast.adapters import files
 from handfast.core.invitation import Address
-from handfast.errors import Fault, HandfastError, Malformed, Refused, Revoked, TooMuch, UntrustedPeer, UsageError
+from handfast.errors import (
+    Fault,
+    HandfastError,
+    Malformed,
+    NotFound,
+    Refused,
+    Revoked,
+    TooMuch,
+    UntrustedPeer,
+    UsageError,
+)
 from handfast.sessions import hello, local
 from handfast.sessions.control import Side
 from handfast.sessions.engine import Link
@@ -29,6 +40,7 @@ from handfast.sessions.relay import Ended
 from handfast.sessions.trust import Peer
 
 _MOST_EVERY = 8  # times the interval: how rarely a peer is tried that has been away for long
+_PATIENCE = 4  # failures before the address that our own user gave is tried, too
 _log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 _chance = secrets.SystemRandom()
 
@@ -89,10 +101,11 @@ def interval(every: float) -> float:
 
 
 class Remembered(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """``FILE.phone``: whom to phone and how often (seconds), so that a restart knows."""
+    """``FILE.phone``: whom to phone and how often (seconds), and who said so (a serial), so that a restart knows."""
 
     to: str
     every: float
+    by: Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{1,40}\Z")]
 
 
 class Caller:
@@ -103,7 +116,9 @@ class Caller:
         self._server, self._memory = server, memory
         every = interval(every)
         kept = _remembered(memory)
-        self.to, self.every = (Address.parse(kept.to), kept.every) if kept is not None else (to, every)
+        self._home = to, every
+        self._by = int(kept.by, 16) if kept is not None else None
+        self.to, self.every = (Address.parse(kept.to), kept.every) if kept is not None else self._home
         self._streams: set[asyncio.Task[None]] = set()
         self._was_here = False
 
@@ -119,7 +134,7 @@ class Caller:
         told = sparing(told)
         try:
             while True:
-                at = self.to
+                at = self._next(failures, told)
                 try:
                     await self._call(at, told)
                 except HandfastError as error:
@@ -132,6 +147,20 @@ class Caller:
             for task in self._streams:
                 task.cancel()
             await asyncio.gather(*self._streams, return_exceptions=True)
+
+    def _next(self, failures: int, told: Callable[[str], None]) -> Address:
+        """
+        Return whom to phone now.
+
+        What somebody said counts until he is taken back. And when nobody is where he said, every second try goes to
+        where the server's own user said: a friend's word must not lock the owner out.
+        """
+        if self._by is not None and self._server.side.trust.revoked(self._by):
+            self._by, (self.to, self.every) = None, self._home
+            told(f"phoning {self.to} again: whoever said otherwise was revoked")
+            with contextlib.suppress(OSError):
+                self._memory.unlink(missing_ok=True)
+        return self._home[0] if failures >= _PATIENCE and failures % 2 else self.to
 
     async def _call(self, at: Address, told: Callable[[str], None]) -> None:
         side = self._server.side
@@ -146,7 +175,7 @@ class Caller:
                 if isinstance(message, Dial):
                     await self._begin(link, at, message.token)
                 elif isinstance(message, Phone):
-                    self._hand_over(message, told)
+                    self._hand_over(message, link.peer.serial, told)
                     await link.send(hello.encode(message))  # the client leaves when it knows that we know
 
             await side.converse(link, act)
@@ -184,11 +213,11 @@ class Caller:
         with contextlib.suppress(HandfastError):
             await control.send(hello.encode(Failed(token=token, error=code, message=error.message[:1000])))
 
-    def _hand_over(self, message: Phone, told: Callable[[str], None]) -> None:
-        self.to, self.every = message.address, message.every
+    def _hand_over(self, message: Phone, by: int, told: Callable[[str], None]) -> None:
+        self.to, self.every, self._by = message.address, message.every, by
         told(f"phoning {self.to} from now on, every {self.every:g} s")
         try:
-            write_atomic(self._memory, msgspec.json.encode(Remembered(message.to, message.every)))
+            files.write_atomic(self._memory, msgspec.json.encode(Remembered(message.to, message.every, f"{by:x}")))
         except Fault as error:
             told(f"a restart would not know that: {error.message}")
 
@@ -222,13 +251,14 @@ async def _nothing(message: Control) -> None:
 
 
 def _remembered(path: Path) -> Remembered | None:
-    with faults("read", path):
-        try:
-            kept = msgspec.json.decode(path.read_bytes(), type=Remembered)
-            Address.parse(kept.to)
-        except FileNotFoundError:
-            return None
-        except (msgspec.DecodeError, Malformed):
-            hint = "remove it: the server phones where --dial says then"
-            raise Refused(f"{str(path)!r} is damaged", hint=hint) from None
+    """:raises Unsafe: another user could have written it. :raises Refused: it is damaged."""
+    try:
+        kept = msgspec.json.decode(files.read_private(path), type=Remembered)
+        Address.parse(kept.to)
+        interval(kept.every)
+    except NotFound:
+        return None
+    except (msgspec.DecodeError, Malformed, UsageError):
+        hint = "remove it: the server phones where --dial says then"
+        raise Refused(f"{str(path)!r} is damaged", hint=hint) from None
     return kept

@@ -29,7 +29,7 @@ STEPS: dict[str, tuple[type, str]] = {
     "intend": (SqlLedger, "intend"),
     "issue": (FileAuthority, "issue"),
     "issued": (SqlLedger, "issued"),
-    "answer": (Identity, "sign"),
+    "answer": (Identity, "prove"),
     "pending": (Keystore, "pending"),
     "adopt": (Keystore, "adopt"),
 }

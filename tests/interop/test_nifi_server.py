@@ -196,7 +196,7 @@ def test_names_that_lead_to_the_caller(net: Network) -> None:
     toolkit.run("own", *asking(PORT, "node1.lan"), SANS, net.SERVER)
     for name, sans in (("node2.lan", net.SERVER), ("node1.lan", net.OFFICE), ("node1.lan", "node2.lan")):
         done = toolkit.run("others", *asking(PORT, name), SANS, sans, code=3)
-        assert "and what leads to its address" in done.stdout
+        assert "only what leads to its address" in done.stdout
 
 
 @pytest.mark.root

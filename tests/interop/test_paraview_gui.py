@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.interop.hosts import HANDFAST, Host, program
+from tests.interop.hosts import HANDFAST, Host, Process, program
 from tests.interop.paraview_stage import Stage, ready, server, stage
 
 pytestmark = [
@@ -26,9 +26,9 @@ def made() -> Iterator[Stage]:
         yield machines
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def display(made: Stage) -> dict[str, str]:
-    """A screen on the desk, and how programs find it."""
+    """A screen of its own for each GUI: without a window manager, two on one get in each other's way."""
     screen = made.desk.start(program("xvfb"), "-displayfd", "1", "-nolisten", "tcp", "-screen", "0", "1280x1024x24")
     while not (number := screen.expect("").strip()).isdigit():
         pass  # it may have complaints first
@@ -42,12 +42,13 @@ def no_welcome(desk: Host) -> None:
     (settings / "ParaView5.11.0.ini").write_text(_SETTINGS)
 
 
-def open_gui(desk: Host, servers: Path, name: str, display: dict[str, str]) -> None:
+def open_gui(desk: Host, servers: Path, name: str, display: dict[str, str]) -> Process:
     """Start the GUI with a file of servers, have it connect to one, and agree to the dialog with the connect-id."""
     no_welcome(desk)
-    desk.start(program("paraview"), f"--servers-file={servers}", f"--server={name}", env=display)
+    gui = desk.start(program("paraview"), f"--servers-file={servers}", f"--server={name}", env=display)
     dialog = ("search", "--sync", "--onlyvisible", "--name", f'Connection Options for "{name}"')
     desk.run(program("xdotool"), *dialog, "windowfocus", "key", "Return", env=display)
+    return gui
 
 
 @pytest.mark.parametrize("flags", [(), ("--native-reverse",)], ids=["cs", "csrc"])
@@ -62,8 +63,9 @@ def test_the_gui_starts_its_own_way_to_pvserver(made: Stage, display: dict[str, 
         "session", "paraview", "client", "--session", file, place, *flags, "--pvsc", servers,
         "--local", f"127.0.0.1:{11700 + len(flags)}",
     )  # fmt: skip
-    open_gui(made.desk, servers, session.name, display)
+    gui = open_gui(made.desk, servers, session.name, display)
     running.process.expect("pvserver: Client connected." if flags else "pvserver: Accepting connection")
+    gui.kill()
 
 
 def test_one_command_opens_the_gui_and_leaves_with_it(made: Stage, display: dict[str, str]) -> None:

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import secrets
 import socket
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,7 +38,7 @@ _MAX_ORDER = 4096  # bytes of what `session phone` says
 _log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 
-class Way:
+class Way(ABC):
     """How streams come to be: we dial the server, or it dials us because we asked."""
 
     def __init__(self, side: Side) -> None:
@@ -51,9 +52,9 @@ class Way:
         await self._here.wait()
         return self._control().peer
 
+    @abstractmethod
     async def stream(self, plain: socket.socket) -> Ended:
         """Carry ``plain``, which is ours from here on, to the service. :raises HandfastError: it never came to be."""
-        raise NotImplementedError
 
     async def hand_over(self, phone: Phone) -> None:
         """

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import nullcontext, suppress
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from OpenSSL import SSL
@@ -23,6 +24,7 @@ from handfast import sessions
 from handfast.errors import HandfastError, Malformed, NotFound, Refused, Revoked, Unreachable, UntrustedPeer
 from handfast.server import session
 from handfast.sessions import api
+from handfast.sessions.control import Side
 from tests.sessions.conftest import Made
 from tests.sessions.services import digest, echo, free_address, half, service, serving
 from tests.sessions.streams import context
@@ -147,9 +149,19 @@ def test_what_was_written_arrives_after_the_block(ours: Made) -> None:
     assert arrived == [content]
 
 
-async def test_an_exception_of_the_block_resets_the_stream(ours: Made) -> None:
+async def test_an_exception_of_the_block_resets_the_stream(ours: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     """The service does not take what it got for complete; the exception is the program's own, untouched."""
     ended: list[str] = []
+    guard = Side.guard
+
+    async def until_the_service_knows(self: Side) -> NoReturn:
+        """Keep our side of the stream until the service saw how the block's end of it was closed."""
+        try:
+            await guard(self)
+        finally:
+            async with asyncio.timeout(10):
+                while not ended:  # noqa: ASYNC110  filled by a thread
+                    await asyncio.sleep(0.01)
 
     def watch(accepted: socket.socket) -> None:
         accepted.sendall(b"go")
@@ -161,7 +173,8 @@ async def test_an_exception_of_the_block_resets_the_stream(ours: Made) -> None:
             ended.append("reset")
 
     with service(watch) as to, serving(ours, to) as server:
-        with pytest.raises(ZeroDivisionError):
+        with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+            patch.setattr(Side, "guard", until_the_service_knows)
             async with sessions.open_stream(ours.file("client"), server) as (reader, writer):
                 writer.write(b"the first half")
                 assert await reader.readexactly(2) == b"go"

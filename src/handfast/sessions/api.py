@@ -26,7 +26,7 @@ from handfast.core.invitation import Address
 from handfast.core.roles import Role
 from handfast.errors import Fault, HandfastError, Unreachable
 from handfast.sessions import local
-from handfast.sessions.channel import shut
+from handfast.sessions.channel import reset_at_close, shut
 from handfast.sessions.connect import Reverse
 from handfast.sessions.control import Side
 from handfast.sessions.local import Endpoint
@@ -186,6 +186,7 @@ async def _stream(session: _Path, way: _Way) -> AsyncIterator[tuple[asyncio.Stre
             try:
                 yield reader, writer
             except BaseException:
+                reset_at_close(near)  # abort() alone would end it in order, and the service take it for complete
                 writer.transport.abort()
                 raise
             writer.close()

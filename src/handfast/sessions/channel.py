@@ -214,10 +214,15 @@ def prepare(connected: socket.socket) -> None:
 
 def shut(connected: socket.socket, *, reset: bool) -> None:
     """Close a socket; with ``reset`` so that a TCP peer sees an error and not an end."""
-    with contextlib.suppress(OSError):
-        if reset:
-            connected.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+    if reset:
+        reset_at_close(connected)
     connected.close()
+
+
+def reset_at_close(connected: socket.socket) -> None:
+    """Let a TCP peer see an error and not an end when this socket is closed, whoever does that."""
+    with contextlib.suppress(OSError):
+        connected.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
 
 
 def close_with(task: asyncio.Task[None], connected: socket.socket) -> None:

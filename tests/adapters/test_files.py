@@ -174,6 +174,20 @@ class TestReadPrivate:
             files.read_private(tmp_path / "link")
 
     @pytest.mark.root
+    def test_a_group_may_read(self, tmp_path: Path) -> None:
+        """The group that the caller names may read, and not write; no other group may, nor anybody else."""
+        files.write_atomic(tmp_path / "f", b"x", 0o640)
+        os.chown(tmp_path / "f", -1, NOBODY)
+        assert files.read_private(tmp_path / "f", group=NOBODY) == b"x"
+        for group in (None, 0, NOBODY - 1):
+            with pytest.raises(Unsafe):
+                files.read_private(tmp_path / "f", group=group)
+        for bad in (0o660, 0o644, 0o650):
+            (tmp_path / "f").chmod(bad)
+            with pytest.raises(Unsafe, match=f"{bad:04o}"):
+                files.read_private(tmp_path / "f", group=NOBODY)
+
+    @pytest.mark.root
     def test_root_is_no_exception(self, tmp_path: Path) -> None:
         """A user's file is not taken for root's, unless the caller knows that this user owns it."""
         files.write_new(tmp_path / "f", b"x", owner=(NOBODY, NOBODY))

@@ -109,3 +109,15 @@ def test_memory_that_is_not_ours_to_write_is_refused(pair: Pair) -> None:
     """Bytes do not change."""
     with pytest.raises(BufferError):
         tls_direct.read_into(pair[0], memoryview(bytes(100)), 0, 100)
+
+
+def test_a_record_of_tls_itself_is_read_alone_if_that_was_asked_for(pair: Pair) -> None:
+    """A server's tickets are no bytes, one at a time, and are told from an empty socket; otherwise OpenSSL reads on."""
+    client, _ = pair
+    buffer = memoryview(bytearray(20_000))
+    tls_direct.one_record_a_read(client)
+    read = []
+    with pytest.raises(SSL.WantReadError):  # noqa: PT012  at the end of them
+        while True:
+            read.append(tls_direct.read_into(client, buffer, 0, 16_384))
+    assert read == [0, 0]

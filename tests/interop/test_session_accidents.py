@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -81,6 +80,8 @@ def broken(program: socket.socket) -> bool:
         ("connect", "--local", "127.0.0.1:0"),
         ("connect", "127.0.0.1:1", "--wait", "127.0.0.1:0", "--stdio"),
         ("connect", "127.0.0.1:1", "--local", "127.0.0.1:0", "--stdio"),
+        ("connect", "127.0.0.1:1", "--local", "unix:/tmp/door", "--any-user"),
+        ("connect", "127.0.0.1:1", "--stdio", "--any-user"),
         ("phone", "127.0.0.1:1", "--every", "2d"),
     ],
     ids=" ".join,
@@ -139,16 +140,14 @@ def test_a_signal_ends_both_sides_with_0(host: Host, session: Session) -> None:
 
 
 def test_our_own_revocation_is_3(host: Host, session: Session) -> None:
-    """Within a second the friend's command has ended, with its stream in mid-transfer, and says why."""
+    """The friend's command ends, with its stream in mid-transfer, and says why."""
     with service(pour) as (where, _):
         server = serve(host, file(session, "server"), where)
         friend = connect(host, file(session, "bob"), server)
         with program_at(friend.port) as program:
             assert program.recv(10)
             session.revoke("bob")
-            began = time.monotonic()
             assert broken(program)
-            assert time.monotonic() - began < 1
         assert friend.process.wait() == 3
         assert "was revoked" in "\n".join(friend.process.lines)
         attempt(host, "connect", file(session, "bob"), str(server.place["listen"]), "--stdio", code=3)
@@ -238,20 +237,20 @@ def test_a_killed_client_is_said_and_another_one_comes(host: Host, session: Sess
 
 
 def test_a_killed_server_is_said_and_found_again(host: Host, session: Session) -> None:
-    """The client says what happened, its program's stream breaks, and after the restart its port works as before."""
-    with service(shout) as (where, _):
+    """In mid-transfer: the program's stream breaks, the client says why, and after the restart its port works again."""
+    with service(pour) as (where, _):
         place = free()
         server = serve(host, file(session, "server"), where, listen=place)
         client = connect(host, file(session, "client"), server, command=IMPATIENT)
         with program_at(client.port) as program:
-            program.sendall(b"x")
-            assert program.recv(10) == b"X"
+            assert program.recv(10)
             server.process.kill()
             assert broken(program)
         client.process.expect("the connection to the peer broke off")
         server = serve(host, file(session, "server"), where, listen=place)
         client.process.expect("server is here again")
-        assert ask(client.port) == b"HELLO"
+        with program_at(client.port) as program:
+            assert program.recv(10)
         client.process.stop()
         server.process.stop()
 
@@ -265,7 +264,7 @@ def test_a_laptop_that_sleeps(host: Host, session: Session) -> None:
             program.sendall(b"before")
             assert program.recv(10) == b"BEFORE"
             os.kill(client.process.pid, signal.SIGSTOP)
-            server.process.expect("client is gone: the peer did not say what it wants within 0.8 s")
+            server.process.expect("client is gone: the peer did not say that it is still there within 0.8 s")
             os.kill(client.process.pid, signal.SIGCONT)
             server.process.expect("client is here")
             program.sendall(b"after")
@@ -322,18 +321,38 @@ def test_another_user_of_this_machine_gets_nothing(host: Host, session: Session)
     with service(shout) as (where, touched):
         server = serve(host, file(session, "server"), where)
         client = connect(host, file(session, "client"), server)
-        script = (
-            "import socket; s = socket.create_connection(('127.0.0.1', PORT)); s.sendall(b'hello');"
-            "s.settimeout(10); print(s.recv(9))"
-        ).replace("PORT", str(client.port))
-        nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--", "/usr/bin/python3", "-c", script)
-        done = subprocess.run(nobody, cwd="/", capture_output=True, text=True, timeout=PATIENCE, check=False)
-        assert "HELLO" not in done.stdout
+        assert "HELLO" not in as_nobody(client.port)
         client.process.expect("refused a local connection")
         assert not touched
         assert ask(client.port) == b"HELLO"
         client.process.stop()
         server.process.stop()
+
+
+@pytest.mark.root
+def test_any_user_is_let_in_where_that_was_asked_for(host: Host, session: Session) -> None:
+    """With --any-user the same program gets its answer, and who opened the port was warned."""
+    with service(shout) as (where, touched):
+        server = serve(host, file(session, "server"), where)
+        flags = (str(server.place["listen"]), "--local", "127.0.0.1:0", "--any-user")
+        client = started(host, "connect", file(session, "client"), *flags)
+        assert any(
+            "whoever has an account on this machine can use the session" in line for line in client.process.lines
+        )
+        assert "HELLO" in as_nobody(client.port)
+        assert len(touched) == 1
+        client.process.stop()
+        server.process.stop()
+
+
+def as_nobody(port: int) -> str:
+    """What the user nobody is answered there."""
+    script = (
+        "import socket; s = socket.create_connection(('127.0.0.1', PORT)); s.sendall(b'hello');"
+        "s.settimeout(30); print(s.recv(9))"
+    ).replace("PORT", str(port))
+    nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--", "/usr/bin/python3", "-c", script)
+    return subprocess.run(nobody, cwd="/", capture_output=True, text=True, timeout=PATIENCE, check=False).stdout
 
 
 @pytest.mark.slow

@@ -6,13 +6,14 @@ import hashlib
 import os
 import shutil
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.interop.hosts import HANDFAST, Host, Network, Process, clock, program
+from tests.interop.hosts import HANDFAST, PATIENCE, Host, Network, Process, clock, program
 from tests.interop.session_stage import Session, Tunnel, connect, serve, started
 
 pytestmark = [pytest.mark.root, pytest.mark.peer("ip")]
@@ -174,11 +175,13 @@ def test_psql_through_a_unix_socket(world: World) -> None:
 
 @pytest.mark.peer("faketime")
 def test_an_expired_certificate(world: World, web: str) -> None:
-    """After the session's end a client is refused, by its own clock or by the server's; nobody touches the service."""
+    """After the session's end both sides refuse their own files; with a clock two days ahead both clocks are named."""
     server = serve(world.cluster, world.server, web, listen=f"{PLACE}:7504")
     flags = ("session", "connect", "--session", world.client, f"{PLACE}:7504", "--stdio")
     late = world.desk.handfast(*flags, env=clock("+31d"), code=3)
     assert "is valid from" in late.stderr
+    again = ("session", "serve", "--session", world.server, "--listen", f"{PLACE}:7507", "--to", web)
+    assert "is valid from" in world.cluster.handfast(*again, env=clock("+31d"), code=3).stderr
     wrong = world.desk.handfast(*flags, env=clock("+2d"), code=3)
     assert "the two clocks are" in wrong.stderr
     ended(server)
@@ -201,8 +204,10 @@ def test_a_revoked_friend_in_mid_transfer(world: World, web: str) -> None:
     friend = connect(world.desk, world.session.export("bob"), f"{PLACE}:7506")
     url = f"http://127.0.0.1:{friend.port}/result.bin"
     curl = world.desk.start("curl", "-sS", "--limit-rate", "4M", "-w", "%{errormsg}", "-o", "partial", url)
+    deadline = time.monotonic() + PATIENCE
     while not (world.desk.directory / "partial").exists():
-        assert curl.pid
+        assert time.monotonic() < deadline, curl
+        time.sleep(0.01)
     world.session.revoke("bob")
     assert curl.wait() in {18, 56}, curl  # a partial file, or a reset
     assert friend.process.wait() == 3

@@ -128,7 +128,7 @@ def test_they_know_each_other(owner: Owner, node: Host) -> None:
     assert inviting.process.wait() == 0
     client, bob = (session.export(owner.directory, who, owner.host.directory / who) for who in ("client", "bob"))
     trust = Trust(read(node), now=now, path=node.directory / "session.pem")
-    leaves = [[each.leaf.public_bytes(Encoding.DER)] for each in (client, bob)]
+    leaves = [each.leaf.public_bytes(Encoding.DER) for each in (client, bob)]
     assert [trust.verify(leaf, now()).machine for leaf in leaves] == ["client", "bob"]
     session.revoke(owner.directory, "bob")
     trust.adopt((owner.directory / "session.crl").read_bytes())

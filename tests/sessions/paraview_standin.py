@@ -32,7 +32,7 @@ def main() -> None:
     """Do as the flags say."""
     flags = dict(each.partition("=")[::2] for each in sys.argv[1:])
     if "--help" in flags:
-        print(HELP)
+        print(HELP + NEWER * ("--newer" in flags))
     elif "--version" in flags:
         print("paraview version 5.11.0")
     elif "--broken" in flags:
@@ -44,6 +44,7 @@ def main() -> None:
     else:
         listener = socket.create_server(("127.0.0.1", int(flags["--server-port"])))
         print("pid", os.getpid(), flush=True)
+        print("flags", *sys.argv[1:], flush=True)
         print(f"Accepting connection(s): somewhere:{listener.getsockname()[1]}", flush=True)
         while True:
             threading.Thread(target=echo, args=(listener.accept()[0],)).start()

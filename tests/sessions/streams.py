@@ -30,7 +30,7 @@ def context(party: Party, *, alpn: str = hello.ALPN) -> SessionContext:
 def engine(made: Made, who: str, *, limits: Limits | None = None, trust: Trust | None = None) -> Engine[Peer]:
     """A party's engine, with the real judge."""
     believed = trust or made.trust(who)
-    return Engine(context(made.party(who)), lambda chain: believed.verify(chain, now()), limits=limits)
+    return Engine(context(made.party(who)), lambda der: believed.verify(der, now()), limits=limits)
 
 
 def listen() -> socket.socket:

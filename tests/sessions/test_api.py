@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import nullcontext, suppress
 from pathlib import Path
@@ -28,6 +27,7 @@ from handfast.sessions.control import Side
 from tests.sessions.conftest import Made
 from tests.sessions.services import digest, echo, free_address, half, service, serving
 from tests.sessions.streams import context
+from tests.sessions.tunnels import SOON
 
 
 def _descriptors() -> set[str]:
@@ -246,15 +246,13 @@ def test_an_interrupt_leaves_nothing(ours: Made) -> None:
 
 
 async def test_revoked_in_the_middle(own: Made) -> None:
-    """A stream of a client that is taken back breaks within a second, whichever side knows first; no other begins."""
+    """A stream of a client that is taken back breaks, whichever side knows first; no other begins."""
     with service(echo) as to, serving(own, to) as server:
-        began = 0.0
         with pytest.raises((Revoked, Unreachable)):
             async with sessions.open_stream(own.file("client"), server) as (reader, _):
                 await asyncio.to_thread(session.revoke, own.directory, "client")
-                began = time.monotonic()
-                await reader.read()
-        assert time.monotonic() - began < 1.5
+                async with asyncio.timeout(SOON):
+                    await reader.read()
         with pytest.raises(Revoked, match="'client'"), sessions.open_socket(own.file("client"), server):
             pytest.fail("it began")
 

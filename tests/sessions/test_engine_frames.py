@@ -6,12 +6,10 @@ import asyncio
 import socket
 import struct
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
 from handfast.errors import HandfastError, Malformed, Unreachable
-from handfast.sessions import hello
 from handfast.sessions.engine import Limits, Link
 from handfast.sessions.trust import Peer
 from tests.sessions.conftest import Made
@@ -39,7 +37,7 @@ async def test_silence_after_the_handshake_ends_too(ours: Made) -> None:
     assert server.open == 0
 
 
-async def outcome(made: Made, misbehave: Callable[[Link[Peer]], object]) -> HandfastError:
+async def outcome(made: Made, misbehave: Callable[[Link[Peer]], object], limits: Limits | None = None) -> HandfastError:
     """What a server's ``receive`` says when an authenticated client misbehaves."""
     failed: asyncio.Future[HandfastError] = asyncio.get_running_loop().create_future()
 
@@ -50,7 +48,7 @@ async def outcome(made: Made, misbehave: Callable[[Link[Peer]], object]) -> Hand
             failed.set_result(error)
             raise
 
-    server = engine(made, "server", limits=QUICK)
+    server = engine(made, "server", limits=limits)
     async with serving(server, handle) as listening, engine(made, "client").link(await dial(listening)) as link:
         result = misbehave(link)
         if asyncio.iscoroutine(result):
@@ -71,7 +69,7 @@ async def test_an_empty_frame_is_malformed(ours: Made) -> None:
 
 async def test_half_a_frame_is_waited_for_no_longer_than_a_frame(ours: Made) -> None:
     """A length of 64 KiB of which a part comes takes the time of one frame."""
-    assert isinstance(await outcome(ours, lambda link: link.send(b"\xff\xff" + bytes(100))), Unreachable)
+    assert isinstance(await outcome(ours, lambda link: link.send(b"\xff\xff" + bytes(100)), QUICK), Unreachable)
 
 
 async def test_a_killed_peer_is_noticed(ours: Made) -> None:
@@ -119,43 +117,3 @@ async def test_frames_go_both_ways_while_somebody_waits(ours: Made) -> None:
         await asyncio.sleep(0)
         await asyncio.gather(*(link.send(b"\0\2ab") for _ in range(50)))
         assert [await waiting, *[await link.receive() for _ in range(49)]] == [b"a"] * 50
-
-
-@pytest.mark.peer("openssl")
-@pytest.mark.parametrize("update", ["k", "K"], ids=["their keys", "both sides' keys"])
-async def test_a_key_update_in_the_middle_changes_nothing(ours: Made, tmp_path: Path, update: str) -> None:
-    """A peer that changes its keys, and asks for new ones of ours, loses no byte (RFC 8446 §4.6.3)."""
-    far, service = socket.socketpair()
-    far.setblocking(False)
-
-    async def handle(link: Link[Peer]) -> None:
-        await link.receive()
-        await link.relay(service)
-
-    party = tmp_path / "client.pem"
-    party.write_bytes(ours.party("client").encode())
-    loop = asyncio.get_running_loop()
-    async with serving(engine(ours, "server"), handle) as listening:
-        address = f"127.0.0.1:{listening.getsockname()[1]}"
-        arguments = ["-cert", str(party), "-key", str(party), "-cert_chain", str(party), "-alpn", hello.ALPN]
-        client = await asyncio.create_subprocess_exec(
-            *("openssl", "s_client", "-connect", address, *arguments),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-        )
-        assert client.stdin is not None
-        assert client.stdout is not None
-        client.stdin.write(HELLO + b"before\n")
-        assert await loop.sock_recv(far, 100) == b"before\n"
-        client.stdin.write(f"{update}\n".encode())
-        await client.stdin.drain()
-        await client.stdout.readuntil(b"KEYUPDATE\n")
-        client.stdin.write(b"after\n")
-        assert await loop.sock_recv(far, 100) == b"after\n"
-        await loop.sock_sendall(far, b"answer\n")
-        await client.stdout.readuntil(b"answer\n")
-        client.stdin.close()
-        client.kill()
-        await client.wait()
-    far.close()

@@ -30,10 +30,8 @@ CONTROL = [
 def framed(message: msgspec.Struct) -> bytes:
     """The body of a message's frame, as the peer reads it."""
     frame = hello.encode(message)
-    found = hello.split(frame)
-    assert found is not None
-    assert found[1] == len(frame)
-    return found[0]
+    assert int.from_bytes(frame[:2], "big") == len(frame) - 2
+    return frame[2:]
 
 
 def text(**fields: Any) -> bytes:
@@ -70,25 +68,6 @@ def test_a_control_message_comes_back(message: hello.Control) -> None:
 def test_a_phone_number_is_an_address() -> None:
     """The address to call is parsed before anybody calls it."""
     assert Phone(to="desk.lan:7443", every=5.0).address == Address("desk.lan", 7443)
-
-
-def test_the_stream_behind_a_frame_is_left_alone() -> None:
-    """Bytes of the service may come in the same packet; they are not ours."""
-    frame = hello.encode(HELLO)
-    assert hello.split(frame + b"\x00\x05hello") == (frame[2:], len(frame))
-
-
-@given(st.integers(min_value=0))
-def test_half_a_frame_is_waited_for(cut: int) -> None:
-    """Until all of it is there nothing is read, wherever it is cut."""
-    frame = hello.encode(HELLO)
-    assert hello.split(frame[: cut % len(frame)]) is None
-
-
-def test_an_empty_frame_is_refused() -> None:
-    """A length of zero is no frame: whoever sends zeros does not speak this."""
-    with pytest.raises(Malformed, match="an empty frame"):
-        hello.split(b"\0\0")
 
 
 def test_the_largest_list_fits() -> None:

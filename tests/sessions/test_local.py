@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import subprocess
@@ -11,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from handfast.core.invitation import Address
-from handfast.errors import Fault, Malformed, UsageError
+from handfast.errors import Fault, Malformed, Unreachable, UsageError
 from handfast.sessions import local
 from handfast.sessions.local import Endpoint
+from tests.sessions.tunnels import SOON
 
 NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
 CONNECT = (
@@ -85,6 +87,19 @@ def test_a_connection_that_is_over_is_nobodys() -> None:
             assert not local.is_ours(accepted)
 
 
+def test_a_kernel_that_does_not_say_whose_it_is_lets_nobody_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not knowing is no."""
+
+    def silent(_connected: socket.socket) -> None:
+        raise Fault("the kernel does not say whose a connection is: protocol not supported")
+
+    monkeypatch.setattr(local, "peer_uid", silent)
+    with local.listening(Endpoint(Address("127.0.0.1", 0))) as ear:
+        ear.setblocking(True)
+        with socket.create_connection(ear.getsockname()), ear.accept()[0] as accepted:
+            assert not local.is_ours(accepted)
+
+
 @pytest.mark.root
 def test_another_user_is_refused_at_a_unix_socket(tmp_path: Path) -> None:
     """The kernel says who connected, should the mode of the socket have been changed."""
@@ -129,6 +144,40 @@ def test_a_unix_socket_of_a_running_process_is_left_alone(tmp_path: Path) -> Non
     with pytest.raises(Fault, match="no socket of ours"), local.listening(Endpoint(path=path)):
         pass
     assert path.read_text() == "precious"
+
+
+def test_a_socket_that_somebody_else_put_in_our_place_is_left_there(tmp_path: Path) -> None:
+    """Another process, which found ours gone and listens there now, keeps its socket when we end."""
+    path = tmp_path / "door"
+    with socket.socket(socket.AF_UNIX) as another:
+        with local.listening(Endpoint(path=path)):
+            path.rename(tmp_path / "moved")  # and not removed: its inode could be given again at once
+            another.bind(str(path))
+        assert path.is_socket()
+
+
+@pytest.mark.root
+def test_a_dead_socket_of_another_user_is_not_removed(tmp_path: Path) -> None:
+    """Where we may, we still do not take away what is not ours."""
+    path = tmp_path / "door"
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    os.chown(path, 65534, 65534)
+    with pytest.raises(Fault, match="no socket of ours"), local.listening(Endpoint(path=path)):
+        pass
+    assert path.is_socket()
+
+
+async def test_all_of_a_dial_has_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name server that says nothing is waited for no longer than an address where packets vanish."""
+
+    async def silent(*_: object, **__: object) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", silent)
+    async with asyncio.timeout(SOON):
+        with pytest.raises(Unreachable, match=r"desk\.example:1 does not answer within 0\.05 s"):
+            await local.dial(Endpoint(Address("desk.example", 1)), within=0.05)
 
 
 @pytest.mark.parametrize("text", ["unix:", "unix:/" + "x" * 108, "nowhere", "127.0.0.1:99999", "127.0.0.1"])

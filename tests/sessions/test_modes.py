@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from handfast.sessions.connect import order
 from handfast.sessions.local import Endpoint
 from handfast.sessions.serve import phone_path
 from tests.sessions.conftest import Made
+from tests.sessions.test_local import NOBODY
 from tests.sessions.tunnels import (
     HERE,
     Stage,
@@ -32,7 +34,10 @@ from tests.sessions.tunnels import (
     stage,
 )
 
-MEGABYTE = 1 << 20
+LIAR = (
+    "import os,socket,sys; os.umask(0); s=socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]); s.listen(); "
+    "print('listening', flush=True); a=s.accept()[0]; print('heard', a.recv(4096)); a.send(b'ok')"
+)
 
 
 @pytest.fixture
@@ -96,7 +101,7 @@ async def test_friend_connects_to_running_server(ours: Made, at: Stage, tmp_path
         assert await ask(friend.door) == b"HELLO"
 
 
-async def test_friend_connects_to_running_server_with_an_own_key(ours: Made, at: Stage) -> None:
+async def test_friend_connects_to_running_server_alternate(ours: Made, at: Stage) -> None:
     """A friend with an own certificate gets in, is known by an own name, and may do so beside the client."""
     async with service() as where:
         server = await at.serve(ours.file("server"), where)
@@ -134,14 +139,23 @@ async def test_server_phones_home(own: Made, at: Stage) -> None:
         assert await ask(second.door) == b"HELLO"
 
 
-@pytest.mark.parametrize("who", ["client", "bob"], ids=["same key", "own key"])
-async def test_server_phones_a_friend(own: Made, at: Stage, tmp_path: Path, who: str) -> None:
-    """The client says where the friend is and leaves; the friend, with a copy or an own key, takes the call."""
+async def test_server_phones_a_friend(own: Made, at: Stage, tmp_path: Path) -> None:
+    """The client says where the friend is and leaves; the friend, with a copy of its file, takes the call."""
+    await phoned(own, at, moved(own, "client", tmp_path / "friend"), "client")
+
+
+async def test_server_phones_a_friend_alternate(own: Made, at: Stage, tmp_path: Path) -> None:
+    """The friend has a key and a certificate of an own."""
+    await phoned(own, at, moved(own, "bob", tmp_path / "friend"), "bob")
+
+
+async def phoned(own: Made, at: Stage, file: Path, who: str) -> None:
+    """Hand over to a friend who waits with ``file``."""
     async with service() as where:
         client, address = await at.wait(own.file("client"))
         server = at.call(own.file("server"), address, where)
         await client.ready()
-        friend, place = await at.wait(moved(own, who, tmp_path / "friend"))
+        friend, place = await at.wait(file)
         await hand_over(own.file("client"), place)
         await client.over()
         await friend.ready()
@@ -265,6 +279,30 @@ async def test_a_server_that_waits_phones_nobody(own: Made, at: Stage) -> None:
         with pytest.raises(Refused, match="waits for clients, and phones nobody"):
             await hand_over(own.file("client"), Address("127.0.0.1", 1))
         assert await ask(client.door) == b"HELLO"
+
+
+@pytest.mark.root
+async def test_attack_another_user_takes_no_orders(tmp_path: Path) -> None:
+    """Whoever made a socket beside our file, where he may, does not get to say that it was done, nor hears what."""
+    directory = Path("/tmp") / f"handfast-test-orders-{os.getpid()}"
+    directory.mkdir()
+    directory.chmod(0o777)
+    file = directory / "client.pem"
+    liar = await asyncio.create_subprocess_exec(
+        *(*NOBODY, "/usr/bin/python3", "-c", LIAR, str(connect.orders_path(file))),
+        cwd="/",
+        stdout=asyncio.subprocess.PIPE,
+    )
+    try:
+        assert liar.stdout is not None
+        assert await liar.stdout.readline() == b"listening\n"
+        with pytest.raises(Unsafe, match="is another user's"):
+            await hand_over(file, Address("127.0.0.1", 1))
+        assert await liar.stdout.read() == b"heard b''\n"
+        await liar.wait()
+    finally:
+        connect.orders_path(file).unlink(missing_ok=True)
+        directory.rmdir()
 
 
 @pytest.mark.parametrize("every", [0.01, 100_000.0])

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import shutil
-import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -13,16 +10,30 @@ import pytest
 
 from handfast.adapters.clock import SystemClock
 from handfast.core.invitation import Address
-from handfast.errors import Fault, HandfastError, Refused, Revoked, Unreachable, Unsafe, UntrustedPeer
-from handfast.server import session
-from handfast.sessions import connect, control
+from handfast.core.roles import Role
+from handfast.errors import (
+    Fault,
+    HandfastError,
+    Malformed,
+    Refused,
+    Revoked,
+    TooMuch,
+    Unreachable,
+    Unsafe,
+    UntrustedPeer,
+)
+from handfast.sessions import connect, control, hello
+from handfast.sessions.control import Side
+from handfast.sessions.engine import Limits, Link
+from handfast.sessions.hello import Answer
 from handfast.sessions.local import Endpoint
-from handfast.sessions.trust import crl_path
-from tests.sessions.conftest import Made
+from handfast.sessions.trust import Peer
+from tests.sessions.conftest import Made, now
+from tests.sessions.streams import engine, serving
+from tests.sessions.test_modes_attacks import answer, peer, reach, said
 from tests.sessions.tunnels import (
     DOOR,
     HERE,
-    SOON,
     Running,
     Stage,
     ask,
@@ -30,7 +41,6 @@ from tests.sessions.tunnels import (
     counted,
     free_port,
     listen,
-    moved,
     nobody,
     open_,
     service,
@@ -201,165 +211,48 @@ async def test_a_file_from_the_future_names_the_clock(ours: Made, at: Stage, mon
     await refused(client, Refused, r"is valid from .* to .*Z, and it is .*Z here")
 
 
-# --- taken back ---
-
-
-@pytest.fixture
-def programs() -> Iterator[list[socket.socket]]:
-    """Programs of this machine which use a local port."""
-    made: list[socket.socket] = []
-    yield made
-    for each in made:
-        each.close()
-
-
-async def transferring(
-    at: Stage, file: Path, server: Running, programs: list[socket.socket]
-) -> tuple[Running, socket.socket]:
-    """A client, and the program at its port, to which bytes flow."""
-    client = at.connect(file, server)
-    await client.ready()
-    program = socket.create_connection(client.door)
-    program.setblocking(False)
-    programs.append(program)
-    await flows(program)
-    return client, program
-
-
-async def flows(program: socket.socket) -> None:
-    """Read a megabyte."""
-    count = 0
-    async with asyncio.timeout(SOON):
-        while count < 1 << 20:
-            piece = await asyncio.get_running_loop().sock_recv(program, 1 << 18)
-            assert piece
-            count += len(piece)
-
-
-async def breaks(program: socket.socket) -> None:
-    """Read until it breaks off, which is no end."""
-    async with asyncio.timeout(SOON):
-        with pytest.raises(ConnectionResetError):  # noqa: PT012  until it does
-            while await asyncio.get_running_loop().sock_recv(program, 1 << 18):
-                pass
-
-
-@pytest.mark.parametrize("learns", ["from the directory", "from a peer"])
-async def test_a_revoked_friend_is_cut_off_in_mid_transfer(
-    own: Made, at: Stage, tmp_path: Path, learns: str, programs: list[socket.socket]
-) -> None:
-    """Within a second of `revoke` the stream breaks, the friend's command ends with why, and the client's goes on."""
-    async with service("pour") as where:
-        away = learns == "from a peer"
-        server = await at.serve(moved(own, "server", tmp_path / "away") if away else own.file("server"), where)
-        client, reading = await transferring(at, own.file("client"), server, programs)
-        friend, cut = await transferring(at, moved(own, "bob", tmp_path / "friend"), server, programs)
-        await asyncio.to_thread(session.revoke, own.directory, "bob")
-        began = asyncio.get_running_loop().time()
-        await breaks(cut)
-        assert asyncio.get_running_loop().time() - began < 1
-        with pytest.raises(Revoked, match="our own credential, of 'bob', was revoked"):
-            await friend.over()
-        assert await nobody(friend.door)
-        await flows(reading)
-        assert not client.task.done()
-        again = at.connect(moved(own, "bob", tmp_path / "friend"), server)
-        await refused(again, Revoked, "our own credential")
-        assert crl_path(tmp_path / "friend" / own.file("bob").name).exists(), "it has the owner's word for it"
-
-
-async def test_a_revoked_friend_who_waits_is_told(own: Made, at: Stage, tmp_path: Path) -> None:
-    """In the reverse mode the server dials, refuses, and the friend's command ends with why."""
+async def test_no_place_left_is_said_at_the_start(ours: Made, at: Stage) -> None:
+    """A client ends with what the server says: there is no place, and not that the server is gone."""
     async with counted() as (where, counts):
-        session.revoke(own.directory, "bob")
-        friend, address = await at.wait(moved(own, "bob", tmp_path / "friend"))
-        server = at.call(own.file("server"), address, where)
-        await server.heard("was revoked")
-        await refused(friend, Revoked, "our own credential, of 'bob', was revoked")
+        server = await at.serve(ours.file("server"), where, limits=Limits(connections=1, handshake=60.0, frame=60.0))
+        async with peer(ours, "bob", listen(server)) as link:
+            await link.send(said())
+            assert (await answer(link)).ok
+            client = at.connect(ours.file("client"), server)
+            with pytest.raises(TooMuch, match="the peer says: 0 connections of this credential are open, and 0 places"):
+                await client.over()
         assert counts.accepted == 0
 
 
-@pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
-async def test_a_revoked_server_ends(own: Made, at: Stage, tmp_path: Path, reverse: bool) -> None:
-    """A server that was taken back learns it from the client who refuses it, and ends with that."""
-    async with counted() as (where, counts):
-        file = moved(own, "server", tmp_path / "cluster")
-        session.revoke(own.directory, "server")
-        if reverse:
-            client, address = await at.wait(own.file("client"))
-            server = at.call(file, address, where)
-        else:
-            server = await at.serve(file, where)
-            client = at.connect(own.file("client"), server)
-            await refused(client, Revoked, "of 'server' was revoked")
-        with pytest.raises(Revoked, match="our own credential, of 'server', was revoked"):
-            await server.over()
-        assert counts.accepted == 0
+REFUSED = {
+    "revoked": Revoked,
+    "untrusted-peer": UntrustedPeer,
+    "refused": Refused,
+    "too-much": TooMuch,
+    "malformed": Malformed,
+    "unreachable": Unreachable,
+    "service-unreachable": Unreachable,
+    "of a later version": Refused,
+}
 
 
-async def test_a_client_outlives_a_revoked_server_and_takes_its_successor(own: Made, at: Stage, tmp_path: Path) -> None:
-    """The owner may give the server a new credential: the client waits for it, at the same port."""
-    async with service() as where:
-        server = await at.serve(moved(own, "server", tmp_path / "old"), where)
-        place = listen(server)
-        client = at.connect(own.file("client"), server)
-        await client.ready()
-        await asyncio.to_thread(session.revoke, own.directory, "server")
-        with pytest.raises(Revoked):
-            await server.over()
-        own.file("server").unlink()
-        await asyncio.to_thread(own.export, "server")
-        await at.serve(own.file("server"), where, place)
-        await client.heard("here again")
-        assert await ask(client.door) == b"HELLO"
+@pytest.mark.parametrize("code", REFUSED)
+async def test_a_refusal_arrives_as_what_it_was(ours: Made, code: str) -> None:
+    """Its code decides which error is raised, and so the exit code; an unknown one is a refusal."""
 
+    async def handle(link: Link[Peer]) -> None:
+        await link.receive()
+        await link.send(hello.encode(Answer(ok=False, crl=0, time=int(now().timestamp()), error=code, message="no")))
+        await link.receive()
 
-async def test_our_own_revocation_ends_a_client_that_still_waits(own: Made, at: Stage) -> None:
-    """Also before any server has come."""
-    client, _ = await at.wait(own.file("bob"))
-    await asyncio.to_thread(session.revoke, own.directory, "bob")
-    await refused(client, Revoked, "our own credential")
-
-
-async def test_an_older_revocation_list_takes_nothing_back(own: Made, at: Stage, tmp_path: Path) -> None:
-    """A list from before the revocation, put back beside the file by whoever can, lets nobody in again."""
-    async with service() as where:
-        old = own.publish()
-        file = moved(own, "server", tmp_path / "away")
-        server = await at.serve(file, where)
-        session.revoke(own.directory, "bob")
-        client = at.connect(own.file("client"), server)
-        await client.ready()
-        await refused(at.connect(moved(own, "bob", tmp_path / "friend"), server), Revoked, "revoked")
-        kept = crl_path(file)
-        replay = tmp_path / "replay"
-        replay.write_bytes(old)
-        replay.chmod(0o600)
-        shutil.move(replay, kept)
-        await asyncio.sleep(0.6)  # two looks
-        await refused(at.connect(moved(own, "bob", tmp_path / "friend"), server), Revoked, "revoked")
-
-
-async def test_a_session_that_ends_ends_what_runs(
-    ours: Made, at: Stage, monkeypatch: pytest.MonkeyPatch, programs: list[socket.socket]
-) -> None:
-    """At the time in the certificate the server and the client stop, streams too: nobody has to be asked."""
-    passed = [timedelta()]
-    real = SystemClock().now
-
-    class Passing:
-        def now(self) -> datetime:
-            return real() + passed[0]
-
-    monkeypatch.setattr(control, "SystemClock", Passing)
-    async with service("pour") as where:
-        server = await at.serve(ours.file("server"), where)
-        client, program = await transferring(at, ours.file("client"), server, programs)
-        passed[0] = timedelta(days=30)
-        for each in (server, client):
-            with pytest.raises(Refused, match="the session 'paper' was over for"):
-                await each.over()
-        await breaks(program)
+    client = Side.open(ours.file("client"), Role.CLIENT)
+    async with (
+        serving(engine(ours, "server"), handle) as listening,
+        client.engine.link(await reach(Address(*listening.getsockname()))) as link,
+    ):
+        with pytest.raises(HandfastError, match="the peer says: no") as raised:
+            await client.greet(link, "stream")
+    assert type(raised.value) is REFUSED[code]
 
 
 async def test_a_port_of_the_session_in_use_is_said(ours: Made, at: Stage) -> None:

@@ -39,6 +39,7 @@ async def at() -> AsyncIterator[Stage]:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Look for a server that is gone every 50 ms."""
     monkeypatch.setattr(connect, "AGAIN", 0.05)
+    monkeypatch.setattr(connect, "CALL_BACK", 60.0)
 
 
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
@@ -51,12 +52,12 @@ async def test_a_side_may_end_its_half_and_still_read(ours: Made, at: Stage, rev
 
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
 async def test_many_streams_at_once_are_not_mixed_up(ours: Made, at: Stage, reverse: bool) -> None:
-    """A hundred connections through one local port each get what is theirs, and only as many reach the service."""
+    """Forty connections through one local port each get what is theirs, and only as many reach the service."""
     async with counted() as (where, counts):
         client = await met(ours, at, where, reverse=reverse)
-        asked = [b"%d " % each * 1000 for each in range(100)]
+        asked = [b"%d " % each * 1000 for each in range(40)]
         assert await asyncio.gather(*(ask(client.door, each) for each in asked)) == asked
-        assert counts.accepted == 100
+        assert counts.accepted == 40
 
 
 async def test_unix_sockets_on_both_ends(ours: Made, at: Stage, tmp_path: Path) -> None:
@@ -124,7 +125,7 @@ async def test_an_address_where_packets_vanish_does_not_use_up_the_others_time(
 
         monkeypatch.setattr(loop, "getaddrinfo", getaddrinfo)
         monkeypatch.setattr(local, "_connected", connected)
-        dialled = await local.dial(Endpoint(Address("both.example", where.address.port)), within=0.4)
+        dialled = await local.dial(Endpoint(Address("both.example", where.address.port)), within=2.0)
         await loop.sock_sendall(dialled, b"hello")
         dialled.shutdown(socket.SHUT_WR)
         assert await loop.sock_recv(dialled, 10) == b"HELLO"

@@ -202,7 +202,8 @@ def test_another_program_is_not_taken_for_pvserver(tmp_path: Path) -> None:
 
 def pvsc(command: tuple[str, ...] = ("handfast", "session"), scheme: str = "cs", name: str = "paper") -> ET.Element:
     """Return the root element of a file for the GUI."""
-    return ET.fromstring(paraview.write_pvsc(name, scheme, Address.parse("127.0.0.1:11111"), 4711, command))
+    meeting = Address.parse("127.0.0.1:11111")
+    return ET.fromstring(paraview.write_pvsc(name, scheme, meeting, 4711, command, timeout=120))
 
 
 def test_the_file_for_the_gui_says_where_and_how() -> None:
@@ -210,7 +211,7 @@ def test_the_file_for_the_gui_says_where_and_how() -> None:
     command = ("handfast", "session", "paraview", "client", "--session", "/home/ann/a b.pem")
     server = pvsc(command).find("Server")
     assert server is not None
-    assert server.attrib == {"name": "paper", "resource": "cs://127.0.0.1:11111", "timeout": "60"}
+    assert server.attrib == {"name": "paper", "resource": "cs://127.0.0.1:11111", "timeout": "120"}
     executed = server.find("CommandStartup/Command")
     assert executed is not None
     assert executed.attrib == {"exec": "handfast", "process_wait": "0", "delay": "2"}

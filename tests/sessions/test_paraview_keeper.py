@@ -20,6 +20,7 @@ import handfast
 from handfast.core.invitation import Address
 from handfast.errors import Fault
 from handfast.sessions import paraview_client, paraview_server
+from handfast.sessions.local import Endpoint
 from handfast.sessions.paraview import Plan, Version
 from handfast.sessions.paraview_keeper import Keeper, Spec
 from handfast.sessions.paraview_server import PvServer
@@ -76,9 +77,9 @@ async def running(plan: Plan) -> AsyncIterator[tuple[PvServer, Heard, Heard]]:
         yield server, told, heard
 
 
-async def ask(endpoint: str, message: bytes) -> bytes:
+async def ask(endpoint: Endpoint, message: bytes) -> bytes:
     """Send a message and the end of it, and return all that comes back."""
-    reader, writer = await asyncio.open_unix_connection(endpoint.removeprefix("unix:"))
+    reader, writer = await asyncio.open_unix_connection(endpoint.path)
     writer.write(message)
     writer.write_eof()
     try:
@@ -132,7 +133,7 @@ async def test_the_endpoint_carries_bytes_both_ways() -> None:
 async def test_only_its_owner_may_use_the_endpoint() -> None:
     """The socket is 0600 in a directory 0700, which is gone afterwards."""
     async with running(standin()) as (server, _, _):
-        path = Path(server.endpoint.removeprefix("unix:"))
+        path = Path(str(server.endpoint.path))
         assert mode(path) == 0o600
         assert mode(path.parent) == 0o700
     assert not exists(path.parent)

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
-import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -20,18 +16,19 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from handfast.core.records import Revocation
 from handfast.core.roles import Role
 from handfast.core.x509 import crl as signed_crl
-from handfast.errors import Fault, HandfastError, Malformed, Refused, Revoked, TooMuch, Unsafe, UntrustedPeer
+from handfast.errors import HandfastError, Refused, Revoked, TooMuch, UntrustedPeer
 from handfast.server import session
 from handfast.sessions import party, revocations
+from handfast.sessions import trust as trust_module
 from handfast.sessions.hello import MAX_CRL
 from handfast.sessions.party import Party
-from handfast.sessions.trust import Peer, Trust, crl_path
+from handfast.sessions.trust import Peer, Trust
 from tests.sessions.conftest import Made, make, now
 
 
-def shown(who: Party, *more: x509.Certificate) -> list[bytes]:
+def shown(who: Party) -> bytes:
     """What a party presents in TLS."""
-    return [each.public_bytes(Encoding.DER) for each in (who.leaf, *(more or (who.issuing,)))]
+    return who.leaf.public_bytes(Encoding.DER)
 
 
 def believe(who: Party, path: Path | None = None, **more: Callable[[frozenset[int]], None]) -> Trust:
@@ -85,9 +82,8 @@ class TestWho:
     def test_a_party_of_another_session_is_a_stranger(self, ours: Made, theirs: Made) -> None:
         """A client of session A at a server of session B, which has the same name: nothing of it counts."""
         stranger = theirs.party("client")
-        for sent in (shown(stranger), shown(stranger, stranger.issuing, stranger.root), [shown(stranger)[0]]):
-            with pytest.raises(UntrustedPeer, match="not of the session 'paper'"):
-                ours.trust("server").verify(sent, now())
+        with pytest.raises(UntrustedPeer, match="not of the session 'paper'"):
+            ours.trust("server").verify(shown(stranger), now())
 
     def test_a_name_is_not_a_signature(self, ours: Made, theirs: Made) -> None:
         """A certificate that names our issuing CA and was signed by another session's key is refused."""
@@ -96,26 +92,19 @@ class TestWho:
             key = opened.authority._signers.issuing
             forged = forgery(client).sign(key, hashes.SHA256())
         with pytest.raises(UntrustedPeer, match="does not chain"):
-            ours.trust("server").verify([forged.public_bytes(Encoding.DER)], now())
+            ours.trust("server").verify(forged.public_bytes(Encoding.DER), now())
 
     def test_a_party_issues_nothing(self, ours: Made) -> None:
-        """A leaf signed by a client's key, shown with the client's own chain, is refused."""
+        """A leaf signed by a client's key is refused."""
         client = ours.party("client")
         forged = forgery(client).sign(client.key, hashes.SHA256())
-        sent = [each.public_bytes(Encoding.DER) for each in (forged, client.leaf, client.issuing, client.root)]
         with pytest.raises(UntrustedPeer, match="does not chain"):
-            ours.trust("server").verify(sent, now())
+            ours.trust("server").verify(forged.public_bytes(Encoding.DER), now())
 
-    def test_what_else_was_sent_does_not_matter(self, ours: Made, theirs: Made) -> None:
-        """Garbage or another session's certificates behind its own neither help nor harm."""
-        client = ours.party("client")
-        extra = [b"garbage", *shown(theirs.party("server"))] * 20
-        assert ours.trust("server").verify([shown(client)[0], *extra], now()).machine == "client"
-
-    @pytest.mark.parametrize("sent", [[], [b""], [b"garbage"], [bytes(20_000)]])
-    def test_no_certificate_is_nobody(self, ours: Made, sent: list[bytes]) -> None:
-        """Nothing, or nothing readable, is a stranger."""
-        with pytest.raises(UntrustedPeer, match=r"presented no (readable )?certificate"):
+    @pytest.mark.parametrize("sent", [b"", b"garbage", bytes(20_000)])
+    def test_no_certificate_is_nobody(self, ours: Made, sent: bytes) -> None:
+        """Nothing readable is a stranger."""
+        with pytest.raises(UntrustedPeer, match="presented no readable certificate"):
             ours.trust("server").verify(sent, now())
 
     @pytest.mark.parametrize("offset", [timedelta(days=31), -timedelta(days=2)])
@@ -126,6 +115,25 @@ class TestWho:
             ours.trust("server").verify(shown(ours.party("client")), at)
         assert f"at {at:%Y-%m-%d %H:%M} UTC" in caught.value.message
         assert "clock" in caught.value.hint
+
+    @pytest.mark.parametrize("offset", [timedelta(days=31), -timedelta(days=2)])
+    def test_who_was_verified_once_is_not_for_ever(self, ours: Made, offset: timedelta) -> None:
+        """The verdict on a certificate is kept, and counts for the time of the certificate: no longer, no earlier."""
+        trust, client = ours.trust("server"), shown(ours.party("client"))
+        assert trust.verify(client, now()).machine == "client"
+        with pytest.raises(UntrustedPeer, match="does not chain"):
+            trust.verify(client, now() + offset)
+        assert trust.verify(client, now()).machine == "client"
+
+    def test_verdicts_that_are_kept_are_bounded(self, own: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A session whose parties get new certificates all the time fills no memory, and each is still verified."""
+        monkeypatch.setattr(trust_module, "_MOST_KNOWN", 2)
+        trust = own.trust("server")
+        for _ in range(4):
+            own.file("bob").unlink()
+            own.export("bob")
+            assert trust.verify(shown(own.party("bob")), now()).machine == "bob"
+            assert 1 <= len(trust._known) <= 2
 
     @pytest.mark.parametrize("offset", [timedelta(days=2), -timedelta(days=2), timedelta(days=9999)])
     def test_clocks_two_days_apart_are_refused(self, offset: timedelta) -> None:
@@ -273,114 +281,6 @@ class TestRevocations:
             builder = builder.add_extension(x509.CRLNumber(99), False).add_extension(extension, True)
         with pytest.raises(UntrustedPeer, match=r"extensions that ours have not|has no number"):
             own.trust("server").adopt(builder.sign(key, hashes.SHA256()).public_bytes(Encoding.DER))
-
-
-class TestKept:
-    """What is on disk, and what changes there."""
-
-    def test_what_was_adopted_holds_after_a_restart(self, own: Made) -> None:
-        """It is in FILE.crl, for the owner alone."""
-        trust, client = own.trust("server", kept=True), own.party("client")
-        session.revoke(own.directory, "client")
-        assert trust.adopt(own.publish())
-        kept = crl_path(own.file("server"))
-        assert kept.stat().st_mode & 0o777 == 0o600
-        shutil.rmtree(own.directory)
-        with pytest.raises(Revoked):
-            own.trust("server", kept=True).verify(shown(client), now())
-
-    def test_a_kept_list_of_something_else_stops_us(self, own: Made, theirs: Made) -> None:
-        """Going on without it could admit somebody who was revoked: a person decides."""
-        kept = crl_path(own.file("server"))
-        kept.write_bytes(theirs.publish())
-        kept.chmod(0o600)
-        with pytest.raises(Malformed, match=r"server\.pem\.crl' cannot be used: .* not signed by"):
-            own.trust("server", kept=True)
-        kept.chmod(0o644)
-        with pytest.raises(Unsafe, match="0644"):
-            own.trust("server", kept=True)
-
-    def test_a_full_disk_revokes_all_the_same(self, own: Made) -> None:
-        """The list holds in memory, and its connections are cut, before the write fails."""
-        cut: list[frozenset[int]] = []
-        session.revoke(own.directory, "client")
-        newest = own.publish()
-        shutil.rmtree(own.directory)  # or the list would be there from the start
-        nowhere = own.file("server").parent / "gone" / "server.pem"
-        trust = believe(own.party("server"), nowhere, on_revoked=cut.append)
-        with pytest.raises(Fault, match="cannot write"):
-            trust.adopt(newest)
-        assert cut == [frozenset({own.party("client").serial})]
-        with pytest.raises(Revoked):
-            trust.verify(shown(own.party("client")), now())
-
-    def test_the_sessions_directory_is_asked_at_the_start(self, own: Made) -> None:
-        """On the owner's machine a program knows what was revoked before it began."""
-        session.revoke(own.directory, "client")
-        trust = own.trust("server")
-        assert trust.home_problem == ""
-        assert trust.revoked(own.party("client").serial)
-
-    def test_another_sessions_directory_is_not_asked(self, own: Made, theirs: Made, tmp_path: Path) -> None:
-        """Whoever put his session where ours was does not speak for it, and we are told."""
-        shutil.rmtree(own.directory)
-        shutil.copytree(theirs.directory, own.directory)
-        assert "is another session's" in own.trust("server").home_problem
-
-    def test_a_directory_that_others_can_write_is_not_asked(self, own: Made) -> None:
-        """It could be led anywhere."""
-        own.directory.chmod(0o777)
-        assert "mode 0777" in own.trust("server").home_problem
-
-    def test_no_directory_is_no_problem(self, own: Made) -> None:
-        """On every other machine there is none."""
-        shutil.rmtree(own.directory)
-        assert own.trust("server").home_problem == ""
-
-    async def test_a_revocation_is_seen_within_half_a_second(self, own: Made) -> None:
-        """The owner revokes in another process; the running one cuts the client."""
-        cut: asyncio.Queue[frozenset[int]] = asyncio.Queue()
-        trust = believe(own.party("server"), own.file("server"), on_revoked=cut.put_nowait)
-        watching = asyncio.create_task(trust.watch(unexpected))
-        command = [sys.executable, "-m", "handfast", "session", "revoke", "client", "--dir", str(own.directory)]
-        owner = await asyncio.create_subprocess_exec(
-            *command, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}, stderr=asyncio.subprocess.DEVNULL
-        )
-        assert await owner.wait() == 0
-        async with asyncio.timeout(0.5):
-            assert await cut.get() == {own.party("client").serial}
-        watching.cancel()
-
-    async def test_another_programs_list_is_seen(self, own: Made) -> None:
-        """Two programs with one file share what either of them learned."""
-        cut: asyncio.Queue[frozenset[int]] = asyncio.Queue()
-        client = own.party("client")
-        newest = listed(own, client.serial, number=1000)
-        shutil.rmtree(own.directory)
-        first, second = own.trust("server", kept=True), believe(own.party("server"), own.file("server"))
-        second.on_revoked = cut.put_nowait
-        watching = asyncio.create_task(second.watch(unexpected))
-        first.adopt(newest)
-        async with asyncio.timeout(1):
-            assert await cut.get() == {client.serial}
-        watching.cancel()
-
-    async def test_a_damaged_list_is_told_and_changes_nothing(self, own: Made) -> None:
-        """Half a list in the session's directory is a problem to tell, not the end of the watch."""
-        told: asyncio.Queue[HandfastError] = asyncio.Queue()
-        cut: asyncio.Queue[frozenset[int]] = asyncio.Queue()
-        trust = believe(own.party("server"), on_revoked=cut.put_nowait)
-        known = trust.crl
-        watching = asyncio.create_task(trust.watch(told.put_nowait))
-        (own.directory / "session.crl").write_bytes(own.publish()[:100])
-        async with asyncio.timeout(1):
-            assert isinstance(await told.get(), UntrustedPeer)
-        assert trust.crl == known
-        session.revoke(own.directory, "client")
-        async with asyncio.timeout(1):
-            assert await cut.get() == {own.party("client").serial}
-        assert told.empty()
-        watching.cancel()
 
 
 def test_a_long_list_is_refused_where_it_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,12 +1,11 @@
-"""session: the group; its commands are imported when they are called, as those of ``main``."""
+"""session: the table of its commands."""
 
 from __future__ import annotations
 
-import importlib
-
 import click
 
-# name -> (module, one line of help); the order is the order of a first day
+from handfast.cli.lazy import Lazy
+
 SESSION = {
     "new": ("session_owner", "make a session: a small authority of its own, in a directory"),
     "show": ("session_owner", "its parties, what they hold, and until when"),
@@ -22,27 +21,6 @@ SESSION = {
 }
 
 
-class SessionCommands(click.Group):
-    """A group whose commands are loaded from ``SESSION`` when needed."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the names in the table's order."""
-        return list(SESSION)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import the command's module and return it."""
-        if cmd_name not in SESSION:
-            return None
-        module = importlib.import_module(f"handfast.cli.{SESSION[cmd_name][0]}")
-        command: click.Command = getattr(module, f"{cmd_name}_command")
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the table without importing any command."""
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in SESSION.items()])
-
-
 EPILOG = """\b
 Example:
   desk$    handfast session new paper --dir paper
@@ -52,6 +30,6 @@ Example:
 """
 
 
-@click.command("session", cls=SessionCommands, epilog=EPILOG)
+@click.command("session", cls=Lazy, table=SESSION, epilog=EPILOG)
 def session_command() -> None:
     """One server, its clients, and nobody else between them."""

@@ -29,7 +29,7 @@ def paraview_command() -> None:
     """ParaView through a session: whoever reaches pvserver runs code as you, so only the session does."""
 
 
-@paraview_command.command("server")
+@paraview_command.command("server", short_help="on the cluster: pvserver, for the session alone")
 @SESSION_FILE
 @click.option("--listen", type=LISTEN, help="HOST:PORT to wait for clients on (forward).")
 @click.option("--dial", type=ADDRESS, help="HOST:PORT of a client that waits (reverse).")
@@ -75,7 +75,7 @@ def server_command(
     return 0
 
 
-@paraview_command.command("client")
+@paraview_command.command("client", short_help="on the desk: a way for ParaView to it")
 @SESSION_FILE
 @click.argument("server", type=ADDRESS, required=False, metavar="[HOST:PORT]")
 @click.option("--wait", type=LISTEN, help="HOST:PORT to wait for the server's call on (reverse).")
@@ -85,7 +85,8 @@ def server_command(
 @click.option("--paraview", "program", help="The ParaView that will be used: its version is compared.")
 @click.option("--gui", is_flag=True, help="Start ParaView's GUI, connected, and leave with it.")
 @click.option("--pvsc", type=FILE, help="Only write FILE, with which the GUI does all of this by itself.")
-@click.option("--once", is_flag=True, help="Leave when the first connection has ended.")
+@click.option("--once", is_flag=True, help="Leave when ParaView's first connection has ended, or none has begun.")
+@click.option("--within", type=DURATION, default="2m", show_default=True, help="With --once: by when it has to begin.")
 @JSON
 def client_command(
     path: Path,
@@ -97,6 +98,7 @@ def client_command(
     gui: bool,
     pvsc: Path | None,
     once: bool,
+    within: timedelta,
     as_json: bool,
 ) -> int:
     """
@@ -110,10 +112,12 @@ def client_command(
         raise UsageError("give HOST:PORT or --wait", hint="who can reach whom? the one who can be reached waits")
     scheme = paraview.REVERSE if native_reverse else paraview.FORWARD
     if pvsc is not None:
-        _write_pvsc(pvsc, path, scheme, meeting, server, wait)
+        where = [str(server)] if server is not None else ["--wait", str(wait)]
+        _write_pvsc(pvsc, path, where, scheme, meeting, int(within.total_seconds()))
         return 0
     started = paraview.located(program or "paraview") if gui else None
-    who = paraview_run.Client(meeting, scheme, paraview.client_version(program), once=once, gui=started)
+    limit = within.total_seconds() if once else None
+    who = paraview_run.Client(meeting, scheme, paraview.client_version(program), within=limit, gui=started)
 
     def ready(place: dict[str, object]) -> str:
         return f"session {place['session']}: connect to {scheme}://{place['local']}, connect-id {place['connect_id']}"
@@ -125,18 +129,16 @@ def client_command(
     return 0
 
 
-def _write_pvsc(
-    pvsc: Path, path: Path, scheme: str, meeting: Address, server: Address | None, wait: Address | None
-) -> None:
+def _write_pvsc(pvsc: Path, path: Path, where: list[str], scheme: str, meeting: Address, within: int) -> None:
     from handfast.sessions import paraview, paraview_run, party
 
     own = party.read(path, now=SystemClock().now())
-    where = [str(server)] if server is not None else ["--wait", str(wait)]
     native = ["--native-reverse"] if scheme == paraview.REVERSE else []
     command = [
         *OURSELVES, "session", "paraview", "client", "--session", str(path.absolute()), *where,
-        "--local", str(meeting), *native, "--once",
+        "--local", str(meeting), *native, "--once", "--within", f"{within}s",
     ]  # fmt: skip
-    content = paraview.write_pvsc(own.session, scheme, meeting, paraview_run.connect_id(own), command)
+    number = paraview_run.connect_id(own)
+    content = paraview.write_pvsc(own.session, scheme, meeting, number, command, timeout=within)
     write_atomic(pvsc, content, 0o644)  # no secret in it
     ui.say(f"wrote {pvsc}: in ParaView, File > Connect > Load Servers; it connects to {own.session!r}")

@@ -25,7 +25,8 @@ def join_command(out: Path, invitation_file: Path | None, as_json: bool) -> None
     """
     Join a session with an invitation, as `handfast join` takes it: from a file, the environment, stdin or a prompt.
 
-    The key is made here and stays here. If the answer is lost, say it again with the same line.
+    The key is made here and stays here. If the answer is lost, say it again with the same line. Any registrar's
+    invitation will do, if it is for the role server or client: all of those of that registrar are then one session.
     """
     from handfast.introducers.invitation import Invited
     from handfast.server.session_join import join

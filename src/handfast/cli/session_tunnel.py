@@ -18,22 +18,24 @@ from handfast.cli import ui
 from handfast.cli.arguments import ADDRESS, DURATION, FILE, JSON, LISTEN, Parsed
 from handfast.config import parse_listen
 from handfast.core.invitation import Address
-from handfast.errors import HandfastError, Refused, UsageError
+from handfast.errors import UsageError
 
 if TYPE_CHECKING:
     from handfast.sessions.engine import Limits
+    from handfast.sessions.local import Endpoint
+    from handfast.sessions.relay import Ended
     from handfast.sessions.run import Told
 
 T = TypeVar("T")
 
 
-def _endpoint(text: str) -> Any:
+def _endpoint(text: str) -> Endpoint:
     from handfast.sessions.local import Endpoint
 
     return Endpoint.parse(text)
 
 
-def _door(text: str) -> Any:
+def _door(text: str) -> Endpoint:
     from handfast.sessions.local import Endpoint
 
     return Endpoint.parse(text) if text.startswith("unix:") else Endpoint(parse_listen(text))
@@ -58,7 +60,7 @@ def serve_command(
     listen: Address | None,
     dial: Address | None,
     every: timedelta,
-    service: Any,
+    service: Endpoint,
     idle: timedelta | None,
     as_json: bool,
 ) -> int:
@@ -92,6 +94,7 @@ def serve_command(
 @click.argument("server", type=ADDRESS, required=False, metavar="[HOST:PORT]")
 @click.option("--wait", type=LISTEN, help="HOST:PORT to wait for the server's call on (reverse).")
 @click.option("--local", "door", type=DOOR, help="Where programs of this machine connect: loopback or unix:PATH.")
+@click.option("--any-user", is_flag=True, help="Let every user of this machine in there: they all are you then.")
 @click.option("--stdio", is_flag=True, help="Carry standard input and output instead, as ssh's ProxyCommand.")
 @IDLE
 @JSON
@@ -99,7 +102,8 @@ def connect_command(
     path: Path,
     server: Address | None,
     wait: Address | None,
-    door: Any,
+    door: Endpoint | None,
+    any_user: bool,
     stdio: bool,
     idle: timedelta | None,
     as_json: bool,
@@ -109,21 +113,26 @@ def connect_command(
 
     Give HOST:PORT of a server that listens, or --wait for one that phones.
     """
-    from handfast.sessions import run
+    from handfast.sessions import local, run
 
     if (server is None) == (wait is None):
         raise UsageError("give HOST:PORT or --wait", hint="who can reach whom? the one who can be reached waits")
     if (door is None) == (not stdio):
         raise UsageError("give --local or --stdio", hint="--local 127.0.0.1:11111 opens a port for this machine's user")
     limits = _limits(idle)
-    if stdio:
+    if any_user and (door is None or door.path is not None):
+        raise UsageError("--any-user is for a port: --local 127.0.0.1:PORT", hint="a Unix socket is this user's alone")
+    if door is None:
         return _stdio(path, server, wait, limits)
+    welcome = local.is_anybodys if any_user else local.is_ours
 
     def connecting(told: Told) -> Coroutine[Any, Any, str]:
+        if any_user:
+            told.say(f"warning: whoever has an account on this machine can use the session, at {door}")
         if server is not None:
-            return run.connect(path, server, door, limits=limits, told=told)
+            return run.connect(path, server, door, limits=limits, told=told, welcome=welcome)
         assert wait is not None  # noqa: S101  one of the two is given
-        return run.wait(path, wait, door, limits=limits, told=told)
+        return run.wait(path, wait, door, limits=limits, told=told, welcome=welcome)
 
     def ready(place: dict[str, object]) -> str:
         return f"session {place['session']}: {place['server']} is behind {place['local']}"
@@ -137,7 +146,7 @@ def _stdio(path: Path, server: Address | None, wait: Address | None, limits: Lim
     from handfast.sessions import run
     from handfast.sessions.stdio import standard
 
-    def carrying(told: Told) -> Coroutine[Any, Any, Any]:
+    def carrying(told: Told) -> Coroutine[Any, Any, Ended]:
         if server is not None:
             return run.connect_once(path, server, plain, limits=limits, told=told)
         assert wait is not None  # noqa: S101  one of the two is given
@@ -203,8 +212,4 @@ def run_until_signal(
         return None
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        try:
-            return runner.run(main())
-        except ExceptionGroup as group:
-            first = next((each for each in group.exceptions if isinstance(each, HandfastError)), None)
-            raise first or Refused(str(group)) from None
+        return runner.run(main())

@@ -15,17 +15,18 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Protocol, cast
 
 import structlog
 from aiohttp import web
 from cryptography import x509
 
+from handfast.adapters.callers import callers
 from handfast.core.names import IPAddress
 from handfast.server.limits import Limits, peer_address, prefix
 from handfast.server.metrics import Metrics
 
-_PAUSE = 0.1  # seconds, when the process has no descriptor left: the kernel's queue holds the callers meanwhile
 _UNREAD = 256 * 1024  # bytes that the kernel keeps for a client; the largest answer is a few of these
 _log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
@@ -116,24 +117,19 @@ class Listener:
         self._socket.close()
 
     async def _accept(self) -> None:
-        while True:
-            try:
-                accepted, peername = await self._loop.sock_accept(self._socket)
-            except OSError as error:  # no descriptor left, or the caller was gone before we looked
-                _log.warning("cannot accept", error=error.strerror)
-                await asyncio.sleep(_PAUSE)
-                continue
-            source = peer_address(peername)
+        async for accepted, host in callers(self._socket):
+            source = peer_address((host,))
             if not self._connections.admit(prefix(source)):
                 accepted.close()
                 continue
-            task = self._loop.create_task(self._serve(accepted, source))
+            identity = self._identity() if self._identity is not None else None
+            connection = _Connection(self._http(), self._connections, identity, source, self._limits.unread)
+            task = self._loop.create_task(self._serve(accepted, connection, identity))
             self._handshakes.add(task)
             task.add_done_callback(self._handshakes.discard)
+            task.add_done_callback(partial(_close_cancelled, accepted, connection))
 
-    async def _serve(self, accepted: socket.socket, source: IPAddress | None) -> None:
-        identity = self._identity() if self._identity is not None else None
-        connection = _Connection(self._http(), self._connections, identity, source, self._limits.unread)
+    async def _serve(self, accepted: socket.socket, connection: _Connection, identity: Identity | None) -> None:
         timeouts: dict[str, float] = {}
         if identity is not None:
             timeouts = {
@@ -151,10 +147,16 @@ class Listener:
         except OSError as error:
             # Garbage, a scanner, an unacceptable client certificate, a timeout: the stranger's business, not news.
             connection.failed()
-            _log.debug("handshake failed", source=str(source), error=str(error)[:200])
+            _log.debug("handshake failed", source=str(connection.source), error=str(error)[:200])
         except BaseException:
             connection.failed()
             raise
+
+
+def _close_cancelled(accepted: socket.socket, connection: _Connection, task: asyncio.Task[None]) -> None:
+    if task.cancelled():  # perhaps before it began, and nobody else has them then
+        accepted.close()
+        connection.failed()
 
 
 class _Connection(asyncio.Protocol):
@@ -169,7 +171,7 @@ class _Connection(asyncio.Protocol):
         unread: float,
     ) -> None:
         self._http, self._connections = http, connections
-        self._identity, self._source, self._unread = identity, source, unread
+        self._identity, self.source, self._unread = identity, source, unread
         self._transport: asyncio.Transport | None = None
         self._patience: asyncio.TimerHandle | None = None
         self._counted = True
@@ -183,7 +185,7 @@ class _Connection(asyncio.Protocol):
             return
         der = tls.getpeercert(binary_form=True) if tls is not None else None
         client = x509.load_der_x509_certificate(der) if der else None
-        self._connections.peers[transport] = Peer(self._identity, self._source, client)
+        self._connections.peers[transport] = Peer(self._identity, self.source, client)
         self._http.connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
@@ -216,4 +218,4 @@ class _Connection(asyncio.Protocol):
         """Give the place back, once."""
         if self._counted:
             self._counted = False
-            self._connections.release(prefix(self._source))
+            self._connections.release(prefix(self.source))

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -43,8 +43,8 @@ from handfast.registrar.administer import Administration
 from handfast.registrar.operator import LocalOperator
 from handfast.sessions import party
 from handfast.sessions.hello import MAX_CRL
+from handfast.sessions.lists import HOME_CRL
 from handfast.sessions.party import Party
-from handfast.sessions.trust import HOME_CRL
 from handfast.wiring import AUTHORITY, CONFIG, open_ledger
 
 STATE = "session.json"
@@ -73,7 +73,7 @@ class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
     version: int = 1
     name: str
-    parties: dict[str, Role]
+    parties: Mapping[str, Role]
 
 
 class PartyView(msgspec.Struct, frozen=True):
@@ -83,7 +83,7 @@ class PartyView(msgspec.Struct, frozen=True):
     role: Role | None
     status: str
     until: str | None
-    serials: list[str]
+    serials: tuple[str, ...]
     alarms: int
 
 
@@ -94,7 +94,7 @@ class SessionView(msgspec.Struct, frozen=True):
     pin: str
     until: str
     status: str
-    parties: list[PartyView]
+    parties: tuple[PartyView, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +182,7 @@ def friend(directory: Path, who: str) -> None:
                 f"{who!r} is a party of the session {state.name!r} already",
                 hint="export or invite it, or choose another name",
             )
-        added = msgspec.structs.replace(state, parties=state.parties | {who: Role.CLIENT})
+        added = msgspec.structs.replace(state, parties={**state.parties, who: Role.CLIENT})
         files.write_atomic(directory / STATE, _encode(added))
 
 
@@ -290,19 +290,20 @@ def show(directory: Path) -> SessionView:
             pin=keys.format_pin(authority.pin),
             until=time_text(authority.not_after),
             status="open" if now < authority.not_after else "over",
-            parties=[_party_view(name, parties.get(name), known.get(name)) for name in names],
+            parties=tuple(_party_view(name, parties.get(name), known.get(name)) for name in names),
         )
 
 
 def _party_view(name: str, role: Role | None, machine: MachineView | None) -> PartyView:
     if machine is None:
-        return PartyView(name, role, "new", None, [], 0)
+        return PartyView(name, role, "new", None, (), 0)
     valid = [each for each in machine.credentials if each.status == "valid"]
     status = "valid" if valid else machine.status
     if not valid and any(each.status == "open" for each in machine.invitations):
         status = "invited"
     until = max((each.not_after for each in valid), default=None)
-    return PartyView(name, machine.role or role, status, until, [each.serial for each in valid], machine.alarm_count)
+    serials = tuple(each.serial for each in valid)
+    return PartyView(name, machine.role or role, status, until, serials, machine.alarm_count)
 
 
 def _read_state(directory: Path) -> State:

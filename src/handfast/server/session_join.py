@@ -50,7 +50,9 @@ def join(way: FirstWay, out: Path, *, now: Callable[[], datetime]) -> Party:
         shutil.rmtree(workshop.directory, ignore_errors=True)
     if crl is not None:
         with contextlib.suppress(HandfastError):  # peers will hand it on
-            Trust(made, now=now, path=out).adopt(crl)
+            trust = Trust(made, now=now, path=out)
+            trust.adopt(crl)
+            trust.keep()
     return made
 
 
@@ -67,10 +69,11 @@ def _joined_before(way: FirstWay, out: Path, now: datetime) -> Party | None:
 def _checked(checked: Checked, pending: Pending, way: FirstWay, out: Path, now: datetime) -> Party:
     """Return the party, read back as the next program will: what it would refuse is not written."""
     if len(checked.chain) != 1:
-        raise UntrustedPeer(f"{len(checked.chain)} certificates between ours and the session's, not one")
+        hint = "is the invitation a session's? `handfast join` takes any other"
+        raise UntrustedPeer(f"{len(checked.chain)} certificates between ours and the session's, not one", hint=hint)
     leaf, issuing, root = map(chain.load_certificate, (checked.leaf, checked.chain[0], checked.trust[0]))
     made = Party(
-        session="",
+        session=party.session_name(root),
         name=checked.identity.machine,
         role=checked.identity.role,
         key=pending.private_key,

@@ -4,6 +4,9 @@ A session's stream for programs: asyncio or blocking, dialling the server or wai
 Each stream is one connection to the service behind the server, authenticated and checked as those of `handfast session
 connect`. It is bridged to a TCP connection of this process with itself over loopback, of which the caller gets one
 end: a reset passes through it. A Unix socket would show a stream that was cut off as one that has ended.
+
+What there is to log goes to the standard library's ``logging``: where the program has not configured structlog, the
+first stream does, for the whole process, or it would print to stdout.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import NoReturn
 
 import structlog
 import uvloop
@@ -31,12 +34,12 @@ from handfast.sessions.connect import Reverse
 from handfast.sessions.control import Side
 from handfast.sessions.local import Endpoint
 from handfast.sessions.relay import Ended
+from handfast.sessions.tasks import beside
 
 LINGER = 5.0  # seconds for what was written to reach the peer after the block
 _PAIRING = 5.0  # seconds to connect to ourselves: a thousandth of one, if nobody floods us
 _LOOPBACK = "127.0.0.1"
 _OF_A_BROKEN_STREAM = (OSError, EOFError)  # what a program gets that reads or writes there
-_T = TypeVar("_T")
 _Path = str | os.PathLike[str]
 _Relaying = asyncio.Task[Ended]
 _Way = Callable[[Side, socket.socket], AbstractAsyncContextManager[_Relaying]]
@@ -108,7 +111,7 @@ def _dialling(server: str) -> _Way:
             connected = await local.dial(Endpoint(address))
             async with side.engine.link(connected) as link:
                 await side.greet(link, "stream")
-                async with _task(asyncio.create_task(link.relay(plain))) as relaying:
+                async with beside(link.relay(plain)) as relaying:
                     yield relaying
 
     return way
@@ -121,13 +124,14 @@ def _waiting(listen: str, within: float | None) -> _Way:
     async def way(side: Side, plain: socket.socket) -> AsyncIterator[_Relaying]:
         with plain, local.public(address) as listening:
             reverse = Reverse(side)
-            async with _task(asyncio.create_task(side.engine.serve(listening, reverse.handle))):
+            async with beside(side.engine.serve(listening, reverse.handle)):
                 try:
                     async with asyncio.timeout(within):
                         await reverse.ready()
                 except TimeoutError:
-                    raise Unreachable(f"the server did not call {address} within {within:g} s") from None
-                async with _task(asyncio.create_task(reverse.stream(plain))) as relaying:
+                    hint = "does `session serve --dial` run there, with this address?"
+                    raise Unreachable(f"the server did not call {address} within {within:g} s", hint=hint) from None
+                async with beside(reverse.stream(plain)) as relaying:
                     yield relaying
 
     return way
@@ -158,7 +162,7 @@ async def _carrying(session: _Path, way: _Way, plain: socket.socket) -> AsyncIte
 @contextlib.asynccontextmanager
 async def _guarded(side: Side) -> AsyncIterator[asyncio.Task[NoReturn]]:
     """End every connection when our own credential ends."""
-    async with _task(asyncio.create_task(side.guard())) as guard:
+    async with beside(side.guard()) as guard:
         guard.add_done_callback(lambda _done: side.engine.close())
         yield guard
 
@@ -309,12 +313,3 @@ def _log_to_the_standard_library() -> None:
 
 def _unusable(error: HandfastError) -> None:
     _log.warning("a revocation list cannot be used", error=error.message)
-
-
-@contextlib.asynccontextmanager
-async def _task(task: asyncio.Task[_T]) -> AsyncIterator[asyncio.Task[_T]]:
-    try:
-        yield task
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)

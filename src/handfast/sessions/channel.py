@@ -24,6 +24,7 @@ from handfast.errors import HandfastError, Malformed, Unreachable, UntrustedPeer
 
 RECORD = 16 * 1024  # bytes: the most that one record of TLS holds (RFC 8446 §5.1), and one read returns
 _KEEPALIVE = {socket.TCP_KEEPIDLE: 15, socket.TCP_KEEPINTVL: 10, socket.TCP_KEEPCNT: 3}  # silence of 45 s is death
+NO_CERTIFICATE = "the peer presented no certificate"
 _RESET = struct.pack("ii", 1, 0)
 _HINT = "is it the address of a session, and of the same one?"
 T = TypeVar("T")
@@ -60,12 +61,13 @@ class Channel:
         """
         await self._until(self._tls.do_handshake)
         self.established = True
+        tls_direct.one_record_a_read(self._tls)
         agreed = self._tls.get_alpn_proto_negotiated()
         certificate = self._tls.get_peer_certificate(as_cryptography=True)
         if agreed != self._alpn:
             raise UntrustedPeer(f"the peer agreed to {agreed!r} and not to {self._alpn!r}", hint=_HINT)
         if certificate is None:
-            raise UntrustedPeer("the peer presented no certificate", hint=_HINT)
+            raise UntrustedPeer(NO_CERTIFICATE, hint=_HINT)
         return certificate.public_bytes(Encoding.DER)
 
     async def receive(self, count: int) -> bytes:
@@ -109,11 +111,15 @@ class Channel:
 
         An end is the peer's authenticated word; a connection that only stops is an error, or an attacker could cut
         off the end of a file.
+
+        :raises Again: what came was no bytes. :raises Stalled: first the socket has to take something.
         """
         filled, room = 0, len(buffer) - RECORD
         try:
             while filled <= room:
                 count = tls_direct.read_into(self._tls, buffer, filled, RECORD)
+                if not count and not filled:
+                    raise Again
                 filled += count
                 if count < RECORD and not self._tls.pending():
                     return filled  # the sender had no more; to ask again costs as much as these bytes did
@@ -199,6 +205,10 @@ class Channel:
                 remove(self.fd)
 
 
+class Again(Exception):
+    """TLS has read a record of its own, and there may be more: an event that announces it need not come."""
+
+
 class Stalled(Exception):
     """TLS has to write before it can go on reading, and the socket does not take it."""
 
@@ -255,7 +265,7 @@ _ALERTS = (  # the beginnings of those that are about who we are, or what we spe
 )
 _UNTRUSTED = {
     "certificate verify failed": "the peer's certificate was not issued in this session for its side of it",
-    "peer did not return a certificate": "the peer presented no certificate",
+    "peer did not return a certificate": NO_CERTIFICATE,
 }
 
 

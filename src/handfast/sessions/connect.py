@@ -19,16 +19,17 @@ from pathlib import Path
 import msgspec
 import structlog
 
+from handfast.adapters.callers import callers
 from handfast.core.invitation import Address
-from handfast.errors import HandfastError, Malformed, Refused, Revoked, Unreachable
+from handfast.errors import HandfastError, Malformed, Refused, Unreachable, Unsafe
 from handfast.sessions import hello, local
 from handfast.sessions.channel import close_with, shut
 from handfast.sessions.control import Side
 from handfast.sessions.engine import Link
 from handfast.sessions.hello import Control, Dial, Failed, Phone
 from handfast.sessions.local import Endpoint
+from handfast.sessions.pace import interval, pause, sparing
 from handfast.sessions.relay import Ended
-from handfast.sessions.serve import interval, pause, sparing
 from handfast.sessions.trust import Peer
 
 AGAIN = 2.0  # seconds between two tries to find a server again that was there
@@ -108,11 +109,12 @@ class Forward(Way):
         """
         Hold the control connection, and find the server again when it goes away.
 
-        Without ``patient`` the first failure is raised: a wrong address is better told at once.
+        Without ``patient`` the first failure is raised: a wrong address is better told at once. That we were revoked
+        is for ``Side.guard`` to see; a server that was may come back with a new credential.
 
         :raises HandfastError: the server is not there, or not ours.
         """
-        failures, own = 0, self.side.trust.party.serial
+        failures = 0
         told = sparing(told)
         while True:
             try:
@@ -123,8 +125,7 @@ class Forward(Way):
                     failures, patient = 0, True
                     await self._hold(link)
             except HandfastError as error:
-                # A server that was revoked may come back with a new credential; we do not.
-                if not patient or (isinstance(error, Revoked) and self.side.trust.revoked(own)):
+                if not patient:
                     raise
                 told(f"{self._server}: {error.message}")
             failures += 1
@@ -171,7 +172,11 @@ class Reverse(Way):
         self._waiting: dict[str, _Waiting] = {}
 
     async def handle(self, link: Link[Peer]) -> None:
-        """Take a server that dialled us: its control connection, or a stream that we asked for."""
+        """
+        Take a server that dialled us: its control connection, or a stream that we asked for.
+
+        :raises Refused: we did not. :raises HandfastError: why the connection ended.
+        """
         said = await self.side.heard(link)
         if said.want == "control":
             await self.side.accept(link, said)
@@ -179,7 +184,8 @@ class Reverse(Way):
             return
         waiting = self._waiting.get(said.token or "")
         if waiting is None or waiting.asked != link.peer.serial or waiting.begun.done():
-            error = Refused("nobody asked for this stream, or not any more")
+            hint = f"a server has {CALL_BACK:g} s to answer"
+            error = Refused("nobody asked for this stream, or not any more", hint=hint)
             await self.side.refuse(link, error)
             raise error
         waiting.link = link
@@ -229,28 +235,24 @@ class Reverse(Way):
         await super()._act(message)
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Door:
-    """The local port: each of our own user's connections becomes a stream."""
+    """The local port: each connection of a user who is ``welcome`` becomes a stream."""
 
     way: Way
-    any_user: bool = False
+    welcome: Callable[[socket.socket], bool] = local.is_ours
     say: Callable[[str], None] = _log.warning
 
     async def open(self, listening: socket.socket) -> None:
         """Accept until cancelled."""
         loop, tasks = asyncio.get_running_loop(), set[asyncio.Task[None]]()
         try:
-            while True:
-                try:
-                    accepted, _ = await loop.sock_accept(listening)
-                except OSError as error:
-                    _log.warning("cannot accept", error=error.strerror)
-                    await asyncio.sleep(0.1)
-                    continue
-                accepted.setblocking(False)
-                if not (self.any_user or local.is_ours(accepted)):
-                    self.say("refused a local connection: it is not this user's, or it was over already")
+            async for accepted, _ in callers(listening):
+                if not self.welcome(accepted):
+                    self.say(
+                        "refused a local connection: it is not this user's, or it was over already, or the kernel does"
+                        " not say whose it is (of --local unix:PATH it always does)"
+                    )
                     accepted.close()
                     continue
                 task = loop.create_task(self._one(accepted))
@@ -285,15 +287,8 @@ def orders_path(path: Path) -> Path:
 async def obey(listening: socket.socket, way: Way, leave: Callable[[str], None]) -> None:
     """Take orders of our own user until cancelled; after a hand-over ``leave`` is called with what was done."""
     loop = asyncio.get_running_loop()
-    while True:
-        try:
-            accepted, _ = await loop.sock_accept(listening)
-        except OSError as error:
-            _log.warning("cannot accept", error=error.strerror)
-            await asyncio.sleep(0.1)
-            continue
+    async for accepted, _ in callers(listening):
         with accepted:
-            accepted.setblocking(False)
             if not local.is_ours(accepted):
                 continue
             reply, done = "ok", ""
@@ -317,6 +312,7 @@ def order(path: Path, to: Address, every: float) -> None:
     Have the client that runs with this session file tell its server to phone ``to`` next, and leave.
 
     :raises UsageError: see ``interval``. :raises Unreachable: no client runs with this file.
+    :raises Unsafe: another user listens in its place, who would only say that it was done.
     :raises Refused: its server is not there, or not one that phones.
     """
     phone = Phone(to=str(to), every=interval(every))
@@ -324,6 +320,11 @@ def order(path: Path, to: Address, every: float) -> None:
         asking.settimeout(3 * _CONFIRM)
         try:
             asking.connect(str(orders_path(path)))
+            if not local.is_ours(asking):
+                raise Unsafe(
+                    f"{str(orders_path(path))!r} is another user's: it is not your client that listens there",
+                    hint="keep the session file in a directory that only you can write to",
+                )
             asking.sendall(msgspec.json.encode(phone))
             reply = asking.recv(_MAX_ORDER).decode(errors="replace")
         except OSError as error:

@@ -10,7 +10,7 @@ nothing here knows who dialled, what a frame says, or who may come: the dial mod
         await link.send(hello.encode(answer))
         ended = await link.relay(plain)             # until both directions have ended, or something broke
 
-``link`` raises what went wrong, ``serve`` counts and logs it and goes on.
+``link`` raises what went wrong, ``serve`` logs it and goes on.
 """
 
 from __future__ import annotations
@@ -19,30 +19,31 @@ import asyncio
 import contextlib
 import socket
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 import structlog
 
+from handfast.adapters.callers import callers
+from handfast.adapters.seldom import Seldom
 from handfast.adapters.tls import SessionContext
-from handfast.errors import HandfastError, Malformed, Revoked, TooMuch, Unreachable
-from handfast.sessions.channel import Channel, close_with
+from handfast.errors import HandfastError, Malformed, Revoked, TooMuch, Unreachable, UntrustedPeer
+from handfast.sessions.channel import NO_CERTIFICATE, Channel, close_with
 from handfast.sessions.relay import BUFFER, Ended, Relay
 
 _GOODBYE = 2.0  # seconds for a peer to read why it was refused
-_PAUSE = 0.1  # seconds, when the process has no descriptor left: the kernel's queue holds the callers meanwhile
 _log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 
-class Known(Protocol):
+class HasSerial(Protocol):
     """What the engine wants to know of a peer: by which serial it may be cut off."""
 
     @property
     def serial(self) -> int: ...
 
 
-P = TypeVar("P", bound=Known)
+P = TypeVar("P", bound=HasSerial)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,54 +55,47 @@ class Limits:
     longest: so a crowd of silent connections keeps nobody out who finishes his handshake in time.
     """
 
-    connections: int = 1024  # of peers
+    connections: int = 2048  # of peers; for one alone half of them, see ``Engine._check_place``
     strangers: int = 256
     handshake: float = 10.0
     frame: float = 5.0
+    answer: float = 20.0  # to a hello: the peer may have to dial its service first
     idle: float | None = None  # for a stream without a byte either way; None is for ever
-
-
-@dataclass(slots=True)
-class Counters:
-    """What has happened since the start; bytes are of streams that are over."""
-
-    accepted: int = 0
-    refused: int = 0
-    cut: int = 0
-    received: int = 0
-    sent: int = 0
 
 
 class Engine(Generic[P]):
     """
     All connections of one party.
 
-    ``judge`` gets the peer's certificates (DER, its own first) and returns who it is, or raises: what it raises ends
-    the connection, after ``refusal`` has made a frame of it for the peer. It is asked once a connection: whoever is
-    revoked later has to be named to ``cut``.
+    ``judge`` gets the peer's certificate (DER) and returns who it is, or raises: what it raises ends the connection,
+    after ``refusal`` has made a frame of it for the peer. It is asked once a connection: whoever is revoked later has
+    to be named to ``cut``.
     """
 
     def __init__(
         self,
         context: SessionContext,
-        judge: Callable[[Sequence[bytes]], P],
+        judge: Callable[[bytes], P],
         *,
         limits: Limits | None = None,
         refusal: Callable[[HandfastError], bytes] | None = None,
     ) -> None:
         self.context = context
         self.limits = limits or Limits()
-        self.counters = Counters()
         self._judge, self._refusal = judge, refusal
         self._buffer = memoryview(bytearray(BUFFER))  # of every relay: each leaves it empty before another runs
         self._strangers: dict[Channel, None] = {}  # in the order in which they came
         self._links: defaultdict[int, set[Link[P]]] = defaultdict(set)
-        self._open = 0
+        self._said = Seldom()
 
     @property
     def open(self) -> int:
         """How many peers are connected now."""
-        return self._open
+        return sum(map(len, self._links.values()))
+
+    def peers(self) -> list[P]:
+        """Return who is connected now, each credential once."""
+        return [next(iter(links)).peer for links in self._links.values()]
 
     @contextlib.asynccontextmanager
     async def link(self, connected: socket.socket) -> AsyncIterator[Link[P]]:
@@ -117,16 +111,12 @@ class Engine(Generic[P]):
         try:
             link = await self._authenticate(channel)
         except BaseException:
-            self.counters.refused += 1
             channel.abort(Unreachable("refused"))
             raise
         self._links[link.peer.serial].add(link)
-        self._open += 1
-        self.counters.accepted += 1
         try:
             yield link
         finally:
-            self._open -= 1
             self._forget(link)
             link.abort(Unreachable("the connection was closed"), reset=False)
 
@@ -134,21 +124,14 @@ class Engine(Generic[P]):
         """
         Accept from ``listening`` until cancelled, and call ``handle`` for each peer, each in a task of its own.
 
-        What a stranger does is counted and logged. So is a ``HandfastError`` of ``handle``; anything else is a bug of
+        What a stranger does is logged. So is a ``HandfastError`` of ``handle``; anything else is a bug of
         ours, logged with its place, and ends that connection only.
         """
-        listening.setblocking(False)
         loop = asyncio.get_running_loop()
         tasks: set[asyncio.Task[None]] = set()
         try:
-            while True:
-                try:
-                    accepted, address = await loop.sock_accept(listening)
-                except OSError as error:  # no descriptor left, or the caller was gone before we looked
-                    _log.warning("cannot accept", error=error.strerror)
-                    await asyncio.sleep(_PAUSE)
-                    continue
-                task = loop.create_task(self._one(accepted, str(address[0]) if address else "", handle))
+            async for accepted, source in callers(listening):
+                task = loop.create_task(self._one(accepted, source, handle))
                 tasks.add(task)
                 task.add_done_callback(tasks.discard)
                 close_with(task, accepted)
@@ -162,7 +145,6 @@ class Engine(Generic[P]):
         links = [link for serial in serials for link in self._links.get(serial, ())]
         for link in links:
             link.abort(Revoked(f"the connection of {link.peer.serial:032x} was cut: {why}"))
-        self.counters.cut += len(links)
         return len(links)
 
     def close(self) -> None:
@@ -176,9 +158,34 @@ class Engine(Generic[P]):
             async with self.link(accepted) as link:
                 await handle(link)
         except HandfastError as error:
-            _log.info("connection ended", source=source, code=error.code, error=error.message)
+            self._report(source, error)
         except Exception:  # noqa: BLE001  the others go on
             _log.exception("connection failed", source=source)
+
+    def _report(self, source: str, error: HandfastError) -> None:
+        """Log why a connection ended: who tries without a right to is news; who scans ports, or left, is not."""
+        before = None
+        if isinstance(error, (Revoked, UntrustedPeer)) and error.message != NO_CERTIFICATE:
+            before = self._said.due(error.code)
+        if before is not None:
+            _log.warning("refused", source=source, code=error.code, error=error.message, before=before)
+        else:
+            _log.info("connection ended", source=source, code=error.code, error=error.message)
+
+    def _check_place(self, serial: int) -> None:
+        """
+        Let nobody have more places than he leaves free.
+
+        So a friend who takes all that he gets leaves half of them to the others, and a second one half of that. A share
+        that is the same for each would be too little for one client alone, or no bound for several; and to throw
+        somebody out for a newcomer, as strangers are, would break a stream that has done no harm.
+
+        :raises TooMuch: that is what it would be.
+        """
+        held, free = len(self._links.get(serial, ())), self.limits.connections - self.open
+        if held >= free:
+            message = f"{held} connections of this credential are open, and {free} places are left"
+            raise TooMuch(message, hint="end some of them", after=1)
 
     async def _authenticate(self, channel: Channel) -> Link[P]:
         if len(self._strangers) >= self.limits.strangers:
@@ -191,9 +198,8 @@ class Engine(Generic[P]):
         try:
             async with _within(self.limits.handshake, "finish the TLS handshake"):
                 certificate = await channel.handshake()
-            peer = self._judge([certificate])
-            if self._open >= self.limits.connections:
-                raise TooMuch(f"{self._open} connections are open, the most that are allowed", after=1)
+            peer = self._judge(certificate)
+            self._check_place(peer.serial)
         except HandfastError as error:
             await self._goodbye(channel, error)
             raise
@@ -224,16 +230,17 @@ class Link(Generic[P]):
         self._engine, self._channel, self._buffer = engine, channel, buffer
         self._relay: Relay | None = None
 
-    async def receive(self, *, within: float | None = None) -> bytes:
+    async def receive(self, *, within: float | None = None, to: str = "say what it wants") -> bytes:
         """
         Return the body of the next frame: two bytes of length (big-endian) and that much, of which nothing is checked.
 
-        ``within`` is how many seconds the whole frame may take, the engine's limit by default.
+        ``within`` is how many seconds the whole frame may take, the engine's limit by default; ``to`` says, if it does
+        not come, what the peer did not do.
 
         :raises Unreachable: it did not come, or the peer is gone. :raises UntrustedPeer: the peer refused us.
         :raises Malformed: an empty frame, or no TLS. :raises Revoked: cut off meanwhile.
         """
-        async with _within(within or self._engine.limits.frame, "say what it wants"):
+        async with _within(within or self._engine.limits.frame, to):
             length = int.from_bytes(await self._channel.receive(2), "big")
             if not length:
                 raise Malformed("an empty frame", hint="the peer does not speak this protocol")
@@ -258,10 +265,17 @@ class Link(Generic[P]):
         Returns when both directions have ended, when one broke, or when the peer was cut off.
         """
         self._relay = Relay(self._channel, plain, self._buffer, idle=self._engine.limits.idle)
-        ended = await self._relay.run()
-        self._engine.counters.received += ended.received
-        self._engine.counters.sent += ended.sent
-        return ended
+        return await self._relay.run()
+
+    def leave(self) -> None:
+        """
+        Say that we end it, if that can be said at once: a peer cannot tell a silent end from an accident.
+
+        Only for a control connection. A stream that is not over must not get an end that looks like its own.
+        """
+        if self._channel.closed is None:
+            with contextlib.suppress(HandfastError):
+                self._channel.finish()
 
     def abort(self, why: HandfastError, *, reset: bool = True) -> None:
         """End it at once, both sides; whoever waits on it gets ``why``."""

@@ -23,7 +23,7 @@ from handfast.errors import Malformed, TooMuch
 ALPN = "handfast-session/1"
 MAX_FRAME = 0xFFFF  # bytes after the length
 MAX_CRL = 44 * 1024  # bytes of DER that fit a frame in base64: some 900 revocations, of a handful of parties
-SHORTEST, LONGEST = 0.1, 86400.0  # seconds between two calls
+MIN_INTERVAL, MAX_INTERVAL = 0.1, 86400.0  # seconds between two calls
 UNREACHABLE_SERVICE = "service-unreachable"
 _HEAD = 2  # bytes
 
@@ -97,7 +97,7 @@ class Phone(_Control, frozen=True, kw_only=True, tag="phone"):
     """Where the server is to call when this connection has ended, and how often to try (seconds)."""
 
     to: Annotated[str, Meta(max_length=300)]
-    every: Annotated[float, Meta(ge=SHORTEST, le=LONGEST)]
+    every: Annotated[float, Meta(ge=MIN_INTERVAL, le=MAX_INTERVAL)]
 
     def __post_init__(self) -> None:
         try:
@@ -139,23 +139,6 @@ def encode(message: msgspec.Struct) -> bytes:
     if len(body) > MAX_FRAME:
         raise TooMuch(f"a frame of {len(body)} bytes, at most {MAX_FRAME} fit")
     return len(body).to_bytes(_HEAD, "big") + body
-
-
-def split(received: bytes | bytearray | memoryview) -> tuple[bytes, int] | None:
-    """
-    Return the body of the first frame in what was received and how many bytes it took; None while it is not whole.
-
-    What follows it is none of its business: the bytes of a stream may come in the same packet.
-
-    :raises Malformed: an empty frame.
-    """
-    if len(received) < _HEAD:
-        return None
-    length = int.from_bytes(received[:_HEAD], "big")
-    if not length:
-        raise Malformed("an empty frame", hint="the peer does not speak this protocol")
-    end = _HEAD + length
-    return (bytes(received[_HEAD:end]), end) if len(received) >= end else None
 
 
 def decode(body: bytes, kind: type[T]) -> T:

@@ -232,13 +232,15 @@ def plan(
     )  # fmt: skip
 
 
-def write_pvsc(name: str, scheme: str, local: Address, connect_id: int, command: Sequence[str]) -> bytes:
+def write_pvsc(
+    name: str, scheme: str, local: Address, connect_id: int, command: Sequence[str], *, timeout: int
+) -> bytes:
     """
     Return the content of a ``.pvsc`` file, with which ParaView's GUI starts ``command`` and then connects.
 
     The GUI shows one dialog with the connect-id: any ``Option`` brings one up. ``local`` is where the two meet: the
     command listens there (``cs``), or the GUI does (``csrc``). With ``process_wait`` 0 the GUI lets the command run on;
-    if it ends within ``delay`` seconds with an error, the GUI gives up at once, else it tries for ``timeout``.
+    if it ends within ``delay`` seconds with an error, the GUI gives up at once, else it tries for ``timeout`` seconds.
 
     :raises UsageError: an argument that ParaView cannot pass on as it is.
     """
@@ -247,7 +249,7 @@ def write_pvsc(name: str, scheme: str, local: Address, connect_id: int, command:
     servers = ET.Element("Servers")
     server = ET.SubElement(servers, "Server", name=name, resource=f"{scheme}://{local}")
     if scheme == FORWARD:
-        server.set("timeout", "60")  # a GUI that listens may wait for ever
+        server.set("timeout", str(timeout))  # a GUI that listens may wait for ever
     startup = ET.SubElement(server, "CommandStartup")
     option = ET.SubElement(
         ET.SubElement(startup, "Options"),

@@ -10,6 +10,7 @@ import asyncio
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from handfast.core.invitation import Address
 from handfast.errors import HandfastError, Unreachable
@@ -19,8 +20,8 @@ from handfast.sessions.control import Side
 from handfast.sessions.engine import Link
 from handfast.sessions.hello import Answer, Hello, Phone
 from handfast.sessions.local import Endpoint
+from handfast.sessions.pace import sparing
 from handfast.sessions.relay import Ended
-from handfast.sessions.serve import sparing
 from handfast.sessions.trust import Peer
 
 _EVERY = 0.5  # seconds between looks whether ParaView listens: no event says so
@@ -42,7 +43,7 @@ class JudgingSide(Side):
     judge: Callable[[Mapping[str, str]], None] = _content
     misfit: asyncio.Future[HandfastError] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
-    async def greet(self, link: Link[Peer], want: str, token: str | None = None) -> Answer:
+    async def greet(self, link: Link[Peer], want: Literal["stream", "control"], token: str | None = None) -> Answer:
         """As ``Side.greet``. :raises HandfastError: ``judge`` did."""
         answer = await Side.greet(self, link, want, token)
         self.judge(answer.about)
@@ -62,12 +63,12 @@ class JudgingSide(Side):
 
 
 class OnceWay(Way):
-    """``way``, which says when its first stream is over."""
+    """``way``, which says when its first stream has begun, and when it is over."""
 
     def __init__(self, way: Way) -> None:
         super().__init__(way.side)
         self._way = way
-        self.over = asyncio.Event()
+        self.begun, self.over = asyncio.Event(), asyncio.Event()
 
     async def ready(self) -> Peer:
         """As ``Way.ready``."""
@@ -75,6 +76,7 @@ class OnceWay(Way):
 
     async def stream(self, plain: socket.socket) -> Ended:
         """As ``Way.stream``."""
+        self.begun.set()
         try:
             return await self._way.stream(plain)
         finally:

@@ -4,32 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 import subprocess
-import tempfile
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
 
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from handfast.adapters.clock import SystemClock
 from handfast.adapters.process import child_environment
 from handfast.core.invitation import Address
 from handfast.core.roles import Role
-from handfast.errors import HandfastError, UsageError
-from handfast.sessions import local, paraview, paraview_server
-from handfast.sessions.connect import Forward, Reverse, Way
-from handfast.sessions.control import Side
+from handfast.errors import Unreachable, UsageError
+from handfast.sessions import paraview, paraview_server, party, run
+from handfast.sessions.engine import Limits
 from handfast.sessions.local import Endpoint
 from handfast.sessions.paraview import FORWARD, Plan, Version
 from handfast.sessions.paraview_client import JudgingSide, OnceWay, bring_together
 from handfast.sessions.paraview_server import PvServer
 from handfast.sessions.party import Party
-from handfast.sessions.run import Told, about_of, at_work, hold_client, until_revoked
-from handfast.sessions.serve import Caller, Server, phone_path
-
-T = TypeVar("T")
+from handfast.sessions.run import Told
+from handfast.sessions.tasks import first
 
 
 def connect_id(party: Party) -> int:
@@ -67,34 +62,18 @@ async def serve(
 
     :raises HandfastError: the session file, ParaView, the address; pvserver does not run; we were revoked.
     """
-    side = Side.open(path, Role.SERVER)
-    plan = wanted.plan(side.trust.party)
-    side.about |= plan.about
+    own = party.read(path, now=SystemClock().now())
+    plan = wanted.plan(own)
     if plan.warning:
         told.say(f"warning: {plan.warning}")
-    with contextlib.ExitStack() as stack:
-        # a port in use is said before anything is started
-        listening = None if listen is None else stack.enter_context(local.public(listen))
-        async with (
-            PvServer(plan, say=told.say, overhear=lambda line: told.say(f"pvserver: {line}")) as pvserver,
-            at_work(side, told),
-        ):
-            server = Server(side, Endpoint.parse(pvserver.endpoint))
-            place, work = _serving(path, server, listening, dial, every, told)
-            told.ready(place | about_of(side) | _meeting(side, plan.scheme) | {"paraview": plan.version.text})
-            await _first(until_revoked(side, work), pvserver.ended())
-
-
-def _serving(
-    path: Path, server: Server, listening: socket.socket | None, dial: Address | None, every: float, told: Told
-) -> tuple[dict[str, object], Coroutine[Any, Any, None]]:
-    if listening is not None:
-        place: dict[str, object] = {"listen": str(local.address_of(listening))}
-        return place, server.side.engine.serve(listening, server.handle)
-    if dial is None:
+    program = PvServer(plan, say=told.say, overhear=lambda line: told.say(f"pvserver: {line}"))
+    limits, telling = Limits(), _telling(told, own, {"scheme": plan.scheme, "paraview": plan.version.text})
+    if listen is not None:
+        await run.serve(path, listen, program, limits=limits, told=telling)
+    elif dial is not None:
+        await run.call(path, dial, every, program, limits=limits, told=telling)
+    else:
         raise UsageError("nowhere to listen and nobody to dial", hint="give --listen or --dial")
-    caller = Caller(server, dial, every, memory=phone_path(path))
-    return {"dial": str(caller.to), "every": caller.every}, caller.call_for_ever(told.say)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,14 +81,15 @@ class Client:
     """
     A ParaView on this machine, and where it meets us: we listen at ``meeting`` (``cs``), or it does (``csrc``).
 
-    ``version`` is None where none was found. ``once``: leave after the first stream, for whoever starts us for each.
-    ``gui``: the program to start when the server is there, and to leave with.
+    ``version`` is None where none was found. ``within``: leave after the first stream, or when none has begun in so
+    many seconds; for whoever starts us for each. ``gui``: the program to start when the server is there, and to leave
+    with.
     """
 
     meeting: Address
     scheme: str
     version: Version | None
-    once: bool = False
+    within: float | None = None
     gui: str | None = None
 
 
@@ -123,50 +103,19 @@ async def client(path: Path, who: Client, *, server: Address | None, wait: Addre
     if not isinstance(side, JudgingSide):  # unreachable: a class method makes its own class
         raise TypeError(type(side))
     side.judge = lambda about: paraview.require_agreement(who.version, about, who.scheme)
-    with contextlib.ExitStack() as stack:
-        way: Way
-        if server is not None:
-            way = forward = Forward(side, server)
-            keeping = forward.keep(told.say, patient=False)
-        elif wait is not None:
-            way = reverse = Reverse(side)
-            listening = stack.enter_context(local.public(wait))
-            keeping = side.engine.serve(listening, reverse.handle)
-            told.say(f"waiting for the server at {local.address_of(listening)}")
-        else:
-            raise UsageError("no server, and nowhere to wait for one", hint="give HOST:PORT or --wait")
-        once, here = OnceWay(way), asyncio.Event()
-
-        def ready(place: dict[str, object]) -> None:
-            told.ready(place | {"local": str(who.meeting)} | _meeting(side, who.scheme))
-            here.set()
-
-        works = [
-            _attend(path, side, once if who.once else way, keeping, who, Told(ready, told.say), here),
-            _misfit(side),
-        ]
-        works += [_over(once)] if who.once else []
-        works += [_gui(who.gui, who, connect_id(side.trust.party), here)] if who.gui is not None else []
-        async with at_work(side, told):
-            return await _first(*works)
-
-
-async def _attend(
-    path: Path, side: Side, way: Way, keeping: Coroutine[Any, Any, None], who: Client, told: Told, here: asyncio.Event
-) -> str:
-    """Hold the session's client side, with a local port or with a ParaView that is dialled."""
-    if who.scheme == FORWARD:
-        return await hold_client(path, side, way, keeping, Endpoint(who.meeting), told)
-
-    async def pairing() -> str:
-        await here.wait()
-        await bring_together(who.meeting, way, told.say)
-        return ""
-
-    with tempfile.TemporaryDirectory(prefix="handfast-paraview-") as directory:
-        # ParaView listens by itself: the door of our own is one that nobody needs, for this user alone.
-        door = Endpoint(path=Path(directory, "door"))
-        return await _first(hold_client(path, side, way, keeping, door, told), pairing())
+    number, here = connect_id(side.trust.party), asyncio.Event()
+    telling = _telling(told, side.trust.party, {"scheme": who.scheme}, here)
+    async with run.at_work(side, told), run.reaching(side, told, server=server, wait=wait) as (reached, keeping):
+        way = OnceWay(reached)
+        end: run.End
+        if who.scheme == FORWARD:
+            end = run.opened(Endpoint(who.meeting), way, told)
+        else:  # ParaView listens by itself
+            end = contextlib.nullcontext((str(who.meeting), lambda: bring_together(who.meeting, way, told.say)))
+        works = [_misfit(side), run.hold_client(path, side, way, keeping, end, telling)]
+        works += [_over(way, who.within)] if who.within is not None else []
+        works += [_gui(who.gui, who, number, here)] if who.gui is not None else []
+        return await first(*works)
 
 
 async def _gui(program: str, who: Client, number: int, here: asyncio.Event) -> str:
@@ -189,25 +138,23 @@ async def _misfit(side: JudgingSide) -> str:
     raise await side.misfit
 
 
-async def _over(way: OnceWay) -> str:
+async def _over(way: OnceWay, within: float) -> str:
+    """:raises Unreachable: nobody has come."""
+    try:
+        async with asyncio.timeout(within):
+            await way.begun.wait()
+    except TimeoutError:
+        raise Unreachable(f"no ParaView has come within {within:g} s", hint="--within has it wait longer") from None
     await way.over.wait()
     return "the connection is over"
 
 
-async def _first(*works: Coroutine[Any, Any, T]) -> T:
-    """Run all until one ends, and return or raise what that one does; the others are cancelled."""
-    tasks = [asyncio.ensure_future(each) for each in works]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        return done.pop().result()
-    finally:
-        for each in tasks:
-            each.cancel()
-        for each in tasks:
-            with contextlib.suppress(asyncio.CancelledError, HandfastError):
-                await each
+def _telling(told: Told, own: Party, about: dict[str, str], here: asyncio.Event | None = None) -> Told:
+    """Return ``told`` with what a ParaView has to be told, too; then ``here`` is set."""
 
+    def ready(place: dict[str, object]) -> None:
+        told.ready(place | about | {"connect_id": connect_id(own)})
+        if here is not None:
+            here.set()
 
-def _meeting(side: Side, scheme: str) -> dict[str, object]:
-    """What a ParaView has to be told."""
-    return {"connect_id": connect_id(side.trust.party), "scheme": scheme}
+    return Told(ready, told.say)

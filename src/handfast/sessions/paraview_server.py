@@ -16,6 +16,7 @@ import msgspec
 
 from handfast.adapters.process import child_environment
 from handfast.errors import Fault
+from handfast.sessions.local import Endpoint
 from handfast.sessions.paraview import Plan
 from handfast.sessions.paraview_keeper import Event, Spec
 
@@ -36,8 +37,7 @@ class PvServer:
     """
     pvserver and its keeper, for ``async with``: inside the block it is ready; at its end all of it has ended.
 
-    ``endpoint`` is what a session's server side dials, ``unix:PATH``. ``say`` gets what a person should read, and
-    ``overhear`` each line that pvserver prints.
+    A ``run.Program``. ``say`` gets what a person should read, and ``overhear`` each line that pvserver prints.
     """
 
     def __init__(
@@ -45,17 +45,22 @@ class PvServer:
     ) -> None:
         self.plan = plan
         self._say, self._overhear = say, overhear
-        # 0700, and short: the path of a socket has 107 bytes
-        self._directory = tempfile.TemporaryDirectory(prefix="handfast-paraview-", ignore_cleanup_errors=True)
-        self._socket = Path(self._directory.name, "pvserver")
+        self._directory: tempfile.TemporaryDirectory[str] | None = None
         self._ready = asyncio.Event()
         self._process: asyncio.subprocess.Process | None = None
         self._life: asyncio.Task[None] | None = None
 
     @property
-    def endpoint(self) -> str:
+    def endpoint(self) -> Endpoint:
         """Where the session's server side finds it, across restarts."""
-        return f"unix:{self._socket}"
+        if self._directory is None:
+            raise Fault("pvserver was not started")
+        return Endpoint(path=Path(self._directory.name, "pvserver"))
+
+    @property
+    def about(self) -> dict[str, str]:
+        """What clients are told of it."""
+        return self.plan.about
 
     async def ended(self) -> None:
         """Wait for the end, which is always a failure: a pvserver that ends is started again. :raises Fault:"""
@@ -66,8 +71,10 @@ class PvServer:
     async def __aenter__(self) -> Self:
         """:raises Fault: pvserver does not start."""
         plan = self.plan
+        # 0700, and short: the path of a socket has 107 bytes
+        self._directory = tempfile.TemporaryDirectory(prefix="handfast-paraview-", ignore_cleanup_errors=True)
         spec = Spec(
-            socket=str(self._socket), command=list(plan.command), anchor=list(plan.anchor), private=plan.private,
+            socket=str(self.endpoint.path), command=list(plan.command), anchor=list(plan.anchor), private=plan.private,
             reverse=plan.reverse,
         )  # fmt: skip
         self._process = await asyncio.create_subprocess_exec(
@@ -95,15 +102,16 @@ class PvServer:
         await self._end()
 
     async def _end(self) -> None:
+        if self._life is not None:  # first: what is said of an end that we asked for would mislead
+            self._life.cancel()
+            with contextlib.suppress(Fault, asyncio.CancelledError):
+                await self._life
         if self._process is not None:
             if self._process.stdin is not None:
                 self._process.stdin.close()  # its lifeline
             await self._process.wait()
-        if self._life is not None:
-            self._life.cancel()
-            with contextlib.suppress(Fault, asyncio.CancelledError):
-                await self._life
-        self._directory.cleanup()
+        if self._directory is not None:
+            self._directory.cleanup()
 
     async def _follow(self, process: asyncio.subprocess.Process) -> None:
         """Read the keeper's events to their end. :raises Fault: always, for they do not end otherwise."""

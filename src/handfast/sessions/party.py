@@ -141,7 +141,7 @@ def parse(content: bytes, where: str, *, now: datetime) -> Party:
     identity = _verified(leaf, issuing, root, where, now)
     home = comments.get("home")
     party = Party(
-        session=_session_name(root),
+        session=session_name(root),
         name=identity.machine,
         role=identity.role,
         key=key,
@@ -219,7 +219,8 @@ def _check_order(labels: list[str], where: str) -> None:
         raise _broken(where, f"expected a key, three certificates and perhaps a revocation list, found {found}")
 
 
-def _session_name(root: x509.Certificate) -> str:
+def session_name(root: x509.Certificate) -> str:
+    """Return the session's name, as its certificate (root) says."""
     names = root.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     return str(names[0].value).removesuffix(_ROOT_NAME) if names else ""
 

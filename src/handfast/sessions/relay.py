@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from handfast.errors import HandfastError, Unreachable
-from handfast.sessions.channel import Channel, Stalled, prepare, shut
+from handfast.sessions.channel import Again, Channel, Stalled, prepare, shut
 
 BUFFER = 256 * 1024  # bytes
 _PAUSE = 0.05  # seconds; see Stalled
@@ -35,11 +35,10 @@ class Ended:
     error: HandfastError | None
 
 
-class Side(Protocol):
+class ByteStream(Protocol):
     """One end of a relay; all calls return at once."""
 
     fd: int
-    """After a read: whether there is something left that no event of ``fd`` will announce."""
 
     def read_into(self, buffer: memoryview) -> int | None:
         """Fill ``buffer`` with what is there; 0 at the end, None if nothing came."""
@@ -63,8 +62,8 @@ class Relay:
         self._timer: asyncio.TimerHandle | None = None
         self.over = False  # both sides are closed
         self._outcome: asyncio.Future[HandfastError | None] = self._loop.create_future()
-        self.up = _Way(channel, self._plain, buffer, self)
-        self.down = _Way(self._plain, channel, buffer, self)
+        self.up = _Direction(channel, self._plain, buffer, self)
+        self.down = _Direction(self._plain, channel, buffer, self)
 
     async def run(self) -> Ended:
         """Return when the stream is over. A cancellation resets both sides."""
@@ -116,15 +115,15 @@ class Relay:
         self._timer = self._loop.call_later(self._idle, self._watch, count)
 
 
-class _Way:
+class _Direction:
     """One direction."""
 
-    __slots__ = ("_buffer", "_loop", "_paused", "_read_out", "_relay", "_sink", "_source", "count", "over", "rest")
+    __slots__ = ("_buffer", "_due", "_ended", "_loop", "_paused", "_relay", "_sink", "_source", "count", "over", "rest")
 
-    def __init__(self, source: Side, sink: Side, buffer: memoryview, relay: Relay) -> None:
+    def __init__(self, source: ByteStream, sink: ByteStream, buffer: memoryview, relay: Relay) -> None:
         self._source, self._sink, self._buffer, self._relay = source, sink, buffer, relay
         self._loop = asyncio.get_running_loop()
-        self._paused, self._read_out = False, False
+        self._paused, self._ended, self._due = False, False, False
         self.rest = memoryview(b"")
         self.count = 0
         self.over = False
@@ -136,19 +135,22 @@ class _Way:
             self._pump()
 
     def _pump(self) -> None:
-        if self._paused or self._read_out or self._relay.over:
+        if self._paused or self._ended or self._relay.over:
             return  # a call that was under way when that happened
         try:
             count = self._source.read_into(self._buffer)
             if count is None:
                 return
             if count == 0:
-                self._read_out = True
+                self._ended = True
                 self._loop.remove_reader(self._source.fd)
                 self._finish()
                 return
             self.count += count
             taken = self._sink.write(self._buffer[:count])
+        except Again:
+            self._after_the_others()
+            return
         except Stalled:
             self._pause()
             self._loop.call_later(_PAUSE, self._resume)
@@ -161,9 +163,23 @@ class _Way:
             self._pause()
             self._loop.add_writer(self._sink.fd, self._flush)
         else:
-            # After the others' turn, until nothing is left: no event announces what TLS has decrypted already, and of a
-            # reset that came right behind the last bytes libuv tells but once.
-            self._loop.call_soon(self._pump)
+            self._after_the_others()
+
+    def _after_the_others(self) -> None:
+        """
+        Read on until nothing is left, but let the others have their turn.
+
+        No event announces what TLS has decrypted already, and of a reset that came right behind the last bytes libuv
+        tells but once. Once for a turn of the loop: the events that come as well would each begin a chain of their own,
+        and a peer that never pauses would have as many turns as he likes.
+        """
+        if not self._due:
+            self._due = True
+            self._loop.call_soon(self._turn)
+
+    def _turn(self) -> None:
+        self._due = False
+        self._pump()
 
     def _flush(self) -> None:
         if self._relay.over:

@@ -1,4 +1,4 @@
-"""Whole runs of a server or a client: from the session file to the last stream. What ``cli`` and the library start."""
+"""Whole runs of a server or a client: from the session file to the last stream. What ``cli`` starts."""
 
 from __future__ import annotations
 
@@ -8,18 +8,20 @@ import socket
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from types import TracebackType
+from typing import Any, Protocol, TypeVar
 
 from handfast.core.invitation import Address
 from handfast.core.roles import Role
-from handfast.errors import Fault, HandfastError
+from handfast.errors import Fault, UsageError
 from handfast.sessions import local
 from handfast.sessions.connect import Door, Forward, Reverse, Way, obey, orders_path
 from handfast.sessions.control import Side
 from handfast.sessions.engine import Limits
 from handfast.sessions.local import Endpoint
 from handfast.sessions.relay import Ended
-from handfast.sessions.serve import Caller, Server, phone_path
+from handfast.sessions.serve import DialingServer, Server, phone_path
+from handfast.sessions.tasks import beside, first
 
 T = TypeVar("T")
 
@@ -32,56 +34,112 @@ class Told:
     say: Callable[[str], None]
 
 
-async def serve(path: Path, listen: Address, service: Endpoint, *, limits: Limits, told: Told) -> None:
-    """
-    Be the session's server and wait for clients, until cancelled.
+class Program(Protocol):
+    """A service that a run starts: inside ``async with`` it is ready at ``endpoint``. Peers are told ``about`` it."""
 
-    :raises HandfastError: the file, the address; or our own credential was taken back.
+    @property
+    def about(self) -> dict[str, str]: ...
+    @property
+    def endpoint(self) -> Endpoint: ...
+    async def __aenter__(self) -> object: ...
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None: ...
+    async def ended(self) -> None:
+        """Wait for its end. :raises HandfastError: always, for nobody has asked for it."""
+
+
+async def serve(path: Path, listen: Address, service: Endpoint | Program, *, limits: Limits, told: Told) -> None:
     """
-    side = Side.open(path, Role.SERVER, limits=limits)
+    Be the session's server and wait for clients, until cancelled. A program is started when all else is in order.
+
+    :raises HandfastError: the file, the address; our own credential was taken back, or the program has ended.
+    """
+    side = Side.open(path, Role.SERVER, limits=limits, about=_about(service))
     with local.public(listen) as listening:
-        async with at_work(side, told):
-            server = Server(side, service, told.say)
-            told.ready({"listen": str(local.address_of(listening)), "to": str(service)} | about_of(side))
-            await until_revoked(side, side.engine.serve(listening, server.handle))
+        async with at_work(side, told), _started(service) as (endpoint, ended):
+            server = Server(side, endpoint, told.say)
+            told.ready({"listen": str(local.address_of(listening)), "to": str(endpoint)} | about_of(side))
+            await first(side.guard(), ended(), side.engine.serve(listening, server.handle))
 
 
-async def call(path: Path, to: Address, every: float, service: Endpoint, *, limits: Limits, told: Told) -> None:
+async def call(
+    path: Path, to: Address, every: float, service: Endpoint | Program, *, limits: Limits, told: Told
+) -> None:
     """
     Be the session's server and phone a client, every ``every`` seconds while it is not there, until cancelled.
 
-    :raises HandfastError: the file; or our own credential was taken back.
+    :raises HandfastError: as ``serve``.
     """
-    side = Side.open(path, Role.SERVER, limits=limits)
-    async with at_work(side, told):
-        caller = Caller(Server(side, service, told.say), to, every, memory=phone_path(path))
-        told.ready({"dial": str(caller.to), "every": caller.every, "to": str(service)} | about_of(side))
-        await until_revoked(side, caller.call_for_ever(told.say))
+    side = Side.open(path, Role.SERVER, limits=limits, about=_about(service))
+    async with at_work(side, told), _started(service) as (endpoint, ended):
+        caller = DialingServer(Server(side, endpoint, told.say), to, every, memory=phone_path(path))
+        told.ready({"dial": str(caller.to), "every": caller.every, "to": str(endpoint)} | about_of(side))
+        await first(side.guard(), ended(), caller.call_for_ever(told.say))
 
 
-async def connect(path: Path, server: Address, door: Endpoint, *, limits: Limits, told: Told) -> str:
+def _about(service: Endpoint | Program) -> dict[str, str]:
+    return {} if isinstance(service, Endpoint) else service.about
+
+
+@contextlib.asynccontextmanager
+async def _started(
+    service: Endpoint | Program,
+) -> AsyncIterator[tuple[Endpoint, Callable[[], Coroutine[Any, Any, Any]]]]:
+    if isinstance(service, Endpoint):
+        yield service, asyncio.Event().wait  # for ever
+    else:
+        async with service:
+            yield service.endpoint, service.ended
+
+
+Welcome = Callable[[socket.socket], bool]  # whether a local connection is of somebody who may use the session
+
+
+async def connect(
+    path: Path, server: Address, door: Endpoint, *, limits: Limits, told: Told, welcome: Welcome = local.is_ours
+) -> str:
     """
     Be a client that dials, with a local port, until cancelled or told to leave; return why it left.
 
     :raises HandfastError: the server is not there at first, or not ours; our credential was taken back.
     """
     side = Side.open(path, Role.CLIENT, limits=limits)
-    async with at_work(side, told):
-        way = Forward(side, server)
-        return await hold_client(path, side, way, way.keep(told.say, patient=False), door, told)
+    async with at_work(side, told), reaching(side, told, server=server) as (way, keeping):
+        return await hold_client(path, side, way, keeping, opened(door, way, told, welcome), told)
 
 
-async def wait(path: Path, listen: Address, door: Endpoint, *, limits: Limits, told: Told) -> str:
+async def wait(
+    path: Path, listen: Address, door: Endpoint, *, limits: Limits, told: Told, welcome: Welcome = local.is_ours
+) -> str:
     """Be a client that waits to be dialled, with a local port; otherwise as ``connect``."""
     side = Side.open(path, Role.CLIENT, limits=limits)
-    with local.public(listen) as listening:
-        async with at_work(side, told):
-            way = Reverse(side)
+    async with at_work(side, told), reaching(side, told, wait=listen) as (way, keeping):
+        return await hold_client(path, side, way, keeping, opened(door, way, told, welcome), told)
+
+
+@contextlib.asynccontextmanager
+async def reaching(
+    side: Side, told: Told, *, server: Address | None = None, wait: Address | None = None
+) -> AsyncIterator[tuple[Way, Coroutine[Any, Any, None]]]:
+    """
+    Give a client's way to the server, which it dials or for whose call it waits, and the work that keeps it open.
+
+    :raises UsageError: neither is given. :raises HandfastError: nobody can wait there.
+    """
+    if server is not None:
+        forward = Forward(side, server)
+        yield forward, forward.keep(told.say, patient=False)
+    elif wait is not None:
+        with local.public(wait) as listening:
+            reverse = Reverse(side)
             told.say(f"waiting for the server at {local.address_of(listening)}")
-            return await hold_client(path, side, way, side.engine.serve(listening, way.handle), door, told)
+            yield reverse, side.engine.serve(listening, reverse.handle)
+    else:
+        raise UsageError("no server, and nowhere to wait for one", hint="give HOST:PORT or --wait")
 
 
-async def connect_once(path: Path, server: Address, plain: Any, *, limits: Limits, told: Told) -> Ended:
+async def connect_once(path: Path, server: Address, plain: socket.socket, *, limits: Limits, told: Told) -> Ended:
     """
     Be a client that dials for one stream, which ``plain`` (a connected socket) becomes; return what came of it.
 
@@ -89,55 +147,59 @@ async def connect_once(path: Path, server: Address, plain: Any, *, limits: Limit
     """
     side = Side.open(path, Role.CLIENT, limits=limits)
     async with at_work(side, told):
-        return await _once(side, Forward(side, server).stream(plain))
+        return await first(side.guard(), Forward(side, server).stream(plain))
 
 
-async def wait_once(path: Path, listen: Address, plain: Any, *, limits: Limits, told: Told) -> Ended:
+async def wait_once(path: Path, listen: Address, plain: socket.socket, *, limits: Limits, told: Told) -> Ended:
     """Be a client that waits to be dialled, for one stream; otherwise as ``connect_once``."""
     side = Side.open(path, Role.CLIENT, limits=limits)
-    with local.public(listen) as listening:
-        async with at_work(side, told):
-            way = Reverse(side)
-            told.say(f"waiting for the server at {local.address_of(listening)}")
+    async with at_work(side, told), reaching(side, told, wait=listen) as (way, keeping):
 
-            async def carry() -> Ended:
-                await way.ready()
-                return await way.stream(plain)
+        async def carry() -> Ended:
+            await way.ready()
+            return await way.stream(plain)
 
-            async with _beside(side.engine.serve(listening, way.handle)):
-                return await _once(side, carry())
+        async with beside(keeping):
+            return await first(side.guard(), carry())
 
 
-async def _once(side: Side, stream: Coroutine[Any, Any, Ended]) -> Ended:
-    async with _beside(stream) as ended, _beside(side.guard()) as guarded:
-        await _any(ended, guarded)
-        return await ended
+End = contextlib.AbstractContextManager[tuple[str, Callable[[], Coroutine[Any, Any, None]]]]
 
 
 async def hold_client(
-    path: Path, side: Side, way: Way, keeping: Coroutine[Any, Any, None], door: Endpoint, told: Told
+    path: Path, side: Side, way: Way, keeping: Coroutine[Any, Any, None], end: End, told: Told
 ) -> str:
-    """Keep a client's local port open once the server has proved itself, until told to leave; return why it left."""
+    """
+    Keep a client's local ``end`` open once the server has proved itself, until told to leave; return why it left.
+
+    ``end`` gives where programs meet us, and what makes streams of their connections until it is cancelled.
+    """
     left: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     def leave(why: str) -> None:
         if not left.done():
             left.set_result(why)
 
-    async with _beside(keeping) as kept, _beside(side.guard()) as guarded:
-        async with _beside(way.ready()) as here:
+    async with beside(keeping) as kept, beside(side.guard()) as guarded:
+        async with beside(way.ready()) as here:
             await _any(here, guarded, kept)
             peer = await here
         # Only now: whoever finds the port open finds the service behind it.
-        with local.listening(door) as listening, _orders(path, told) as orders:
-            where = str(door) if door.path is not None else str(local.address_of(listening))
+        with end as (where, meet), _orders(path, told) as orders:
             told.ready({"local": where, "server": peer.machine} | about_of(side))
-            async with (
-                _beside(Door(way, say=told.say).open(listening)) as opened,
-                _beside(_obey(orders, way, leave)) as obeyed,
-            ):
-                await _any(left, guarded, kept, opened, obeyed)
+            async with beside(meet()) as met, beside(_obey(orders, way, leave)) as obeyed:
+                await _any(left, guarded, kept, met, obeyed)
                 return await left
+
+
+@contextlib.contextmanager
+def opened(
+    door: Endpoint, way: Way, told: Told, welcome: Welcome = local.is_ours
+) -> Iterator[tuple[str, Callable[[], Coroutine[Any, Any, None]]]]:
+    """Be an ``End`` that is a local port, or a Unix socket."""
+    with local.listening(door) as listening:
+        where = str(door) if door.path is not None else str(local.address_of(listening))
+        yield where, lambda: Door(way, welcome, told.say).open(listening)
 
 
 async def _any(wanted: asyncio.Future[Any], *others: asyncio.Future[Any]) -> None:
@@ -170,28 +232,8 @@ async def _obey(listening: socket.socket | None, way: Way, leave: Callable[[str]
 @contextlib.asynccontextmanager
 async def at_work(side: Side, told: Told) -> AsyncIterator[None]:
     """Look for revocations while the block runs, and end every connection with it."""
-    if side.trust.home_problem:
-        told.say(side.trust.home_problem)
-    async with side.running(lambda error: told.say(f"a revocation list: {error.message}")):
+    async with side.running(lambda error: told.say(f"revocation lists: {error.message}")):
         yield
-
-
-@contextlib.asynccontextmanager
-async def _beside(work: Coroutine[Any, Any, T]) -> AsyncIterator[asyncio.Task[T]]:
-    task = asyncio.create_task(work)
-    try:
-        yield task
-    finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError, HandfastError):
-            await task
-
-
-async def until_revoked(side: Side, work: Coroutine[Any, Any, None]) -> None:
-    """Do ``work`` until it ends or our own credential does. :raises HandfastError: whichever it was."""
-    async with _beside(work) as task, _beside(side.guard()) as guarded:
-        await _any(task, guarded)
-        await task
 
 
 def about_of(side: Side) -> dict[str, object]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +25,6 @@ from handfast.errors import (
     Malformed,
     NotFound,
     Refused,
-    Revoked,
     TooMuch,
     UntrustedPeer,
     UsageError,
@@ -34,22 +32,21 @@ from handfast.errors import (
 from handfast.sessions import hello, local
 from handfast.sessions.control import Side
 from handfast.sessions.engine import Link
-from handfast.sessions.hello import LONGEST, SHORTEST, Control, Dial, Failed, Phone
+from handfast.sessions.hello import Control, Dial, Failed, Phone
 from handfast.sessions.local import Endpoint
+from handfast.sessions.pace import interval, pause, sparing
 from handfast.sessions.relay import Ended
 from handfast.sessions.trust import Peer
 
-_MOST_EVERY = 8  # times the interval: how rarely a peer is tried that has been away for long
 _PATIENCE = 4  # failures before the address that our own user gave is tried, too
 _log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
-_chance = secrets.SystemRandom()
 
 
 def _silent(_text: str) -> None:
     """Say nothing."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Server:
     """A server's side at work; ``service`` is what its peers get to. ``say`` gets what people want to know."""
 
@@ -58,7 +55,11 @@ class Server:
     say: Callable[[str], None] = _silent
 
     async def handle(self, link: Link[Peer]) -> None:
-        """Serve a peer that dialled us: a stream, or its control connection."""
+        """
+        Serve a peer that dialled us: a stream, or its control connection.
+
+        :raises HandfastError: why it ended: nothing came of a stream, or a control connection is over.
+        """
         said = await self.side.heard(link)
         if said.want == "stream":
             await self._stream(link, said)
@@ -66,7 +67,7 @@ class Server:
         await self.side.accept(link, said)
         self.say(f"{link.peer.machine} is here")
         try:
-            await self.side.converse(link, _nothing)
+            await self.side.converse(link, _refuse_all)
         except HandfastError as error:
             self.say(f"{link.peer.machine} is gone: {error.message}")
             raise
@@ -93,13 +94,6 @@ class Server:
             self.say(f"a stream of {peer.machine} ended after {ended.received + ended.sent} bytes: {error}")
 
 
-def interval(every: float) -> float:
-    """Return how often to phone, in seconds, if a peer would take it, too. :raises UsageError: it would not."""
-    if not SHORTEST <= every <= LONGEST:
-        raise UsageError(f"cannot phone every {every:g} s", hint=f"choose from {SHORTEST:g}s to {LONGEST:g}s")
-    return every
-
-
 class Remembered(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``FILE.phone``: whom to phone and how often (seconds), and who said so (a serial), so that a restart knows."""
 
@@ -108,14 +102,14 @@ class Remembered(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     by: Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{1,40}\Z")]
 
 
-class Caller:
+class DialingServer:
     """A server that dials its clients: reverse, and phoning home or a friend when the client said so."""
 
     def __init__(self, server: Server, to: Address, every: float, *, memory: Path) -> None:
         """``every`` is in seconds, ``memory`` keeps a hand-over. :raises UsageError: too often, or too rarely."""
         self._server, self._memory = server, memory
         every = interval(every)
-        kept = _remembered(memory)
+        self._kept = kept = _remembered(memory)
         self._home = to, every
         self._by = int(kept.by, 16) if kept is not None else None
         self.to, self.every = (Address.parse(kept.to), kept.every) if kept is not None else self._home
@@ -126,11 +120,10 @@ class Caller:
         """
         Dial, hold the conversation, and dial again, until cancelled.
 
-        A peer that is not ours is told and tried again: somebody else may sit at that address for a while.
-
-        :raises Revoked: we were.
+        A peer that is not ours is told and tried again: somebody else may sit at that address for a while. That we
+        were revoked is for ``Side.guard`` to see.
         """
-        failures, trust = 0, self._server.side.trust
+        failures = 0
         told = sparing(told)
         try:
             while True:
@@ -138,8 +131,6 @@ class Caller:
                 try:
                     await self._call(at, told)
                 except HandfastError as error:
-                    if isinstance(error, Revoked) and trust.revoked(trust.party.serial):
-                        raise
                     told(f"{at}: {error.message}")
                 failures = 0 if self._was_here else failures + 1
                 await asyncio.sleep(pause(self.every, failures))
@@ -156,7 +147,7 @@ class Caller:
         where the server's own user said: a friend's word must not lock the owner out.
         """
         if self._by is not None and self._server.side.trust.revoked(self._by):
-            self._by, (self.to, self.every) = None, self._home
+            self._by, self._kept, (self.to, self.every) = None, None, self._home
             told(f"phoning {self.to} again: whoever said otherwise was revoked")
             with contextlib.suppress(OSError):
                 self._memory.unlink(missing_ok=True)
@@ -175,14 +166,16 @@ class Caller:
                 if isinstance(message, Dial):
                     await self._begin(link, at, message.token)
                 elif isinstance(message, Phone):
-                    self._hand_over(message, link.peer.serial, told)
+                    await self._hand_over(message, link.peer.serial, told)
                     await link.send(hello.encode(message))  # the client leaves when it knows that we know
 
             await side.converse(link, act)
 
     async def _begin(self, control: Link[Peer], at: Address, token: str) -> None:
-        if len(self._streams) >= self._server.side.engine.limits.connections:
-            error = TooMuch(f"{len(self._streams)} streams are open, the most that are allowed")
+        # The half that a lone credential gets: for more the service would be dialled, and the link refused then.
+        if len(self._streams) >= max(1, self._server.side.engine.limits.connections // 2):
+            count = len(self._streams)
+            error = TooMuch(f"{count} streams are open, the most that are allowed", hint="end some of them")
             await self._failed(control, token, error, error.code)
             return
         task = asyncio.create_task(self._stream(control, at, token))
@@ -213,31 +206,18 @@ class Caller:
         with contextlib.suppress(HandfastError):
             await control.send(hello.encode(Failed(token=token, error=code, message=error.message[:1000])))
 
-    def _hand_over(self, message: Phone, by: int, told: Callable[[str], None]) -> None:
+    async def _hand_over(self, message: Phone, by: int, told: Callable[[str], None]) -> None:
+        said = Remembered(message.to, message.every, f"{by:x}")
         self.to, self.every, self._by = message.address, message.every, by
         told(f"phoning {self.to} from now on, every {self.every:g} s")
+        if said == self._kept:
+            return
         try:
-            files.write_atomic(self._memory, msgspec.json.encode(Remembered(message.to, message.every, f"{by:x}")))
+            # In a thread: the disk may take its time, and the streams go on. Never two at once: this is awaited.
+            await asyncio.to_thread(files.write_atomic, self._memory, msgspec.json.encode(said))
+            self._kept = said
         except Fault as error:
             told(f"a restart would not know that: {error.message}")
-
-
-def pause(every: float, failures: int) -> float:
-    """Return the seconds until the next try: jittered, so that not all servers call at once, and rarer with time."""
-    return _chance.uniform(0.75, 1.25) * every * min(1 << min(failures // 4, 10), _MOST_EVERY)
-
-
-def sparing(say: Callable[[str], None]) -> Callable[[str], None]:
-    """Return a ``say`` that does not repeat itself: a peer may be away for days."""
-    last = ""
-
-    def once(text: str) -> None:
-        nonlocal last
-        if text != last:
-            say(text)
-        last = text
-
-    return once
 
 
 def phone_path(path: Path) -> Path:
@@ -245,8 +225,8 @@ def phone_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.phone")
 
 
-async def _nothing(message: Control) -> None:
-    """Ignore what a client of the forward mode has no reason to say."""
+async def _refuse_all(message: Control) -> None:
+    """:raises Malformed: always: a client of the forward mode has no reason to say anything."""
     raise Malformed(f"not for a server that waits: {type(message).__name__}", hint="use --dial on the server")
 
 

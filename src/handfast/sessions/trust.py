@@ -12,27 +12,20 @@ the session's own directory where that is on this machine. The last two are look
 from __future__ import annotations
 
 import asyncio
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NoReturn
 
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
-
-from handfast.adapters import files
 from handfast.core import chain
 from handfast.core.roles import Role
-from handfast.errors import Fault, HandfastError, Malformed, Refused, Revoked, Unsafe, UntrustedPeer
+from handfast.errors import HandfastError, Malformed, Refused, Revoked, UntrustedPeer
 from handfast.sessions import revocations
-from handfast.sessions.hello import MAX_CRL
+from handfast.sessions.lists import Lists
 from handfast.sessions.party import Party
-from handfast.sessions.revocations import FAR, Revocations
+from handfast.sessions.revocations import MAX_CLOCK_SKEW, Revocations
 
-HOME_CRL = "session.crl"  # in the session's directory
-HOME_ROOT = "authority/root.crt"
 _MOST_KNOWN = 256  # certificates; a session has a handful
 INTERVAL = 0.25  # seconds between two looks; a revoked peer is to be cut within one
 OnRevoked = Callable[[frozenset[int]], None]
@@ -49,7 +42,7 @@ class Peer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Known:
+class _Verdict:
     """A certificate that was verified, and from when to when that holds, revocation aside."""
 
     peer: Peer
@@ -62,7 +55,8 @@ class Trust:
     What one party believes, for one event loop.
 
     ``path`` is its session file: what is adopted is kept beside it, or only in memory if None. ``on_revoked`` gets the
-    serials which a newer list adds, so that their live connections are cut; ours may be among them.
+    serials which a newer list adds, so that their live connections are cut; ours may be among them. ``problems`` says
+    what could not be used of what was there at the start.
     """
 
     def __init__(
@@ -77,17 +71,17 @@ class Trust:
         self.party = party
         self.on_revoked = on_revoked
         self._now = now
-        self._path = crl_path(path) if path is not None else None
+        self._lists = lists = Lists(party, path)
         self._newest: Revocations | None = None
-        self._known: dict[bytes, _Known] = {}
+        self._known: dict[bytes, _Verdict] = {}
         self._revoked: frozenset[int] = frozenset()
-        self._seen: dict[Path, tuple[int, ...] | None] = {}
         if party.crl is not None:
             self._take(revocations.read(party.crl, party.issuing, now=now()))
-        if self._path is not None and (der := self._changed(self._path)) is not None:
-            self._take(_kept(self._path, der, party, now()))
-        self._home, self.home_problem = _home(party)
-        self.refresh(self._note)
+        if lists.kept is not None and (der := lists.changed(lists.kept)) is not None:
+            self._take(_kept(lists.kept, der, party, now()))
+        problems = [] if lists.problem is None else [lists.problem]
+        self.refresh(problems.append)
+        self.problems = tuple(problems)
 
     @property
     def crl_number(self) -> int:
@@ -103,21 +97,19 @@ class Trust:
         """Whether a certificate was taken back, as far as we know."""
         return serial in self._revoked
 
-    def verify(self, chain_der: Sequence[bytes], now: datetime) -> Peer:
+    def verify(self, der: bytes, now: datetime) -> Peer:
         """
-        Return who the peer is, from the certificates (DER, its own first) that TLS says it proved to hold.
+        Return who the peer is, from the certificate (DER) that TLS says it proved to hold.
 
-        What it sent beside its own is not looked at: the one issuing CA whose revocations reach us is in our file.
+        What it sent beside that is not looked at: the one issuing CA whose revocations reach us is in our file.
 
         :raises UntrustedPeer: another session's, the wrong role, not valid now, or nothing readable.
         :raises Revoked: it was taken back, or we were.
         """
         self.check_own()
-        if not chain_der:
-            raise UntrustedPeer("the peer presented no certificate", hint="is it a session's port?")
-        known = self._known.get(chain_der[0])
+        known = self._known.get(der)
         if known is None or not known.begin <= now <= known.end:
-            known = self._known[chain_der[0]] = self._verified(chain_der[0], now)
+            known = self._known[der] = self._verified(der, now)
         if self.revoked(known.peer.serial):
             raise Revoked(
                 f"the credential {known.peer.serial:032x} of {known.peer.machine!r} was revoked",
@@ -125,14 +117,15 @@ class Trust:
             )
         return known.peer
 
-    def _verified(self, der: bytes, now: datetime) -> _Known:
+    def _verified(self, der: bytes, now: datetime) -> _Verdict:
         """Do all that depends on the certificate and the time alone: half of what a new connection would cost."""
         party = self.party
         try:
             leaf = chain.load_certificate(der)
             same_issuer = leaf.issuer == party.issuing.subject
         except (Malformed, ValueError) as error:
-            raise UntrustedPeer(f"the peer presented no readable certificate: {error}") from None
+            hint = "is it a session's port?"
+            raise UntrustedPeer(f"the peer presented no readable certificate: {error}", hint=hint) from None
         if not same_issuer:
             raise UntrustedPeer(
                 f"the peer's certificate is not of the session {party.session!r}",
@@ -142,10 +135,11 @@ class Trust:
         path = (leaf, party.issuing, party.root)
         if len(self._known) >= _MOST_KNOWN:
             self._known.clear()
-        return _Known(
-            peer=Peer(who.machine, who.role, leaf.serial_number, who.not_after),
+        end = min(each.not_valid_after_utc for each in path)
+        return _Verdict(
+            peer=Peer(who.machine, who.role, leaf.serial_number, end),
             begin=max(each.not_valid_before_utc for each in path),
-            end=min(each.not_valid_after_utc for each in path),
+            end=end,
         )
 
     def check_own(self) -> None:
@@ -163,7 +157,7 @@ class Trust:
         :raises Refused: over a day apart; names both.
         """
         claimed = datetime.fromtimestamp(theirs, UTC)
-        if abs(claimed - now) > FAR:
+        if abs(claimed - now) > MAX_CLOCK_SKEW:
             raise Refused(
                 f"the two clocks are {_span(abs(claimed - now))} apart: {now:%Y-%m-%d %H:%M}Z here,"
                 f" {claimed:%Y-%m-%d %H:%M}Z at the peer",
@@ -174,44 +168,57 @@ class Trust:
         """
         Adopt a revocation list, whoever gave it to us, and return whether it was newer than what we had.
 
-        It holds from this moment; then ``on_revoked`` is called, and then it is written to ``FILE.crl``.
+        It holds from this moment, and ``on_revoked`` is called; ``keep`` is what makes a restart know it.
 
         :raises UntrustedPeer: it is not of this session's authority, or of the far future. An older one is ignored.
-        :raises Fault: it holds, but could not be written: after a restart it has to come again.
         """
-        found = revocations.read(der, self.party.issuing, now=self._now())
-        if found.number <= self.crl_number:
+        # The cheap questions first: a peer may send one list all the time.
+        if der == self.crl or revocations.claimed_number(der, self.party.issuing) <= self.crl_number:
             return False
+        found = revocations.read(der, self.party.issuing, now=self._now())
         added = self._take(found)
         if added:
             self.on_revoked(added)
-        if self._path is not None:
-            files.write_atomic(self._path, der)
-            self._seen[self._path] = _stamp(self._path)
         return True
+
+    def keep(self) -> None:
+        """
+        Write the newest list to ``FILE.crl``. From any thread: beside streams it is for one of its own.
+
+        :raises Fault: it could not be written: after a restart it has to come again.
+        """
+        if (newest := self._newest) is not None:
+            self._lists.keep(newest.der, newest.number)
 
     def refresh(self, problem: Callable[[HandfastError], None]) -> None:
         """Look once for what changed on this machine. ``problem`` gets what cannot be used; what we know stays."""
-        self._adopt_all(self._look(), problem)
+        try:
+            if self._adopt_all(self._lists.look(), problem):
+                self.keep()
+        except HandfastError as error:
+            problem(error)
 
     async def watch(self, problem: Callable[[HandfastError], None]) -> NoReturn:
         """Look until cancelled. ``problem`` gets what is wrong with a list, once for each change of its file."""
         while True:
             await asyncio.sleep(INTERVAL)
-            # In a thread: a home directory on a network that hangs must not stop the streams.
-            self._adopt_all(await asyncio.to_thread(self._look), problem)
+            try:
+                # In a thread: a home directory on a network that hangs must not stop the streams.
+                if self._adopt_all(await asyncio.to_thread(self._lists.look), problem):
+                    await asyncio.to_thread(self.keep)
+            except HandfastError as error:
+                problem(error)
 
-    def _adopt_all(self, found: list[bytes | HandfastError], problem: Callable[[HandfastError], None]) -> None:
+    def _adopt_all(self, found: list[bytes | HandfastError], problem: Callable[[HandfastError], None]) -> bool:
+        news = False
         for each in found:
             try:
                 if isinstance(each, HandfastError):
                     raise each
-                self.adopt(each)
+                news = self.adopt(each) or news
             except HandfastError as error:
                 problem(error)
-
-    def _note(self, error: HandfastError) -> None:
-        self.home_problem = error.message
+        return news
 
     def _take(self, found: Revocations) -> frozenset[int]:
         """Return the serials that are new. What was revoked once stays so, on whatever list it is missing later."""
@@ -220,29 +227,6 @@ class Trust:
         added = found.serials - self._revoked
         self._revoked |= added
         return added
-
-    def _look(self) -> list[bytes | HandfastError]:
-        found: list[bytes | HandfastError] = []
-        for path in (self._path, self._home and self._home / HOME_CRL):
-            try:
-                der = self._changed(path) if path is not None else None
-            except HandfastError as error:
-                found.append(error)
-            else:
-                found += [] if der is None else [der]
-        return found
-
-    def _changed(self, path: Path) -> bytes | None:
-        stamp = _stamp(path)
-        if stamp == self._seen.get(path):
-            return None
-        self._seen[path] = stamp
-        return None if stamp is None else files.read_private(path, limit=MAX_CRL)
-
-
-def crl_path(path: Path) -> Path:
-    """Return where the newest revocation list is kept for a session file."""
-    return path.with_name(f"{path.name}.crl")
 
 
 def _kept(path: Path, der: bytes, party: Party, now: datetime) -> Revocations:
@@ -254,42 +238,6 @@ def _kept(path: Path, der: bytes, party: Party, now: datetime) -> Revocations:
             f"{str(path)!r} cannot be used: {error.message}",
             hint="remove it, if the owner can hand out the newest list",
         ) from None
-
-
-def _stamp(path: Path) -> tuple[int, ...] | None:
-    with files.faults("read", path):
-        try:
-            status = os.stat(path)
-        except FileNotFoundError:
-            return None
-    return status.st_mtime_ns, status.st_size, status.st_ino
-
-
-def _home(party: Party) -> tuple[Path | None, str]:
-    """
-    Return the session's directory if it is on this machine, and why it is not used if something is there.
-
-    The file only says where to look. It counts if it is ours, nobody else's, and of the same session; a list from
-    there has to be signed like any other.
-    """
-    if party.home is None or not _exists(party.home):
-        return None, ""
-    try:
-        files.check_directory(party.home)
-        root = x509.load_pem_x509_certificate((party.home / HOME_ROOT).read_bytes())
-    except (Refused, Unsafe, Fault, OSError, ValueError) as error:
-        return None, f"{str(party.home)!r} is not used: {error}"
-    if root.public_bytes(Encoding.DER) != party.root.public_bytes(Encoding.DER):
-        return None, f"{str(party.home)!r} is not used: it is another session's"
-    return party.home, ""
-
-
-def _exists(path: Path) -> bool:
-    """Whether it is there for us: what lies behind another user's closed door is not."""
-    try:
-        return path.exists()
-    except OSError:
-        return False
 
 
 def _span(span: timedelta) -> str:

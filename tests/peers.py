@@ -13,10 +13,13 @@ import os
 import shutil
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 # Daemons live where an ordinary user's PATH does not look.
 _PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin"])
 
+
+UNPACKED = Path(__file__).resolve().parent.parent / ".peers"
 
 # Where Apache's binary zips of the toolkit are unpacked, each in the directory that it brings.
 _TOOLKITS = os.environ.get("HANDFAST_NIFI_TOOLKITS", "/opt")
@@ -27,12 +30,14 @@ class Peer:
     """
     A program (a name on PATH, or a pattern of absolute paths), and the Debian package that brings it.
 
-    ``by_hand``: no package does, and ``package`` says what to get instead.
+    ``by_hand``: no package does, and ``package`` says what to get instead. ``unpacked``: the package must not be
+    installed, as it would take over this machine when it boots; it is unpacked into ``UNPACKED``, where ``program`` is.
     """
 
     program: str
     package: str
     by_hand: bool = False
+    unpacked: bool = False
 
 
 def _toolkit(version: str) -> Peer:
@@ -47,12 +52,23 @@ def _toolkit(version: str) -> Peer:
 
 
 PEERS = {
+    "ansible": Peer("ansible", "ansible-core"),
+    "busybox": Peer("busybox", "busybox"),
+    "chromium": Peer("chromium", "chromium"),
+    "cloud-init-console": Peer("usr/lib/cloud-init/write-ssh-key-fingerprints", "cloud-init", unpacked=True),
     "curl": Peer("curl", "curl"),
     "debootstrap": Peer("debootstrap", "debootstrap"),
     "faketime": Peer("faketime", "faketime"),
+    "git": Peer("git", "git"),
     "ip": Peer("ip", "iproute2"),
     "javac": Peer("javac", "openjdk-17-jdk-headless"),
+    "kadmin.local": Peer("kadmin.local", "krb5-admin-server"),
+    "kdb5_util": Peer("kdb5_util", "krb5-kdc"),
+    "kdig": Peer("kdig", "knot-dnsutils"),
+    "keymgr": Peer("keymgr", "knot"),
     "keytool": Peer("keytool", "openjdk-17-jre-headless"),
+    "knotd": Peer("knotd", "knot"),
+    "krb5kdc": Peer("krb5kdc", "krb5-kdc"),
     "mvn": Peer("mvn", "maven"),
     "nginx": Peer("nginx", "nginx-light"),
     "nifi-toolkit-1.11.4": _toolkit("1.11.4"),
@@ -69,8 +85,10 @@ PEERS = {
     "sshd": Peer("sshd", "openssh-server"),
     "systemd-analyze": Peer("systemd-analyze", "systemd"),
     "systemd-nspawn": Peer("systemd-nspawn", "systemd-container"),
+    "unbound": Peer("unbound", "unbound"),
     "xdotool": Peer("xdotool", "xdotool"),
     "xvfb": Peer("Xvfb", "xvfb"),
+    "zbarimg": Peer("zbarimg", "zbar-tools"),
 }
 
 
@@ -78,11 +96,14 @@ PEERS = {
 def find(name: str) -> str | None:
     """Return the path of the peer's program, or None where it is not installed. The newest of several."""
     program = PEERS[name].program
+    if PEERS[name].unpacked:
+        program = str(UNPACKED / PEERS[name].package / program)
     if program.startswith("/"):
         return max(glob.glob(program), default=None)
     return shutil.which(program, path=_PATH)
 
 
-def missing() -> list[str]:
-    """The packages that would bring every peer that is not here and has one."""
-    return sorted({peer.package for name, peer in PEERS.items() if not peer.by_hand and find(name) is None})
+def missing(*, unpacked: bool = False) -> list[str]:
+    """The packages to install, or to unpack, that would bring every peer that is not here and has one."""
+    wanted = {name: peer for name, peer in PEERS.items() if not peer.by_hand and peer.unpacked is unpacked}
+    return sorted({peer.package for name, peer in wanted.items() if find(name) is None})

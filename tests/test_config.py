@@ -13,10 +13,12 @@ import pytest
 from handfast import config
 from handfast.adapters.process import child_environment
 from handfast.config import Config, duration, parse_listen, parse_role, secret_from
+from handfast.core.hosts import Grade, How
 from handfast.core.invitation import Address
 from handfast.core.names import network
 from handfast.core.roles import GRANTABLE, Role
 from handfast.errors import ConfigError, TooMuch, Unsafe, UsageError
+from handfast.policy.rules import HostRules, Readers
 from handfast.wiring import Overrides, open_service
 
 WHOLE = """
@@ -41,6 +43,11 @@ return_within = "2w"
 [methods]
 invitation = ["server", "client"]
 reintroduction = []
+
+[ssh]
+evidence = ["invitation", "scan"]
+accept = "seen"
+readers = "anybody"
 """
 
 
@@ -116,6 +123,35 @@ def test_every_mistake_is_reported_at_once(tmp_path: Path) -> None:
     )
     assert str(tmp_path) in caught.value.message
     assert caught.value.hint
+
+
+def test_host_rules(tmp_path: Path) -> None:
+    """What counts for SSH host keys; a list that is empty lets nothing count."""
+    assert load(tmp_path, WHOLE).rules.ssh == HostRules(
+        frozenset({How.INVITATION, How.SCAN}), Grade.SEEN, Readers.ANYBODY
+    )
+    assert load(tmp_path, "[ssh]\nevidence = []").rules.ssh == HostRules(evidence=frozenset())
+    assert load(tmp_path, "").rules.ssh == HostRules()
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ('evidence = ["word-of-mouth"]', "'word-of-mouth' is none of invitation, renewal"),
+        ('evidence = "scan"', "ssh.evidence"),
+        ('accept = "proven"', "not a grade: 'proven'; one of seen, reported, proved"),
+        ('accept = "PROVED"', "not a grade"),
+        ("accept = 3", "ssh.accept"),
+        ('readers = "everybody"', "'everybody' is none of operators, holders, anybody"),
+        ("readers = true", "ssh.readers"),
+        ('trust = "anything"', "ssh.trust"),
+    ],
+)
+def test_a_mistake_in_the_host_rules(tmp_path: Path, setting: str, words: str) -> None:
+    """What cannot be read is refused: nothing falls back to something weaker, or stronger."""
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, f"[ssh]\n{setting}")
+    assert words in caught.value.message + caught.value.hint
 
 
 def test_any_method_may_be_named_here(tmp_path: Path) -> None:

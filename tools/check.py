@@ -105,10 +105,24 @@ def install_peers() -> bool:
         if subprocess.run(apt, env=env, stdout=subprocess.DEVNULL, check=False).returncode != 0:
             subprocess.run(["apt-get", "-qq", "update"], check=False)
             subprocess.run(apt, env=env, stdout=subprocess.DEVNULL, check=False)
-        peers.find.cache_clear()
-    if missing := peers.missing():
+    for package in peers.missing(unpacked=True):
+        unpack(package)
+    peers.find.cache_clear()
+    if missing := peers.missing() + peers.missing(unpacked=True):
         complain(f"could not install {' '.join(missing)}", "install the programs by hand where there is no apt")
     return not missing
+
+
+def unpack(package: str) -> None:
+    """Unpack a package that must not be installed; what becomes of it shows when it is looked for."""
+    target = peers.UNPACKED / package
+    target.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        # It warns that it downloads as root, which is who asked.
+        apt = ["apt-get", "-qq", "download", package]
+        subprocess.run(apt, cwd=scratch, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
+        for archive in Path(scratch).glob("*.deb"):
+            subprocess.run(["dpkg-deb", "--extract", str(archive), str(target)], check=False)
 
 
 def complain(message: str, hint: str) -> None:

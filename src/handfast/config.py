@@ -15,12 +15,14 @@ import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
+from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from handfast.adapters.files import read_private
 from handfast.core.dn import SubjectPattern
 from handfast.core.dn import parse as parse_subject
+from handfast.core.hosts import Grade, How
 from handfast.core.invitation import Address
 from handfast.core.names import IPNetwork, NamePattern, Names, dns_name, machine_name, network
 from handfast.core.roles import GRANTABLE, Role
@@ -28,7 +30,7 @@ from handfast.core.secret import Secret
 from handfast.core.x509 import distribution_points
 from handfast.errors import ConfigError, Fault, HandfastError, Malformed, NotFound, TooMuch, Unsafe, UsageError
 from handfast.nifi.service import NifiSettings
-from handfast.policy.rules import Rules
+from handfast.policy.rules import HostRules, Readers, Rules
 
 DEFAULT_PORT = 7443
 DEFAULT_CRL_PORT = 7480
@@ -36,6 +38,7 @@ ANYWHERE = Address("0.0.0.0", DEFAULT_PORT)  # noqa: S104  a registrar is there 
 LONGEST = timedelta(days=100 * 365)
 MAX_SECRET = 64 * 1024  # bytes of a passphrase or an invitation
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+E = TypeVar("E", bound=StrEnum)
 _DURATION = re.compile(r"([0-9]{1,9})([smhdw])")
 
 
@@ -132,7 +135,42 @@ def _rules(reader: _Reader, name: str) -> Rules:
         lifetimes={role: value for role, value in lifetimes.items() if value is not None},
         return_within=reader.take("renewal.return_within", duration, default.return_within),
         reserved=frozenset({name}),
+        ssh=_host_rules(reader),
     )
+
+
+def _host_rules(reader: _Reader) -> HostRules:
+    default = HostRules()
+    return HostRules(
+        evidence=reader.take("ssh.evidence", _evidence, default.evidence),
+        accept=reader.take("ssh.accept", _grade, default.accept),
+        readers=reader.take("ssh.readers", _readers, default.readers),
+    )
+
+
+def _evidence(values: Any) -> frozenset[How]:
+    return frozenset(_each(_one_of(How))(values))
+
+
+def _grade(value: str) -> Grade:
+    grades = {grade.name.lower(): grade for grade in Grade}
+    if value not in grades:
+        raise Malformed(f"not a grade: {value!r}; one of {', '.join(grades)}")
+    return grades[value]
+
+
+def _readers(value: str) -> Readers:
+    return _one_of(Readers)(value)
+
+
+def _one_of(kind: type[E]) -> Callable[[str], E]:
+    def parse(value: str) -> E:
+        try:
+            return kind(value)
+        except ValueError:
+            raise Malformed(f"{value!r} is none of {', '.join(kind)}") from None
+
+    return parse
 
 
 class _Reader:

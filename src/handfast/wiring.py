@@ -39,6 +39,7 @@ from handfast.nifi import service
 from handfast.nifi.issuing import Recorded
 from handfast.nifi.service import Adopted
 from handfast.registrar.administer import Administration, NifiTokens
+from handfast.registrar.host_keys import HostKeys
 from handfast.registrar.introduce import LedgerContext, Registrar
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ class Service:
     name: str
     registrar: Registrar
     administration: Administration
+    host_keys: HostKeys
     ledger: SqlLedger
     authority: FileAuthority
     clock: Clock
@@ -159,6 +161,18 @@ def nifi_tokens(data: Path, passphrase: Callable[[], Secret | None]) -> NifiToke
     return NifiTokens(lambda: FlatAuthority.open(data / NIFI, passphrase=passphrase()).token_master())
 
 
+def open_host_keys(data: Path) -> HostKeys:
+    """
+    Open the ledger of an existing registrar for what an operator does with SSH host keys; no key is read.
+
+    :raises NotFound: no registrar was ever started on this directory. :raises ConfigError: its settings are wrong.
+    """
+    require_data(data)
+    public, store = PublicAuthority.read(data / AUTHORITY), open_ledger(data)
+    context = LedgerContext(store, SystemClock(), public.pin, public.trust_domain, Secret(secrets.token_bytes(32)))
+    return HostKeys(introducers.known_for_hosts(), config.load(data / CONFIG).rules, store, context)
+
+
 def open_ledger(data: Path) -> SqlLedger:
     """
     Open the ledger of this data directory; the one place that says which kind it is.
@@ -228,6 +242,7 @@ def open_service(data: Path, overrides: Overrides, *, passphrase: Secret | None)
             name=settings.name,
             registrar=Registrar(known, settings.rules, store, authority, context),
             administration=Administration(store, clock, opened.pin, addresses, opened.excluded, tokens),
+            host_keys=HostKeys(introducers.known_for_hosts(), settings.rules, store, context),
             ledger=store,
             authority=authority,
             clock=clock,

@@ -66,12 +66,11 @@ def mirror() -> list[str]:
     return [line.split()[-1] for line in sources if line.split()[0] == SUITE][:1]
 
 
-@pytest.fixture
-def machine(tmp_path: Path) -> Machine:
-    """A fresh machine, unpacked from a tree that is made once and kept with the other caches."""
+def unpacked(folder: Path) -> Machine:
+    """A fresh machine in ``folder``, unpacked from a tree that is made once and kept with the other caches."""
     kept = Path(sys.prefix, "cache", f"{SUITE}.tar")
     if not kept.exists():
-        made = tmp_path / "made"
+        made = folder / "made"
         packages = "--include=python3,ca-certificates,git"
         subprocess.run(["debootstrap", "--variant=minbase", packages, SUITE, made, *mirror()], check=True)
         new = kept.with_suffix(f".{os.getpid()}")  # two workers may make it at once
@@ -79,10 +78,16 @@ def machine(tmp_path: Path) -> Machine:
         subprocess.run(["tar", "-C", made, "-cf", new, "."], check=True)
         new.replace(kept)
         shutil.rmtree(made)
-    root = tmp_path / "machine"
+    root = folder / "machine"
     root.mkdir()
     subprocess.run(["tar", "-C", root, "-xf", kept], check=True)
     return Machine(root)
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    """A fresh machine."""
+    return unpacked(tmp_path)
 
 
 @pytest.mark.root

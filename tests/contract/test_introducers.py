@@ -227,4 +227,5 @@ def test_refusals_show_no_secret_and_say_what_to_do(name: str, introducer: Intro
 def test_all_of_the_folder_is_known(name: str) -> None:
     """A module that is there is offered, and nothing else is."""
     files = {path.stem for path in Path(PACKAGE / "introducers").glob("*.py")} - {"__init__"}
-    assert {known.replace("-", "_") for known in KNOWN} == files
+    assert {known.replace("-", "_") for known in (*KNOWN, *introducers.known_for_hosts())} == files
+    assert not set(KNOWN) & set(introducers.known_for_hosts())

@@ -20,7 +20,7 @@ from handfast.errors import (
     Refused,
     Revoked,
 )
-from handfast.ledger.operations import MAX_ALARMS
+from handfast.ledger.alarms import MAX_ALARMS
 from handfast.ledger.store import SqlLedger
 from tests.ledger.material import (
     LATER,

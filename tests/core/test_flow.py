@@ -59,6 +59,16 @@ def test_a_proof_does_not_reach_the_grant() -> None:
         "why",
         "reintroduction_key",
         "subject",
+        "host",
+    }
+    assert {field.name for field in dataclasses.fields(flow.HostGrant)} == {
+        "machine",
+        "keys",
+        "how",
+        "detail",
+        "place",
+        "complete",
+        "basis",
     }
 
 

@@ -13,6 +13,7 @@ DOCUMENTS = [path for path in DOCUMENTS if not path.is_symlink()]
 
 _FENCE = re.compile(r"```(\w*)\s*")
 _MARK = re.compile(r"<!-- test: (.+?) -->")
+_ERROR = re.compile(r"handfast: error:|handfast: \S+: REFUSED|curl: \(|Host key verification failed")
 _PROMPT = re.compile(r"([a-z0-9]+)\$ (.+)")
 
 
@@ -40,6 +41,11 @@ class Block:
         """The machine and path where NiFi's own CA has run before, if it needs one."""
         return self._where("toolkit")
 
+    @property
+    def database(self) -> str | None:
+        """The database that is there, in a PostgreSQL on its Unix socket, if the block needs one."""
+        return next((mark.split()[1] for mark in self.marks if mark.startswith("database ")), None)
+
     def _where(self, kind: str) -> tuple[str, str] | None:
         words = next((mark.split() for mark in self.marks if mark.startswith(f"{kind} ")), None)
         return (words[1], words[2]) if words else None
@@ -57,7 +63,7 @@ class Command:
     @property
     def fails(self) -> bool:
         """Whether an error is shown, so that the exit code must not be 0."""
-        return any(line.startswith(("handfast: error:", "curl: (")) for line in self.expected)
+        return any(_ERROR.match(line) for line in self.expected)
 
     @property
     def pattern(self) -> str:

@@ -8,6 +8,7 @@ programs. Every command is otherwise run as it is printed.
 
 from __future__ import annotations
 
+import getpass
 import os
 import re
 import secrets
@@ -35,16 +36,18 @@ _Process = subprocess.Popen[bytes]
 _ABSOLUTE = re.compile(r"(?<![\w./$}-])/(etc|var/lib)/")
 _READY = re.compile(
     r"invite a machine|^Server Started$|^Serving HTTP|"  # registrars, and the service of a session
-    r"^waiting (at|for) |^session \S+: (\S+ (at|is behind)|ParaView \S+ at|connect to) |^\S+ is at ",
+    r"^waiting (at|for) |^session \S+: (\S+ (at|is behind)|ParaView \S+ at|connect to) |^\S+ is at |^Ctrl-C ends it",
     re.MULTILINE,
 )
 _STARTS = re.compile(
-    r"(\./)?handfast (up|tls-toolkit server|session (?:serve|connect|invite|paraview))\b(?!.*--(help|stdio)).*|"
-    r"python3 -m http\.server .*"
+    r"(\./)?handfast (up|tls-toolkit server|session (?:serve|connect|invite|paraview))\b(?!.*--(help|stdio|pvsc)).*|"
+    r"handfast web\b.*|python3 -m http\.server .*"
 )
 # The machines of sessions: each has all its ports, and all of them are on one loopback here.
 _MACHINES = ("cluster", "desk", "home", "bob", "carol", "stranger")
 _PLACE = re.compile(rf"\b({'|'.join(_MACHINES)}|127\.0\.0\.1|0\.0\.0\.0):(\d{{2,5}})\b")
+# Ports of the machine itself that stand alone: for http.server, psql, Python.
+_BARE = re.compile(r"""(http\.server |port=|"127\.0\.0\.1", )(\d{2,5})\b""")
 _INVITATION = re.compile(r"handfast1_\S+")
 # Free ports; the documents' 7443 may be somebody's.
 _PORTS = '[registrar]\nlisten = "127.0.0.1:0"\ncrl_listen = "127.0.0.1:0"\n'
@@ -90,9 +93,11 @@ class Stage:
         self.https, self.postgres, self.nifi = _free_port(), _free_port(), _free_port()
         self.registrar = ""
         self.invitation = ""
+        self.connect_id = ""
         self._up: dict[tuple[str, str], _Process] = {}
         self._ports: dict[tuple[str, str], int] = {}
         self._typed: dict[str, dict[str, str]] = {}  # machine -> real address -> the document's
+        self._display = ""
         self._as_postgres = f"{shutil.which('runuser')} -u postgres --" if os.geteuid() == 0 else ""
         self._bin = self.base / "bin"
         self._bin.mkdir()
@@ -100,6 +105,8 @@ class Stage:
         self._script("handfast", f'exec {self._bin}/python3 -m handfast "$@"')
         self._script("sudo", 'shift 2\nexec "$@"')  # sudo -u USER COMMAND
         self._script("scp", f'exec cp "{self.base}/$(echo "$1" | tr : /)" "$2"')
+        if find("pvpython"):
+            self._script("pvpython", f'unset PYTHONPATH\nexec {find("pvpython")} --no-mpi "$@"')
         if toolkit := find("nifi-toolkit-1.28.1"):
             self._script("tls-toolkit.sh", f'exec bash {Path(toolkit).parents[1]}/bin/tls-toolkit.sh "$@"')
         if find("curl"):
@@ -123,8 +130,12 @@ class Stage:
 
     def play(self, block: Block) -> None:
         """Run a block's commands, or write the file it is."""
-        if "postgresql" in block.peers and not (self.base / "postgresql").exists():
+        if block.database is not None:
+            self._make_database(block.database)
+        elif "postgresql" in block.peers and not (self.base / "postgresql").exists():
             self._make_postgresql()
+        if "xvfb" in block.peers and not self._display:
+            self._make_display()
         if "sshd" in block.peers and ("cluster", "sshd") not in self._up:
             self._make_sshd()
         if block.place is not None:
@@ -161,6 +172,10 @@ class Stage:
             )
         return host
 
+    def _enter(self, host: Path) -> list[str]:
+        """Return what a command line begins with, to run on a machine."""
+        return []
+
     def _environment(self, host: Path) -> dict[str, str]:
         own = {name: value for name, value in os.environ.items() if not name.startswith(("HANDFAST_", "XDG_", "PG"))}
         return own | {
@@ -168,19 +183,20 @@ class Stage:
             "HOME": str(host),
             "HANDFAST_DATA": f"{host}/var/lib/handfast",
             "HANDFAST_OUT": f"{host}/etc/handfast/identity",
-            "PGHOSTADDR": "127.0.0.1",
-            "PGPORT": str(self.postgres),
             "LC_ALL": "C.UTF-8",
             "NO_COLOR": "1",
             "PYTHONUNBUFFERED": "1",
+            "DISPLAY": self._display,
+            **({} if host.name in _MACHINES else {"PGHOSTADDR": "127.0.0.1", "PGPORT": str(self.postgres)}),
         }
 
     def _run(self, command: Command) -> tuple[int, str]:
         host = self._host(command.host)
-        self._wait(self.base / f"{command.host}.connect.log", re.compile("^waiting for"), re.compile("is behind"))
+        for kind, met in ("connect", "is behind"), ("client", "connect to"):
+            self._wait(self.base / f"{command.host}.{kind}.log", re.compile("^waiting for"), re.compile(met))
         text = self._on_stage(host, command.text)
         done = subprocess.run(
-            ["bash", "-c", text],
+            [*self._enter(host), "bash", "-c", text],
             cwd=host,
             env=self._environment(host),
             input=f"{self.invitation}\n" if re.search("handfast (session )?join", command.text) else "",
@@ -202,7 +218,7 @@ class Stage:
         log = self.base / f"{command.host}.{kind}.log"
         with log.open("wb") as file:
             process = subprocess.Popen(
-                ["bash", "-c", f"exec {self._on_stage(host, command.text)}"],
+                [*self._enter(host), "bash", "-c", f"exec {self._on_stage(host, command.text)}"],
                 cwd=host,
                 env=self._environment(host),
                 stdin=subprocess.DEVNULL,
@@ -217,12 +233,14 @@ class Stage:
             self.registrar = ready[1]
         for invitation in _INVITATION.findall(output):
             self.invitation = invitation
+        if number := re.search(r"connect-id (\d+)", output):
+            self.connect_id = number[1]
         said = "\n".join(line for line in output.splitlines() if not line.startswith("{"))
         return process.poll() or 0, said
 
     def _wait(self, log: Path, if_: re.Pattern[str], until: re.Pattern[str], by: _Process | None = None) -> None:
-        """Wait until a log that begins with ``if_`` has ``until``; no longer than ``by`` runs, or 30 s."""
-        end = time.monotonic() + 30
+        """Wait until a log that begins with ``if_`` has ``until``; no longer than ``by`` runs, or 2 minutes."""
+        end = time.monotonic() + 120
         while log.exists() and if_.search(log.read_text()) and not until.search(log.read_text()):
             if time.monotonic() >= end or (by is not None and by.poll() is not None):
                 return
@@ -230,9 +248,12 @@ class Stage:
 
     def _on_stage(self, host: Path, text: str) -> str:
         """Return a command or file with this machine's paths and ports."""
-        text = _ABSOLUTE.sub(rf"{host}/\1/", text)
+        text = _ABSOLUTE.sub(rf"{host}/\1/", text).replace("/var/run/postgresql/", f"{self.base}/postgresql/")
+        text = text.replace("--connect-id=NUMBER", f"--connect-id={self.connect_id}")
         if host.name in _MACHINES:
-            text = re.sub(r"(http\.server) (\d+)", lambda found: f"{found[1]} {self._port(host.name, found[2])}", text)
+            if "paraview client" in text and "--local" not in text:
+                text += " --local 127.0.0.1:11111"  # its default
+            text = _BARE.sub(lambda found: f"{found[1]}{self._port(host.name, found[2])}", text)
             text = _PLACE.sub(lambda found: self._place(host.name, found[1], found[2]), text)
         if self.registrar:
             text = text.replace("registrar.lan:7443", self.registrar)
@@ -247,6 +268,7 @@ class Stage:
             output = output.replace(real, typed)
         output = output.replace(str(self._host(name)), "").replace(f"127.0.0.1:{self.nifi}", "0.0.0.0:9443")
         output = output.replace(f"localhost:{self.nifi}", "registrar.lan:9443")
+        output = output.replace(f"{self.base}/postgresql/", "/var/run/postgresql/")
         return output.replace(self.registrar, "registrar.lan:7443") if self.registrar else output
 
     def _port(self, machine: str, port: str) -> int:
@@ -303,9 +325,38 @@ class Stage:
         ssh = f'{shutil.which("ssh")} -F "$HOME/.ssh/config" -i {self.base}/user_key {known}'
         self._script("ssh", f'exec {ssh} -o LogLevel=ERROR "$@"')
 
+    def _make_display(self) -> None:
+        """Start a screen that nobody sees."""
+        log = self.base / "display"
+        with log.open("wb") as file:
+            command = [str(find("xvfb")), "-displayfd", "1", "-nolisten", "tcp", "-screen", "0", "1280x1024x24"]
+            self._up["", "display"] = process = subprocess.Popen(command, stdout=file, stderr=subprocess.DEVNULL)
+        self._wait(log, re.compile(""), re.compile(r"^\d+$", re.MULTILINE), process)
+        self._display = f":{log.read_text().split()[-1]}"
+
     def _make_postgresql(self) -> None:
         """Make a cluster that reads the documents' configuration, as Debian's does."""
-        data, host = self.base / "postgresql", self._host("db1")
+        main = f"{self._host('db1')}/etc/postgresql/15/main"
+        data = self._initdb(
+            f"include_dir = '{main}/conf.d'\nhba_file = '{main}/pg_hba.conf'\n"
+            f"listen_addresses = '127.0.0.1'\nport = {self.postgres}\n"
+        )
+        createuser = f"{self._as_postgres} {_pg('createuser')} -U postgres -h {data}"
+        self._script("createuser", f'unset PGHOSTADDR\nexec {createuser} "$@"')
+
+    def _make_database(self, name: str) -> None:
+        """Start PostgreSQL on its Unix socket alone, with a database that this user may use, for he is who he is."""
+        data = self._initdb("listen_addresses = ''\nport = 5432\n")
+        (data / "pg_hba.conf").write_text("local all postgres trust\nlocal all all peer\n")
+        sql = f"create role {getpass.getuser()} login; create database {name}"
+        for command in (
+            ["pg_ctl", "-D", str(data), "-l", f"{data}.log", "-w", "-s", "start"],
+            ["psql", "-qX", "-h", str(data), "-U", "postgres", *(f"-c{each}" for each in sql.split("; "))],
+        ):
+            subprocess.run([*self._as_postgres.split(), _pg(command[0]), *command[1:]], check=True, cwd="/")
+
+    def _initdb(self, settings: str) -> Path:
+        data = self.base / "postgresql"
         data.mkdir()
         if os.geteuid() == 0:
             shutil.chown(data, "postgres")
@@ -313,13 +364,9 @@ class Stage:
             shutil.chown(self.base / "postgresql.log", "postgres")
         make = [_pg("initdb"), "-D", str(data), "-U", "postgres", "-A", "trust"]
         subprocess.run([*self._as_postgres.split(), *make], check=True, capture_output=True)
-        main = f"{host}/etc/postgresql/15/main"
         with (data / "postgresql.conf").open("a") as conf:
-            conf.write(f"include_dir = '{main}/conf.d'\nhba_file = '{main}/pg_hba.conf'\n")
-            conf.write(f"listen_addresses = '127.0.0.1'\nport = {self.postgres}\n")
-            conf.write(f"unix_socket_directories = '{data}'\nfsync = off\n")
-        createuser = f"{self._as_postgres} {_pg('createuser')} -U postgres -h {data}"
-        self._script("createuser", f'unset PGHOSTADDR\nexec {createuser} "$@"')
+            conf.write(f"{settings}unix_socket_directories = '{data}'\nfsync = off\n")
+        return data
 
 
 def _end(process: _Process) -> None:

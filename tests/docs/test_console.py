@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.docs.lan import Lan
 from tests.docs.markdown import DOCUMENTS, ROOT, Block, blocks, commands, stories
 from tests.docs.stage import Stage
 
@@ -18,10 +19,14 @@ def _cases(*, with_peers: bool) -> list[object]:
     for path in DOCUMENTS:
         for number, story in enumerate(stories(path), 1):
             peers = sorted(frozenset[str]().union(*(block.peers for block in story)))
-            if with_peers and not peers:
+            lan = "lan" in story[0].marks
+            if (with_peers and not peers) or (lan and not with_peers):
                 continue
             marks = [pytest.mark.peer(*peers)] if with_peers else []
+            marks += [pytest.mark.root] if lan or "pvserver" in peers else []  # for its network, which is private
             kept = story if with_peers else [block for block in story if not block.peers]
+            if not kept:
+                continue
             cases.append(pytest.param(kept, id=f"{path.relative_to(ROOT)}:{number}", marks=marks))
     return cases
 
@@ -35,11 +40,11 @@ def test_commands_do_what_the_document_says(story: list[Block]) -> None:
             stage.play(block)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("story", _cases(with_peers=True))
 def test_commands_with_real_programs_do_what_the_document_says(story: list[Block]) -> None:
-    """The same, with nginx, curl and PostgreSQL."""
-    with Stage() as stage:
+    """The same, with nginx, curl, PostgreSQL, ssh and ParaView."""
+    with Lan() if "lan" in story[0].marks else Stage() as stage:
         for block in story:
             stage.play(block)
 

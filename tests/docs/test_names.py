@@ -14,7 +14,7 @@ from handfast.adapters import files
 from handfast.cli.exit_codes import DONE, EXIT_CODES, INTERRUPTED, exit_code
 from handfast.core.roles import Role
 from handfast.introducers import nifi
-from handfast.ledger import entries
+from handfast.ledger import entries, host_entries
 from handfast.newcomer.layouts import LAYOUTS
 from handfast.server.limits import Limits
 from handfast.server.metrics import Metrics
@@ -24,6 +24,7 @@ from handfast.sessions import connect, control, engine, hello, local, party, rel
 from tests.architecture.sources import PACKAGE
 from tests.docs.markdown import DOCUMENTS, ROOT, blocks
 
+_ALSO_LOGGED = {*entries._BOUNDED, host_entries.REGISTERED, *host_entries.OF_A_MACHINE}
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
 ERRORS = (ROOT / "docs" / "errors.md").read_text()
 ARCHITECTURE = (ROOT / "ARCHITECTURE.md").read_text()
@@ -144,7 +145,7 @@ def test_layouts_and_roles_are_documented() -> None:
 def test_log_entries_are_documented() -> None:
     """Every kind of entry that the ledger writes has its row in protocols/log.md."""
     page = (ROOT / "docs" / "protocols" / "log.md").read_text()
-    assert [kind for kind in sorted({*entries.OF_TABLES, entries.SECOND_KEY}) if f"`{kind}`" not in page] == []
+    assert [kind for kind in sorted({*entries.OF_TABLES, *_ALSO_LOGGED}) if f"`{kind}`" not in page] == []
 
 
 def test_limits_are_as_documented() -> None:
@@ -165,11 +166,16 @@ def test_limits_of_sessions_are_as_documented() -> None:
     """The figures of protocols/sessions.md are the program's."""
     page = (ROOT / "docs" / "protocols" / "sessions.md").read_text()
     of = engine.Limits()
-    assert (of.connections, of.strangers, of.handshake, of.frame, of.idle) == (1024, 256, 10, 5, None)
+    assert (of.connections, of.strangers, of.handshake, of.frame, of.answer, of.idle) == (2048, 256, 10, 5, 20, None)
     assert (hello.MAX_FRAME, hello.MAX_CRL, relay.BUFFER, local.DIAL_TIMEOUT) == (65535, 44 << 10, 256 << 10, 10)
     assert (control.PING, control.DEAD, connect.CALL_BACK, party.MAX_FILE) == (15, 45, 15, 256 << 10)
-    assert (hello.SHORTEST, hello.LONGEST, revocations.FAR.days, trust.INTERVAL) == (0.1, 86400, 1, 0.25)
-    for figure in ("| 1024 |", "| 256;", "10 s; 5 s; 20 s; 10 s", "65535; 44 KiB", "256 KiB each way", "0.1 … 86400 s"):
+    assert (hello.MIN_INTERVAL, hello.MAX_INTERVAL, revocations.MAX_CLOCK_SKEW.days, trust.INTERVAL) == (
+        0.1,
+        86400,
+        1,
+        0.25,
+    )
+    for figure in ("| 2048 |", "| 256;", "10 s; 5 s; 20 s; 10 s", "65535; 44 KiB", "256 KiB each way", "0.1 … 86400 s"):
         assert figure in page
 
 
@@ -178,7 +184,7 @@ def test_claims_have_their_tests() -> None:
     page = (ROOT / "docs" / "threat-model.md").read_text()
     sources = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
     ids = set(re.findall(r"\*\*(P\d+)\*\*", page))
-    assert ids == {"P1", "P2", "P3", "P4", "P5", "P6", "P12"}
+    assert ids == {"P1", "P2", "P3", "P4", "P5", "P6", "P12", "P13", "P14", "P15", "P16"}
     assert [each for each in sorted(ids) if not re.search(rf"def test_{each}_", sources)] == []
     assert [name for name in re.findall(r"`(tests/[\w/.]+)`", page) if not (ROOT / name).exists()] == []
 

@@ -6,9 +6,13 @@ import base64
 import re
 from datetime import UTC, datetime
 
+import msgspec
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from handfast.core import keys, transcript
+from handfast.core import hostproof, keys, sshsig, transcript
+from handfast.core.hostproof import HostKeys
 from handfast.core.invitation import InvitationLine, key_id
 from handfast.core.merkle import Frontier, leaf_hash
 from handfast.core.secret import Secret
@@ -54,6 +58,7 @@ def test_the_invitation_transcripts() -> None:
         signature=bytes(64),
         role=None,
         names=[GIVEN["names"]],
+        host=None,
         **NONCES,
     )
     digest = invitation.transcript(request, **SEEN)
@@ -63,14 +68,42 @@ def test_the_invitation_transcripts() -> None:
     assert transcript.answer(digest, leaf, (root,), GIVEN["time"]).hex() == GIVEN["answer digest"]
 
 
+def test_the_host_claim() -> None:
+    """What a host key signs, with the page's seed; what the request signs of it, and then as a whole."""
+    seed = Ed25519PrivateKey.from_private_bytes(bytes.fromhex(GIVEN["host key seed"]))
+    host = sshsig.load_private(seed.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()))
+    assert str(host.public) == GIVEN["host key"]
+    request = invitation.InvitationRequest(
+        key_id=LINE.key_id,
+        csr=CSR,
+        reintroduction_key=NEXT,
+        signature=bytes(64),
+        role=None,
+        names=[GIVEN["names"]],
+        host=None,
+        **NONCES,
+    )
+    keys = HostKeys((host,), (int(GIVEN["ports"]),))
+    made = hostproof.claim(keys, request, method="invitation", **SEEN)
+    assert made is not None
+    (proof,) = made.keys
+    assert proof.signature.hex() == GIVEN["host key signature"]
+    possession = bytes.fromhex(GIVEN["possession digest"])
+    assert sshsig.verify(proof.signature, possession, namespace="hostkeys@handfast") == host.public
+    assert hostproof.commitment(made).hex() == GIVEN["commitment"]
+    digest = invitation.transcript(msgspec.structs.replace(request, host=made), **SEEN)
+    assert digest.hex() == GIVEN["with it: digest"]
+    assert LINE.signing_key().sign(digest).hex() == GIVEN["with it: signature"]
+
+
 def test_the_renewal_transcripts() -> None:
     """Both kinds of succession, over the same inputs."""
     given = vectors("renewal.md")
     serial = "0123456789abcdef0123456789abcdef"
-    ours = renewal.RenewalRequest(serial=serial, csr=CSR, reintroduction_key=NEXT, signature=b"", **NONCES)
+    ours = renewal.RenewalRequest(serial=serial, csr=CSR, reintroduction_key=NEXT, signature=b"", host=None, **NONCES)
     assert renewal.transcript(ours, **SEEN).hex() == given["renewal digest"]
     late = reintroduction.ReintroductionRequest(
-        serial=serial, csr=CSR, reintroduction_key=NEXT, signature=bytes(64), **NONCES
+        serial=serial, csr=CSR, reintroduction_key=NEXT, signature=bytes(64), host=None, **NONCES
     )
     assert reintroduction.transcript(late, **SEEN).hex() == given["reintroduction digest"]
 
@@ -114,6 +147,6 @@ def test_the_frames_of_sessions() -> None:
     given = vectors("sessions.md")
     assert {name: hello.encode(message).hex() for name, message in messages.items()} == given
     for name, message in messages.items():
-        body, _ = hello.split(bytes.fromhex(given[name])) or (b"", 0)
+        body = bytes.fromhex(given[name])[2:]
         read = hello.decode(body, type(message)) if isinstance(message, Hello | Answer) else hello.decode_control(body)
         assert read == message

@@ -26,7 +26,7 @@ from handfast.core.names import network
 from handfast.core.records import CredentialRecord, Invitation
 from handfast.core.roles import Role
 from handfast.core.secret import Secret
-from tests.introducers import make_nifi, stage, vectors
+from tests.introducers import make_hosts, make_nifi, stage, vectors
 from tests.introducers.make_lines import lines
 from tests.introducers.stage import DAY, LINE, NEW_KEY, NOW, OLD_KEY, OTHER_KEY, PIN, RETURN_KEY, SERIAL, SERVER_SPKI
 
@@ -65,9 +65,7 @@ def flipped(data: bytes) -> bytes:
 def text(fields: dict[str, Any]) -> str:
     """The message: JSON, bytes in base64."""
     return json.dumps(
-        {k: base64.b64encode(v).decode() if isinstance(v, bytes) else v for k, v in fields.items()},
-        separators=(",", ":"),
-        ensure_ascii=False,
+        fields, separators=(",", ":"), ensure_ascii=False, default=lambda data: base64.b64encode(data).decode()
     )
 
 
@@ -90,6 +88,7 @@ class Case:
     unknown: bool = False
     client: bytes | None = None
     method: str | None = None
+    host: make_hosts.Plan | None = None
 
 
 SHARED = (
@@ -129,6 +128,8 @@ SHARED = (
     Case("not-json", "no JSON", "malformed", payload="handfast"),
     Case("other-method", "the message came under another method's name", "not-mine", method="parchment"),
 )  # fmt: skip
+
+WITH_HOSTS = tuple(Case(name, shows, outcome, host=plan) for name, shows, outcome, plan in make_hosts.PLANS)
 
 BY_INVITATION = (
     Case("plain", "no wishes: whatever the invitation is for"),
@@ -222,10 +223,21 @@ def invited(case: Case) -> vectors.Vector:
         fields["nonce"],
         fields["csr"],
         fields["reintroduction_key"],
+        _claimed("invitation", case, fields),
         *(name.encode() for name in fields["names"]),
     )
     fields["signature"] = (case.key or LINE.signing_key()).sign(digest)
     return _vector("invitation", case, fields, digest, record)
+
+
+def _claimed(method: str, case: Case, fields: dict[str, Any]) -> bytes:
+    """Put the case's host claim into the message as it is sent, and return what the request signs of it."""
+    if case.host is None:
+        return b""
+    made = make_hosts.claim(case.host, method=method, pin=case.pin, server_spki=case.spki, fields=fields)
+    signed = case.host.signed(made)
+    fields["host"] = case.host.sent(made if signed is None else signed)
+    return make_hosts.commitment(signed)
 
 
 def succeeding(method: str, case: Case) -> vectors.Vector:
@@ -249,6 +261,7 @@ def succeeding(method: str, case: Case) -> vectors.Vector:
         fields["nonce"],
         fields["csr"],
         fields["reintroduction_key"],
+        _claimed(method, case, fields),
     )
     signer = case.key or key
     if isinstance(signer, Ed25519PrivateKey):
@@ -276,11 +289,13 @@ def _vector(
         ),
         connection=vectors.Connection(server_spki=SERVER_SPKI, client=case.client),
         payload=text(message) if case.payload is None else case.payload,
-        finding=_found(record, fields, digest) if case.outcome == "success" else None,
+        finding=_found(method, case, record, fields, digest) if case.outcome == "success" else None,
     )
 
 
-def _found(record: Invitation | CredentialRecord, fields: dict[str, Any], digest: bytes) -> vectors.Found:
+def _found(
+    method: str, case: Case, record: Invitation | CredentialRecord, fields: dict[str, Any], digest: bytes
+) -> vectors.Found:
     sources = record.sources if isinstance(record, Invitation) else None
     late = isinstance(record, CredentialRecord) and record.not_after <= NOW
     return vectors.Found(
@@ -296,7 +311,16 @@ def _found(record: Invitation | CredentialRecord, fields: dict[str, Any], digest
         transcript=digest,
         reintroduction_key=fields["reintroduction_key"],
         expired_at=record.not_after if isinstance(record, CredentialRecord) and late else None,
+        host=None if case.host is None else _found_host(method, case.host, record),
     )
+
+
+def _found_host(method: str, plan: make_hosts.Plan, record: Invitation | CredentialRecord) -> vectors.FoundHost:
+    detail, place = f"credential {SERIAL:032x}", None
+    if isinstance(record, Invitation):  # only an operator's word says where a machine is
+        detail = f"invitation {record.key_id}"
+        place = vectors.FoundPlace(hosts=list(record.names.texts()), ports=sorted(plan.ports))
+    return make_hosts.found(plan, detail=detail, how=method, place=place, machine=record.machine)
 
 
 def _credential(record: CredentialRecord) -> vectors.CredentialOnRecord:
@@ -316,9 +340,9 @@ def _credential(record: CredentialRecord) -> vectors.CredentialOnRecord:
 
 def everything() -> dict[str, bytes]:
     """Every file by its path below vectors/."""
-    made = {f"invitation/{case.name}.json": invited(case) for case in (*BY_INVITATION, *SHARED)}
+    made = {f"invitation/{case.name}.json": invited(case) for case in (*BY_INVITATION, *SHARED, *WITH_HOSTS)}
     for method, cases in (("renewal", BY_RENEWAL), ("reintroduction", BY_RETURN)):
-        made |= {f"{method}/{case.name}.json": succeeding(method, case) for case in (*cases, *SHARED)}
+        made |= {f"{method}/{case.name}.json": succeeding(method, case) for case in (*cases, *SHARED, *WITH_HOSTS)}
     found = {path: vectors.encode(vector) for path, vector in made.items()}
     found |= {f"{vectors.LINES}/{name}.json": vectors.encode(line) for name, line in lines()}
     return found | {path: vectors.encode(vector) for path, vector in make_nifi.everything()}

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, load_der_publ
 
 from handfast import introducers
 from handfast.core.dn import SubjectPattern
-from handfast.core.flow import Channel, Evidence, Finding
+from handfast.core.flow import Channel, Evidence, Finding, HostFinding
 from handfast.core.invitation import InvitationLine
 from handfast.core.names import NamePattern, Names, network
 from handfast.core.ports import Introducer
@@ -24,7 +24,16 @@ from handfast.errors import HandfastError
 from handfast.introducers import nifi
 from tests.introducers import make_vectors, vectors
 from tests.introducers.stage import Stage
-from tests.introducers.vectors import AnswerVector, Found, LineVector, TagVector, Vector, World
+from tests.introducers.vectors import (
+    AnswerVector,
+    Found,
+    FoundHost,
+    FoundPlace,
+    LineVector,
+    TagVector,
+    Vector,
+    World,
+)
 
 METHODS = sorted(introducers.known())
 MESSAGES = [path for method in METHODS for path in vectors.files(method)]
@@ -100,6 +109,21 @@ def found(finding: Finding) -> Found:
         subject=finding.entitlement.subject,
         wished_subject=finding.wish.subject,
         own_address=finding.entitlement.own_address,
+        host=None if finding.host is None else found_host(finding.host),
+    )
+
+
+def found_host(host: HostFinding) -> FoundHost:
+    """Host keys as a vector states them."""
+    place = None if host.place is None else FoundPlace(hosts=list(host.place.hosts()), ports=list(host.place.ports))
+    assert host.once is None  # what the request spends counts for its host keys, too
+    return FoundHost(
+        machine=host.machine,
+        keys=sorted(map(str, host.keys)),
+        how=host.how.value,
+        detail=host.detail,
+        complete=host.complete,
+        place=place,
     )
 
 

@@ -115,6 +115,24 @@ class Connection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     client: bytes | None
 
 
+class FoundPlace(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Where the machine is reached for SSH."""
+
+    hosts: list[str]
+    ports: list[int]
+
+
+class FoundHost(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The SSH host keys that were proved, as lines of .pub files, sorted."""
+
+    machine: str
+    keys: list[str]
+    how: str
+    detail: str
+    complete: bool
+    place: FoundPlace | None
+
+
 class Found(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
     """What has to be found, all of it. Subjects are of foreign protocols, in DER."""
 
@@ -133,6 +151,7 @@ class Found(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     subject: bytes | None = None
     wished_subject: bytes | None = None
     own_address: bool = False
+    host: FoundHost | None = None
 
 
 class Vector(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

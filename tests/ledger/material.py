@@ -12,11 +12,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from handfast import ledger
 from handfast.core import checkpoint
 from handfast.core.checkpoint import Checkpoint
-from handfast.core.flow import Credential, Grant, Intent, Once
+from handfast.core.flow import Credential, Grant, HostGrant, Intent, Once
+from handfast.core.hosts import How
+from handfast.core.hosts import Place as Reached
 from handfast.core.merkle import Frontier
 from handfast.core.names import Names
 from handfast.core.records import Invitation
 from handfast.core.roles import Role
+from handfast.core.sshkeys import SshKey, from_blob
 from handfast.ledger import statements
 from handfast.ledger.database import Session
 from handfast.ledger.store import SqlLedger
@@ -83,6 +86,26 @@ def join(store: SqlLedger, number: int, *, machine: str = "web1.lan", key: int |
     intent = store.intend(wanted, Once(invited.marker), at=NOW).result()
     certificate = store.issued(Credential(intent.serial, intent.grant, b"certificate %d" % number), at=NOW).result()
     return Intent(intent.serial, intent.grant, certificate)
+
+
+def ssh_key(number: int) -> SshKey:
+    """A well-formed key that nobody holds."""
+    return from_blob(b"\0\0\0\x0bssh-ed25519\0\0\0\x20" + number.to_bytes(32, "big"))
+
+
+def host_grant(
+    *keys: int,
+    machine: str = "web1.lan",
+    how: How = How.INVITATION,
+    places: tuple[str, ...] | None = ("web1.lan", "10.0.0.1"),
+    aliases: tuple[str, ...] = (),
+    ports: tuple[int, ...] = (),
+    complete: bool = True,
+    basis: tuple[int, ...] = (),
+) -> HostGrant:
+    """What policy would allow: these keys, reached there."""
+    place = None if places is None else Reached.parse(places, aliases=aliases, ports=ports)
+    return HostGrant(machine, tuple(map(ssh_key, keys)), how, "a test", place, complete, tuple(map(ssh_key, basis)))
 
 
 def signed_head(store: SqlLedger, key: Ed25519PrivateKey = LOG_KEY, *, origin: str = ORIGIN) -> str:

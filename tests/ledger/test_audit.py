@@ -29,10 +29,12 @@ from tests.ledger.material import (
     ORIGIN,
     OTHER_KEY,
     grant,
+    host_grant,
     invitation,
     join,
     set_head,
     signed_head,
+    ssh_key,
     tamper,
 )
 
@@ -50,6 +52,14 @@ def store(tmp_path: Path) -> Iterator[SqlLedger]:
         opened.intend(grant(4), Once("test:1"), at=NOW).result()  # 9
         opened.save_checkpoint(signed_head(opened)).result()
         yield opened
+
+
+@pytest.fixture
+def hosts(store: SqlLedger) -> SqlLedger:
+    """The same with a machine's SSH host keys."""
+    store.register(host_grant(1, 2, 3), Once("invitation:test"), at=NOW).result()
+    store.retire("web1.lan", ssh_key(3), reason="stolen", at=NOW).result()
+    return store
 
 
 def verify(store: SqlLedger, external: str | None = None) -> audit.AuditReport:
@@ -200,14 +210,41 @@ def test_a_changed_table(store: SqlLedger, change: str, named: str) -> None:
         verify(store)
 
 
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ("UPDATE hosts SET state = replace(state, 'AAAA', 'AAAB')", "the host keys or the place of 'web1.lan' are not"),
+        ("UPDATE host_words SET words = ''", "the host keys or the place of 'web1.lan' are not"),
+        ("UPDATE hosts SET revision = 9", "the host keys or the place of 'web1.lan' are not"),
+        ("DELETE FROM host_words", "the host keys or the place of 'web1.lan' are not"),
+        ("INSERT INTO host_words VALUES ('web9.lan', 'x')", "the index of what machines are searched by is not"),
+        ("DELETE FROM hosts", "the host keys or the place of 'web1.lan' are not"),
+        ("INSERT INTO hosts VALUES ('web9.lan', '', 1)", "the host keys or the place of 'web9.lan' are not"),
+        ("UPDATE host_places SET machine = 'web9.lan'", "the index of names of machines is not"),
+        ("DELETE FROM host_places WHERE spelling = '10.0.0.1'", "the index of names of machines is not"),
+        ("UPDATE host_keys SET machine = 'web9.lan'", "the index of host keys is not"),
+        ("DELETE FROM host_retired_keys", "the list of retired host keys is not"),
+        ("INSERT INTO host_retired_keys VALUES ('web9.lan', x'00')", "the list of retired host keys is not"),
+        ("DELETE FROM host_registrations", "speaks of a row that is not in the store"),
+        ("UPDATE host_registrations SET keys_sha256 = x'00'", "the registration of 'web1.lan' is not what"),
+    ],
+)
+def test_a_changed_host(hosts: SqlLedger, change: str, named: str) -> None:
+    """Host keys, places and what finds them are what the log makes them, or it is named."""
+    verify(hosts)
+    tamper(hosts, change)
+    with pytest.raises(LogTampered, match=named):
+        verify(hosts)
+
+
 @pytest.mark.parametrize("value", ["x'00'", "'x'", "77", "7.5", "9223372036854775807"])
-def test_values_that_the_ledger_never_writes(store: SqlLedger, tmp_path: Path, value: str) -> None:
+def test_values_that_the_ledger_never_writes(hosts: SqlLedger, tmp_path: Path, value: str) -> None:
     """Whatever is put into any column, of whatever type, is tampering, and not a crash of the audit."""
     copy = tmp_path / "copy.sqlite3"
     columns = [column for table in metadata.sorted_tables for column in table.columns if str(column) != "log_head.id"]
-    store.note(Event("alarm.test", NOW, "x")).result()
+    hosts.note(Event("alarm.test", NOW, "x")).result()
     for column in columns:
-        tamper(store, f"VACUUM INTO '{copy}'")
+        tamper(hosts, f"VACUUM INTO '{copy}'")
         copy.chmod(0o600)
         with ledger.open_sqlite(copy) as changed:
             try:

@@ -10,18 +10,21 @@ import sys
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from sqlalchemy import create_engine
 
 from handfast import ledger
+from handfast.core.flow import Credential, Once
 from handfast.errors import Fault
-from handfast.ledger import schema, statements
+from handfast.ledger import audit, schema, statements
 from handfast.ledger.store import SqlLedger
 from handfast.ledger.tables import metadata
 from tests.ledger import postgres
-from tests.ledger.material import tamper
+from tests.ledger.material import LOG_KEY, NOW, ORIGIN, grant, host_grant, invitation, tamper
 
 
 @pytest.fixture
@@ -109,3 +112,47 @@ def test_a_migration_that_fails_leaves_nothing(path: Path) -> None:
     tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
     connection.close()
     assert tables == [("log_head",)]
+
+
+def schema_of(path: Path) -> dict[str, str]:
+    """What SQLite has been told to make."""
+    connection = sqlite3.connect(path)
+    found = connection.execute("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL").fetchall()
+    connection.close()
+    return dict(found)
+
+
+def migrated_to(path: Path, revision: str) -> None:
+    """An empty ledger as the Handfast of that revision made it."""
+    config = Config()
+    config.set_main_option("script_location", "handfast.ledger:migrations")
+    engine = create_engine(f"sqlite:///{path}")
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
+    engine.dispose()
+
+
+def test_a_ledger_of_the_first_schema_is_migrated(path: Path, tmp_path: Path) -> None:
+    """What an older Handfast wrote is all there, host keys can be added to it, and the audit finds nothing amiss."""
+    migrated_to(tmp_path / "first.sqlite3", "0001")
+    first = schema_of(tmp_path / "first.sqlite3")
+    with ledger.open_sqlite(path) as store:
+        store.invite(invitation(1)).result()
+        intent = store.intend(grant(1), Once(invitation(1).marker), at=NOW).result()
+        store.issued(Credential(intent.serial, intent.grant, b"certificate"), at=NOW).result()
+        before = (store.invitations(), store.credentials(), store.events(), store.head())
+        newer = {name for name, sql in schema_of(path).items() if sql.startswith("CREATE TABLE")} - set(first)
+        tamper(store, *(f"DROP TABLE {name}" for name in newer), "UPDATE alembic_version SET version_num = '0001'")
+    assert schema_of(path) == first  # so it is one of the first, with content
+    with ledger.open_sqlite(path) as store:
+        assert differences(store) == []
+        assert (store.invitations(), store.credentials(), store.events(), store.head()) == before
+        assert (store.hosts(), store.hosts_revision()) == ([], 0)
+        again = store.intend(grant(1), Once(invitation(1).marker), at=NOW).result()
+        assert (again.serial, again.certificate) == (intent.serial, b"certificate")
+        host = store.register(host_grant(1), None, at=NOW).result()
+        assert store.host_at("web1.lan") == host
+        audit.verify(store, LOG_KEY.public_key(), ORIGIN)
+    with ledger.open_sqlite(path) as store:
+        assert store.host("web1.lan") == host

@@ -15,7 +15,7 @@ from handfast.core.flow import Once
 from handfast.core.records import Event
 from handfast.errors import AlreadySpent, Fault, Unsafe
 from handfast.ledger import audit, entries, sqlite
-from handfast.ledger.operations import MAX_ALARMS
+from handfast.ledger.alarms import MAX_ALARMS
 from tests.ledger.material import LOG_KEY, NOW, ORIGIN, grant, tamper
 
 EVENT = Event("test.one", NOW, "x")

@@ -19,6 +19,7 @@ from handfast import introducers, ledger
 from handfast.authority.authority import FileAuthority
 from handfast.core import csr, keys
 from handfast.core.flow import Answer, Channel, Evidence, Wish
+from handfast.core.hostproof import HostKeys
 from handfast.core.invitation import Address, InvitationLine
 from handfast.core.names import IPAddress
 from handfast.core.ports import Authority, Ledger
@@ -121,6 +122,7 @@ class House:
         *,
         wish: Wish = Wish(),  # noqa: B008  a frozen value
         source: IPAddress | None = None,
+        host: HostKeys | None = None,
     ) -> tuple[Evidence, bytes]:
         """Evidence of an invitation, and the digest that its sender signed."""
         body, signed = invitation.present(
@@ -130,10 +132,11 @@ class House:
             wish=wish,
             nonce=self.context.new_nonce(),
             server_spki=self.tls.spki,
+            host=host,
         )
         return Evidence("invitation", body, Channel(self.tls.spki, None, source)), signed
 
-    def renewing(self, old: Newcomer, serial: int, new: Newcomer) -> Evidence:
+    def renewing(self, old: Newcomer, serial: int, new: Newcomer, *, host: HostKeys | None = None) -> Evidence:
         """Evidence of a server that renews."""
         body, _ = renewal.present(
             old.key,
@@ -143,10 +146,11 @@ class House:
             next_key=new.way_back.public_key().public_bytes_raw(),
             nonce=self.context.new_nonce(),
             server_spki=self.tls.spki,
+            host=host,
         )
         return Evidence("renewal", body, Channel(self.tls.spki))
 
-    def returning(self, old: Newcomer, serial: int, new: Newcomer) -> Evidence:
+    def returning(self, old: Newcomer, serial: int, new: Newcomer, *, host: HostKeys | None = None) -> Evidence:
         """Evidence of a machine whose credential has expired."""
         body, _ = reintroduction.present(
             old.way_back,
@@ -156,6 +160,7 @@ class House:
             next_key=new.way_back.public_key().public_bytes_raw(),
             nonce=self.context.new_nonce(),
             server_spki=self.tls.spki,
+            host=host,
         )
         return Evidence("reintroduction", body, Channel(self.tls.spki))
 
@@ -163,9 +168,16 @@ class House:
         """Run the flow once."""
         return asyncio.run((registrar or self.registrar()).introduce(evidence, self.tls))
 
-    def join(self, line: InvitationLine, who: Newcomer, *, registrar: Registrar | None = None) -> Answer:
+    def join(
+        self,
+        line: InvitationLine,
+        who: Newcomer,
+        *,
+        registrar: Registrar | None = None,
+        host: HostKeys | None = None,
+    ) -> Answer:
         """Join, and check the registrar's proof."""
-        evidence, signed = self.joining(line, who)
+        evidence, signed = self.joining(line, who, host=host)
         answer = self.introduce(evidence, registrar=registrar)
         self.check_proof(answer, signed)
         return answer

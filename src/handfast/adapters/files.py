@@ -126,12 +126,15 @@ def remove_leftovers(directory: Path) -> None:
                 os.unlink(directory / name)
 
 
-def read_private(path: Path, *, owner: int | None = None, limit: int = MAX_PRIVATE_FILE) -> bytes:
+def read_private(
+    path: Path, *, owner: int | None = None, group: int | None = None, limit: int = MAX_PRIVATE_FILE
+) -> bytes:
     """
     Return the content of a file that only its owner can read or write.
 
     The owner must be the caller's effective user, or ``owner`` (a uid). Root is no exception: what
     root reads by default must be root's, or any user could choose what a privileged command acts on.
+    With ``group`` (a gid) that group may read it, too.
 
     The checks are made on the open descriptor, so the file cannot be exchanged after them. A symbolic
     link is followed (mounted secrets are links): what it leads to is what is checked. *Not* checked:
@@ -143,7 +146,7 @@ def read_private(path: Path, *, owner: int | None = None, limit: int = MAX_PRIVA
     :raises Fault: it cannot be read.
     """
     owners = {os.geteuid(), owner}
-    return _content(path, lambda status: _check_file(path, status, owners), limit)
+    return _content(path, lambda status: _check_file(path, status, owners, group), limit)
 
 
 def read_told(
@@ -321,7 +324,7 @@ def _make_directory(path: Path, mode: int) -> None:
         sync_directory(path.parent)
 
 
-def _check_file(path: Path, status: os.stat_result, owners: set[int | None]) -> None:
+def _check_file(path: Path, status: os.stat_result, owners: set[int | None], group: int | None = None) -> None:
     if not stat.S_ISREG(status.st_mode):
         raise Unsafe(f"{str(path)!r} is not a regular file", hint="give a file")
     if status.st_uid not in owners:
@@ -329,7 +332,8 @@ def _check_file(path: Path, status: os.stat_result, owners: set[int | None]) -> 
             f"{str(path)!r} belongs to user id {status.st_uid}",
             hint="run the command as that user, or make a copy of your own with mode 0600",
         )
-    if status.st_mode & _OTHERS:
+    allowed = stat.S_IRGRP if status.st_gid == group else 0
+    if status.st_mode & _OTHERS & ~allowed:
         raise Unsafe(
             f"{str(path)!r} can be read or written by others (mode {stat.S_IMODE(status.st_mode):04o})",
             hint=f"chmod 600 {path}; if others may have read it, replace the secret in it",

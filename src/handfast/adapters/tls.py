@@ -136,6 +136,17 @@ def foreign_client_context() -> ssl.SSLContext:
     return context
 
 
+def public_client_context() -> ssl.SSLContext:
+    """
+    Return a context for servers of the public web, such as an object store: the system's CAs, and the host's name.
+
+    Nothing of ours is trusted because of it. ``SSL_CERT_FILE`` names other CAs, as for every program.
+    """
+    context = ssl.create_default_context()
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    return context
+
+
 def verifying_client_context(
     roots: list[x509.Certificate],
     identity: tuple[list[x509.Certificate], CertificateIssuerPrivateKeyTypes] | None = None,

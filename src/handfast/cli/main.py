@@ -1,12 +1,7 @@
-"""
-The command table and the last error handler.
-
-Commands are imported when they are called: ``--help`` loads click and this file, nothing else.
-"""
+"""The table of commands, and the last error handler."""
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
 from typing import Any, NoReturn
@@ -16,10 +11,10 @@ import click
 from handfast import __version__
 from handfast.adapters.process import leave_no_core
 from handfast.cli import ui
-from handfast.cli.exit_codes import INTERRUPTED, exit_code
+from handfast.cli.exit_codes import EXIT_CODES, INTERRUPTED, exit_code
+from handfast.cli.lazy import Lazy
 from handfast.errors import Fault, HandfastError, UsageError
 
-# name -> (module, one line of help); the order is the order of a first day
 COMMANDS = {
     "up": ("registrar", "run a registrar on this machine; the first run makes the authority"),
     "invite": ("registrar", "print an invitation: one line for one newcomer"),
@@ -30,6 +25,13 @@ COMMANDS = {
     "list": ("registrar", "the machines this registrar knows"),
     "show": ("registrar", "one machine: credentials, invitations, alarms, history"),
     "revoke": ("registrar", "take back a machine's credentials, or one serial"),
+    "host": ("host", "SSH host keys of machines: who has which, and how that became known"),
+    "known-hosts": ("known_hosts", "print the host keys that are believed, as ssh and others read them"),
+    "userdata": ("userdata", "print cloud-init user-data with which a new machine makes its host keys known"),
+    "ssh": ("ssh", "ssh to a machine whose host key is known before the first connection"),
+    "ssh-config": ("ssh_config", "have plain ssh, scp, rsync and git know the machines' host keys"),
+    "doctor": ("ssh_config", "why ssh would or would not accept a host"),
+    "web": ("web", "show the machines and their host keys in a browser, by a one-time link"),
     "ca": ("authority", "show the authority; print its bundle or its CRL"),
     "log": ("log", "show the log, or prove that nothing in it was changed"),
     "session": ("session", "one server, its clients, and nobody else between them: make it, hand it out, use it"),
@@ -40,8 +42,8 @@ COMMANDS = {
 INVITATION = "handfast1_"  # core.invitation.PREFIX, from a module that --help must not load
 
 
-class Commands(click.Group):
-    """A group whose commands are loaded from ``COMMANDS`` when needed."""
+class Commands(Lazy):
+    """All of them."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Refuse an invitation among the arguments of any command, before click repeats it in an error message."""
@@ -53,23 +55,6 @@ class Commands(click.Group):
             )
         return super().parse_args(ctx, args)
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the names in the table's order."""
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import the command's module and return it."""
-        if cmd_name not in COMMANDS:
-            return None
-        module = importlib.import_module(f"handfast.cli.{COMMANDS[cmd_name][0]}")
-        command: click.Command = getattr(module, f"{cmd_name.replace('-', '_')}_command")
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the table without importing any command."""
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
-
 
 EPILOG = """\b
 Example:
@@ -80,7 +65,7 @@ Example:
 """
 
 
-@click.command(cls=Commands, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=Commands, table=COMMANDS, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="handfast", message="%(prog)s %(version)s")
 def handfast() -> None:
     """Introduce machines to each other: authentic, encrypted, mutually authenticated, from the first packet."""
@@ -90,13 +75,16 @@ def misused(error: click.ClickException) -> UsageError:
     """Return click's complaint in our own words: lower case, and with what to do."""
     from difflib import get_close_matches  # only here: --help does without
 
-    text = error.format_message().rstrip(".")
+    text = error.format_message()
     context = error.ctx if isinstance(error, click.UsageError) else None
-    hint = f"see `{context.command_path} --help`" if context is not None else "see `handfast --help`"
-    if isinstance(error, click.exceptions.NoSuchCommand) and (
-        meant := get_close_matches(error.command_name, COMMANDS, 1)
-    ):
-        hint = f"did you mean `handfast {meant[0]}`?"
+    command = context.command_path if context is not None else "handfast"
+    hint = f"see `{command} --help`"
+    if isinstance(error, click.exceptions.NoSuchCommand) and context is not None:
+        text = error.message  # without click's own guesses
+        known = context.command.list_commands(context) if isinstance(context.command, click.Group) else []
+        if meant := get_close_matches(error.command_name, known, 1):
+            hint = f"did you mean `{command} {meant[0]}`?"
+    text = text.rstrip(".")
     return UsageError(text[:1].lower() + text[1:], hint=hint)
 
 
@@ -114,6 +102,10 @@ def run(arguments: list[str] | None = None) -> int:
     except HandfastError as error:
         ui.complain(error)
         return exit_code(error)
+    except click.exceptions.NoArgsIsHelpError as error:
+        for line in error.format_message().splitlines():  # the help of a group
+            ui.say(line)
+        return EXIT_CODES[UsageError]
     except click.ClickException as error:
         usage = misused(error)
         ui.complain(usage)

@@ -25,8 +25,12 @@ from handfast.newcomer.keystore import Keystore
 from handfast.newcomer.layouts import LAYOUTS, layout_names
 
 if TYPE_CHECKING:
-    from handfast.newcomer.join import Joined
+    from handfast.newcomer.join import Joined, Published
 
+SSH = click.option(
+    "--ssh", is_flag=True, help="Publish the SSH host keys of this machine too, each signing for itself."
+)
+SSH_DIR = click.option("--ssh-dir", type=FOLDER, help="Where they are, if not in /etc/ssh; implies --ssh.")
 NOTICEABLE = timedelta(seconds=60)  # of a clock's error: certificates are backdated by an hour
 
 
@@ -42,6 +46,9 @@ NOTICEABLE = timedelta(seconds=60)  # of a clock's error: certificates are backd
     help=f"Also write the files that a program expects: {', '.join(LAYOUTS)} (repeatable).",
 )
 @click.option("--owner", help="User who may read the key (as root): the service that uses it.")
+@SSH
+@SSH_DIR
+@click.option("--ssh-port", "ssh_ports", type=int, multiple=True, help="Port of its sshd, if not 22 (repeatable).")
 @JSON
 def join_command(
     out: Path,
@@ -50,6 +57,9 @@ def join_command(
     sans: tuple[str, ...],
     layouts: tuple[str, ...],
     owner: str | None,
+    ssh: bool,
+    ssh_dir: Path | None,
+    ssh_ports: tuple[int, ...],
     as_json: bool,
 ) -> None:
     """
@@ -62,16 +72,34 @@ def join_command(
 
     chosen = layout_names(("pem", *layouts))
     wish = Wish(config.parse_role(role) if role else None, Names.parse(sans))
+    published = _host_keys(ssh_dir, ssh_ports) if ssh or ssh_dir or ssh_ports else None
     line = InvitationLine.parse(read_invitation(invitation_file))
-    joined = join(Invited(line, wish), Keystore(out), layouts=chosen, owner=owner, now=SystemClock().now)
+    joined = join(
+        Invited(line, wish), Keystore(out), layouts=chosen, owner=owner, now=SystemClock().now, published=published
+    )
     if joined is None:
         ui.say(
             "this machine has joined with this invitation before, and renewed since; `handfast status` says until when"
         )
+        if published is not None and "ssh_dir" not in Keystore(out).load().identity:
+            ui.warn("its SSH host keys are not published: ask the operator for a new invitation")
     else:
         _tell(joined, out, line)
+        _tell_published(published)
     if as_json:
         ui.emit_json(dict(Keystore(out).load().identity))
+
+
+def _host_keys(directory: Path | None, ports: tuple[int, ...]) -> Published:
+    from handfast.core.hosts import Place
+    from handfast.newcomer import hostkeys
+    from handfast.newcomer.join import Published
+
+    place = directory or hostkeys.DEFAULT_DIRECTORY
+    keys, remarks = hostkeys.load(place, ports=Place.parse((), ports=ports).ports)
+    for remark in remarks:
+        ui.warn(remark)
+    return Published(keys, place.absolute())
 
 
 def _tell(joined: Joined, out: Path, line: InvitationLine) -> None:
@@ -83,6 +111,11 @@ def _tell(joined: Joined, out: Path, line: InvitationLine) -> None:
     )
     if abs(joined.clock_offset) > NOTICEABLE:
         ui.warn(f"this machine's clock is {_off(joined.clock_offset)}: until it is set, it will misjudge its peers")
+
+
+def _tell_published(published: Published | None) -> None:
+    for signer in published.keys.signers if published else ():
+        ui.say(f"published the SSH host key {signer.public.fingerprint} ({signer.public.algorithm})")
 
 
 @click.command("status")
@@ -118,13 +151,29 @@ def status_command(out: Path, as_json: bool) -> int:
 @click.option("--exec", "command", help="Run CMD in a shell after a change: reload what uses the certificate.")
 @click.option("--install", is_flag=True, help="Write a systemd service and timer that do this, and start them.")
 @click.option("--unit-dir", type=FOLDER, help="Where --install writes; nothing is started then.")
+@SSH
+@SSH_DIR
 @JSON
 def renew_command(
-    out: Path, if_due: bool, command: str | None, install: bool, unit_dir: Path | None, as_json: bool
+    out: Path,
+    if_due: bool,
+    command: str | None,
+    install: bool,
+    unit_dir: Path | None,
+    ssh: bool,
+    ssh_dir: Path | None,
+    as_json: bool,
 ) -> None:
-    """Get the successor of this machine's credential, with a new key."""
+    """
+    Get the successor of this machine's credential, with a new key.
+
+    SSH host keys that it has published are published again. --ssh is for a machine that has not, of which the operator
+    has entered a host key: it publishes the others.
+    """
     from handfast.newcomer.renew import held, renew
 
+    if (ssh or ssh_dir) and (if_due or install or unit_dir):
+        raise UsageError("--ssh is for once, and not for timers", hint="say it alone: renewals then go on with it")
     keystore = Keystore(out)
     if install or unit_dir:
         from handfast.newcomer.timer import install_timer
@@ -138,8 +187,10 @@ def renew_command(
     if if_due and clock.now() < current.due_at:
         ui.say(f"not due before {current.due_at:%Y-%m-%d %H:%M}Z")
     else:
-        current = renew(keystore, now=clock.now)
+        published = _host_keys(ssh_dir, ()) if ssh or ssh_dir else None
+        current = renew(keystore, now=clock.now, publish=published, remark=ui.warn)
         ui.say(f"renewed {current.identity.machine}, until {current.identity.not_after:%Y-%m-%d %H:%M}Z")
+        _tell_published(published)
         if command:
             _run_hook(command, out, current.identity.machine)
     if as_json:

@@ -316,7 +316,7 @@ def _fields(event: views.EventView) -> str:
 )
 @JSON
 def revoke_command(what: str, data: Path, identity: Path | None, reason: str, as_json: bool) -> None:
-    """Take back all that NAME holds, one SERIAL, or one invitation; at once, and on the CRL."""
+    """Take back all that NAME holds with its SSH host keys, one SERIAL, or one invitation; at once, and on the CRL."""
     from handfast.core import views
 
     answer = _operator(data, identity).revoke(views.RevokeRequest(what=what, reason=reason))
@@ -324,5 +324,7 @@ def revoke_command(what: str, data: Path, identity: Path | None, reason: str, as
         ui.emit_json(answer)
     for serial in answer.serials:
         ui.say(f"revoked {serial} ({reason})")
+    for fingerprint in answer.host_keys:
+        ui.say(f"{what}: its SSH host key {fingerprint} is refused from now on")
     if not answer.serials:
-        ui.say(f"{what}: no credential to revoke; what was open of its invitations is cancelled")
+        ui.say(f"{what}: no credential to revoke; what else was open of it is taken back")

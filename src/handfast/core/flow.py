@@ -8,6 +8,8 @@ The five values of the one flow. Each is frozen and is made by exactly one layer
     Credential  authority               what was issued
 
 ``tests/architecture`` holds the second column: no other layer constructs the type.
+
+Where only SSH host keys become known, nothing is signed: ``HostFinding`` and ``HostGrant`` end in the ledger.
 """
 
 from __future__ import annotations
@@ -17,8 +19,11 @@ from datetime import datetime, timedelta
 
 from cryptography import x509
 
+from handfast.core.hostproof import HostKeys
+from handfast.core.hosts import How, Place
 from handfast.core.names import IPAddress, IPNetwork, Names
 from handfast.core.roles import Role
+from handfast.core.sshkeys import SshKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +72,14 @@ class Opening:
     What a newcomer's half signs over: its new keys, and the registrar that has just proved itself.
 
     ``csr`` is DER, ``next_key`` the raw reintroduction key, ``server_spki`` the hash of the TLS key that was proved.
+    ``host`` are SSH host keys, to be proved along with it.
     """
 
     csr: bytes
     next_key: bytes
     nonce: bytes
     server_spki: bytes
+    host: HostKeys | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +124,7 @@ class Finding:
     machine may come back after its credential expired. ``expired_at`` is set where the evidence is a credential whose
     time is over: policy has the limit. ``renewals`` counts those of the machine within the last 24th of the
     credential's life, its own successors left out. ``shared`` evidence is held by many: too much of it is counted by
-    where it comes from, else by its marker.
+    where it comes from, else by its marker. ``host`` are SSH host keys whose possession was proved with it.
     """
 
     method: str
@@ -131,6 +138,27 @@ class Finding:
     expired_at: datetime | None = None
     renewals: int = 0
     shared: bool = False
+    host: HostFinding | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HostFinding:
+    """
+    Which SSH host keys are a machine's, as an introducer concluded.
+
+    ``complete`` means that these are all it has: what it had before is retired. ``place`` is what the evidence
+    entitles it to be reached as; None leaves that as it is. ``detail`` is one line for people. ``basis`` are the keys
+    that the evidence rests upon: it counts while all of them do.
+    """
+
+    machine: str
+    keys: tuple[SshKey, ...]
+    how: How
+    detail: str
+    once: Once | None = None
+    place: Place | None = None
+    complete: bool = True
+    basis: tuple[SshKey, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +166,7 @@ class Grant:
     """
     The entire content of a credential. The authority adds its issuer, its serial and nothing else.
 
-    ``subject`` is a DER Name; None is ``CN=<machine>``.
+    ``subject`` is a DER Name; None is ``CN=<machine>``. ``host`` are SSH host keys, recorded along with it.
     """
 
     machine: str
@@ -152,11 +180,25 @@ class Grant:
     why: tuple[str, ...]
     reintroduction_key: bytes | None = None
     subject: bytes | None = None
+    host: HostGrant | None = None
 
     @property
     def trust_domain(self) -> str:
         """Which authority it is for."""
         return self.spiffe_id.removeprefix("spiffe://").partition("/")[0]
+
+
+@dataclass(frozen=True, slots=True)
+class HostGrant:
+    """Which SSH host keys of a machine are recorded, and where it is reached; as ``HostFinding``, but decided."""
+
+    machine: str
+    keys: tuple[SshKey, ...]
+    how: How
+    detail: str
+    place: Place | None = None
+    complete: bool = True
+    basis: tuple[SshKey, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

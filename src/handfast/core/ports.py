@@ -14,11 +14,13 @@ from typing import Protocol
 import msgspec
 from cryptography import x509
 
-from handfast.core.flow import Credential, Evidence, Finding, Grant, Intent, Once, Opening, Wish
+from handfast.core.flow import Credential, Evidence, Finding, Grant, HostFinding, HostGrant, Intent, Once, Opening, Wish
+from handfast.core.hosts import Host
 from handfast.core.invitation import Address
 from handfast.core.names import Names
 from handfast.core.records import CredentialRecord, Event, Invitation, Machine, Revocation
 from handfast.core.roles import Role
+from handfast.core.sshkeys import SshKey
 
 
 class Clock(Protocol):
@@ -81,6 +83,21 @@ class Introducer(Protocol):
         :raises NotMine: evidence of another method.
         :raises Refused: anything that does not prove what it claims.
         """
+
+
+class HostIntroducer(Protocol):
+    """
+    One way in which nothing but a machine's SSH host keys become known.
+
+    Its evidence comes by a route of its own; ``HostKeys.publish`` is its flow.
+    """
+
+    @property
+    def name(self) -> str:
+        """A value of ``core.hosts.How``."""
+
+    def verify(self, evidence: Evidence, context: Context) -> HostFinding:
+        """As ``Introducer.verify``."""
 
 
 class Way(Protocol):
@@ -163,6 +180,42 @@ class Ledger(Protocol):
     def revoke(self, serial: int, *, reason: str, at: datetime) -> Future[None]: ...
 
     def note(self, event: Event) -> Future[None]: ...
+
+    # --- SSH host keys ---
+
+    def host(self, machine: str) -> Host | None:
+        """Return the machine with its host keys, also when it was removed; None where none were ever known."""
+
+    def host_at(self, spelling: str) -> Host | None:
+        """
+        Return the machine that is reached so: ``host`` or ``[host]:port``, as ``core.hosts.spelling`` writes it.
+
+        Where none is, the removed one whose own name that was: its name is refused, and not taken for a stranger's.
+        """
+
+    def hosts(self, *, after: str = "", most: int = 100, search: str = "") -> list[Host]:
+        """
+        Return machines by name, from the one after ``after``.
+
+        ``search`` is part of a name, an alias, an address or a fingerprint.
+        """
+
+    def hosts_revision(self) -> int:
+        """Return a number that grows with every change of any machine's keys or place."""
+
+    def register(self, grant: HostGrant, once: Once | None, *, at: datetime) -> Future[Host]:
+        """
+        Record host keys and where the machine is reached, and spend ``once`` against these keys, in one transaction.
+
+        The same keys may come again. :raises AlreadySpent: no use is left for other keys (logged as an alarm).
+        :raises Refused: a key is another machine's (an alarm), or was retired; or the marker was closed.
+        """
+
+    def retire(self, machine: str, key: SshKey, *, reason: str, at: datetime) -> Future[Host]:
+        """Take a host key back. :raises NotFound: it is not the machine's."""
+
+    def remove_host(self, machine: str, *, reason: str, at: datetime) -> Future[Host]:
+        """Retire all keys of a machine, and leave its place to others. :raises NotFound: it has neither."""
 
 
 class Issuer(Protocol):

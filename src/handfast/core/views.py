@@ -13,9 +13,12 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from handfast.core import knownhosts
+from handfast.core.hosts import Grade, Host, HostKey, RetiredKey
 from handfast.core.names import MAX_NAMES
 from handfast.core.records import CredentialRecord, Event, Invitation, Machine
 from handfast.core.roles import Role
+from handfast.core.sshkeys import SshKey
 from handfast.core.wire import NameText
 
 
@@ -82,6 +85,50 @@ class MachineView(msgspec.Struct, frozen=True):
     alarm_count: int = 0
 
 
+class HostEvidenceView(msgspec.Struct, frozen=True):
+    """How a host key became known, once."""
+
+    how: str
+    grade: str
+    words: str
+    detail: str
+    at: str
+
+
+class HostKeyView(msgspec.Struct, frozen=True):
+    """A host key. ``believed`` is whether it is known well enough, by the operator's rules; others are only shown."""
+
+    algorithm: str
+    key: str
+    fingerprint: str
+    grade: str
+    believed: bool
+    evidence: list[HostEvidenceView]
+
+
+class RetiredKeyView(msgspec.Struct, frozen=True):
+    """A key that was the machine's and is refused."""
+
+    algorithm: str
+    key: str
+    fingerprint: str
+    at: str
+    reason: str
+
+
+class HostView(msgspec.Struct, frozen=True):
+    """A machine as SSH sees it. ``known_hosts`` has the lines for the keys that are believed."""
+
+    machine: str
+    names: list[str]
+    addresses: list[str]
+    aliases: list[str]
+    ports: list[int]
+    keys: list[HostKeyView]
+    retired: list[RetiredKeyView]
+    known_hosts: list[str]
+
+
 class InviteRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
     POST /v1/invitations. Without ``names`` the machine's name is its DNS name.
@@ -115,9 +162,10 @@ class RevokeRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class RevokeAnswer(msgspec.Struct, frozen=True):
-    """The serials revoked; invitations of the machine were cancelled too."""
+    """The serials revoked, and fingerprints of host keys retired; invitations of the machine were cancelled too."""
 
     serials: list[str]
+    host_keys: list[str] = []
 
 
 def invitation_view(invitation: Invitation, now: datetime) -> InvitationView:
@@ -192,6 +240,43 @@ def machine_view(
         history=[event_view(event) for event in history],
         alarm_count=len(alarms),
     )
+
+
+def host_view(host: Host, *, accept: Grade) -> HostView:
+    """Return a machine with its host keys, of which those known at least as well as ``accept`` are believed."""
+    believed, place = host.believed(accept), host.place
+    return HostView(
+        machine=host.machine,
+        names=list(place.names),
+        addresses=[str(address) for address in place.addresses],
+        aliases=list(place.aliases),
+        ports=list(place.ports),
+        keys=[_key_view(key, host, believed=key in believed) for key in sorted({each.key for each in host.keys})],
+        retired=[_retired_view(each) for each in host.retired],
+        known_hosts=knownhosts.lines(place.spellings(host.machine), believed),
+    )
+
+
+def _key_view(key: SshKey, host: Host, *, believed: bool) -> HostKeyView:
+    known = [each for each in host.keys if each.key == key]
+    return HostKeyView(
+        algorithm=key.algorithm,
+        key=key.base64,
+        fingerprint=key.fingerprint,
+        grade=max(each.how.grade for each in known).name.lower(),
+        believed=believed,
+        evidence=[_evidence_view(each) for each in known],
+    )
+
+
+def _evidence_view(known: HostKey) -> HostEvidenceView:
+    how = known.how
+    return HostEvidenceView(how.value, how.grade.name.lower(), how.words, known.detail, time_text(known.at))
+
+
+def _retired_view(gone: RetiredKey) -> RetiredKeyView:
+    key = gone.key
+    return RetiredKeyView(key.algorithm, key.base64, key.fingerprint, time_text(gone.at), gone.reason)
 
 
 def time_text(time: datetime) -> str:

@@ -20,9 +20,11 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from msgspec import Meta
 
-from handfast.core import csr, keys, wire
+from handfast.core import csr, hostproof, keys, wire
 from handfast.core.evidence import opened
-from handfast.core.flow import Entitlement, Evidence, Finding, Once, Opening, Wish
+from handfast.core.flow import Entitlement, Evidence, Finding, HostFinding, Once, Opening, Wish
+from handfast.core.hostproof import HostClaim, HostKeys
+from handfast.core.hosts import How, Place
 from handfast.core.invitation import Address, InvitationLine
 from handfast.core.names import MAX_NAMES, Names
 from handfast.core.ports import Context
@@ -46,6 +48,7 @@ class InvitationRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     signature: wire.Ed25519Signature
     role: Role | None = None
     names: Annotated[list[wire.NameText], Meta(max_length=MAX_NAMES)] = []
+    host: HostClaim | None = None
 
 
 def transcript(request: InvitationRequest, *, pin: bytes, server_spki: bytes) -> bytes:
@@ -60,12 +63,20 @@ def transcript(request: InvitationRequest, *, pin: bytes, server_spki: bytes) ->
         request.nonce,
         request.csr,
         request.reintroduction_key,
+        hostproof.commitment(request.host),
         *(name.encode() for name in request.names),
     )
 
 
 def present(
-    line: InvitationLine, *, csr_der: bytes, reintroduction_key: bytes, wish: Wish, nonce: bytes, server_spki: bytes
+    line: InvitationLine,
+    *,
+    csr_der: bytes,
+    reintroduction_key: bytes,
+    wish: Wish,
+    nonce: bytes,
+    server_spki: bytes,
+    host: HostKeys | None = None,
 ) -> tuple[bytes, bytes]:
     """
     Return the newcomer's message (JSON) and the digest that the registrar's answer must sign.
@@ -82,6 +93,8 @@ def present(
         role=wish.role,
         names=list(wish.names.texts()),
     )
+    made = hostproof.claim(host, request, method=NAME, pin=line.pin, server_spki=server_spki)
+    request = msgspec.structs.replace(request, host=made)
     signed = transcript(request, pin=line.pin, server_spki=server_spki)
     signature = line.signing_key().sign(signed)
     return msgspec.json.encode(msgspec.structs.replace(request, signature=signature)), signed
@@ -139,6 +152,7 @@ class Invited:
             wish=self.wish,
             nonce=opening.nonce,
             server_spki=opening.server_spki,
+            host=opening.host,
         )
 
 
@@ -183,6 +197,21 @@ class InvitationIntroducer:
             proof=f"it signed with the key of invitation {invitation.key_id}",
             transcript=signed,
             reintroduction_key=request.reintroduction_key,
+            host=self._host(request, invitation, evidence, context),
+        )
+
+    def _host(
+        self, request: InvitationRequest, invitation: Invitation, evidence: Evidence, context: Context
+    ) -> HostFinding | None:
+        if request.host is None:
+            return None
+        spki = evidence.channel.server_spki
+        return HostFinding(
+            machine=invitation.machine,
+            keys=hostproof.proved(request, method=self.name, pin=context.pin, server_spki=spki),
+            how=How.INVITATION,
+            detail=f"invitation {invitation.key_id}",
+            place=Place.parse(invitation.names.texts(), ports=tuple(request.host.ports)),
         )
 
     def _authenticate(self, request: InvitationRequest, signed: bytes, context: Context) -> Invitation:

@@ -18,9 +18,11 @@ import msgspec
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from handfast.core import csr, keys, wire
+from handfast.core import csr, hostproof, keys, wire
 from handfast.core.evidence import check_standing, opened
-from handfast.core.flow import Entitlement, Evidence, Finding, Once, Opening, Wish
+from handfast.core.flow import Entitlement, Evidence, Finding, HostFinding, Once, Opening, Wish
+from handfast.core.hostproof import HostClaim, HostKeys
+from handfast.core.hosts import How
 from handfast.core.ports import Context
 from handfast.core.records import CredentialRecord
 from handfast.core.transcript import digest, request_label
@@ -38,6 +40,7 @@ class ReintroductionRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=T
     csr: wire.Csr
     reintroduction_key: wire.Ed25519Key
     signature: wire.Ed25519Signature
+    host: HostClaim | None = None
 
 
 def transcript(request: ReintroductionRequest, *, pin: bytes, server_spki: bytes) -> bytes:
@@ -51,6 +54,7 @@ def transcript(request: ReintroductionRequest, *, pin: bytes, server_spki: bytes
         request.nonce,
         request.csr,
         request.reintroduction_key,
+        hostproof.commitment(request.host),
     )
 
 
@@ -63,6 +67,7 @@ def present(
     next_key: bytes,
     nonce: bytes,
     server_spki: bytes,
+    host: HostKeys | None = None,
 ) -> tuple[bytes, bytes]:
     """
     Return the newcomer's message (JSON) and the digest that the registrar's answer must sign.
@@ -77,6 +82,8 @@ def present(
         reintroduction_key=next_key,
         signature=bytes(64),
     )
+    made = hostproof.claim(host, request, method=NAME, pin=pin, server_spki=server_spki)
+    request = msgspec.structs.replace(request, host=made)
     signed = transcript(request, pin=pin, server_spki=server_spki)
     return msgspec.json.encode(msgspec.structs.replace(request, signature=key.sign(signed))), signed
 
@@ -101,6 +108,7 @@ class Returning:
             next_key=opening.next_key,
             nonce=opening.nonce,
             server_spki=opening.server_spki,
+            host=opening.host,
         )
 
 
@@ -139,6 +147,20 @@ class ReintroductionIntroducer:
             transcript=signed,
             reintroduction_key=request.reintroduction_key,
             expired_at=record.not_after,
+            host=self._host(request, record, evidence, context),
+        )
+
+    def _host(
+        self, request: ReintroductionRequest, record: CredentialRecord, evidence: Evidence, context: Context
+    ) -> HostFinding | None:
+        if request.host is None:
+            return None
+        spki = evidence.channel.server_spki
+        return HostFinding(
+            machine=record.machine,
+            keys=hostproof.proved(request, method=self.name, pin=context.pin, server_spki=spki),
+            how=How.REINTRODUCTION,
+            detail=f"credential {record.serial:032x}",
         )
 
     def _authenticate(self, request: ReintroductionRequest, signed: bytes, context: Context) -> CredentialRecord:

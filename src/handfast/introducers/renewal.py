@@ -25,9 +25,11 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from msgspec import Meta
 
-from handfast.core import csr, keys, wire
+from handfast.core import csr, hostproof, keys, wire
 from handfast.core.evidence import check_standing, opened
-from handfast.core.flow import Entitlement, Evidence, Finding, Once, Opening, Wish
+from handfast.core.flow import Entitlement, Evidence, Finding, HostFinding, Once, Opening, Wish
+from handfast.core.hostproof import HostClaim, HostKeys
+from handfast.core.hosts import How
 from handfast.core.ports import Context
 from handfast.core.records import CredentialRecord
 from handfast.core.transcript import digest, request_label
@@ -45,6 +47,7 @@ class RenewalRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     csr: wire.Csr
     reintroduction_key: wire.Ed25519Key
     signature: Annotated[bytes, Meta(max_length=1100)]
+    host: HostClaim | None = None
 
 
 def transcript(request: RenewalRequest, *, pin: bytes, server_spki: bytes) -> bytes:
@@ -58,6 +61,7 @@ def transcript(request: RenewalRequest, *, pin: bytes, server_spki: bytes) -> by
         request.nonce,
         request.csr,
         request.reintroduction_key,
+        hostproof.commitment(request.host),
     )
 
 
@@ -70,6 +74,7 @@ def present(
     next_key: bytes,
     nonce: bytes,
     server_spki: bytes,
+    host: HostKeys | None = None,
 ) -> tuple[bytes, bytes]:
     """
     Return the newcomer's message (JSON) and the digest that the registrar's answer must sign.
@@ -84,6 +89,8 @@ def present(
         reintroduction_key=next_key,
         signature=b"",
     )
+    made = hostproof.claim(host, request, method=NAME, pin=pin, server_spki=server_spki)
+    request = msgspec.structs.replace(request, host=made)
     signed = transcript(request, pin=pin, server_spki=server_spki)
     signature = key.sign(signed, ec.ECDSA(hashes.SHA256()))
     return msgspec.json.encode(msgspec.structs.replace(request, signature=signature)), signed
@@ -109,6 +116,7 @@ class Renewing:
             next_key=opening.next_key,
             nonce=opening.nonce,
             server_spki=opening.server_spki,
+            host=opening.host,
         )
 
 
@@ -149,6 +157,20 @@ class RenewalIntroducer:
             reintroduction_key=request.reintroduction_key,
             # One bounded read: this is before anybody is admitted.
             renewals=context.renewals_since(record, context.now() - (record.not_after - record.intended_at) / 24),
+            host=self._host(request, record, evidence, context),
+        )
+
+    def _host(
+        self, request: RenewalRequest, record: CredentialRecord, evidence: Evidence, context: Context
+    ) -> HostFinding | None:
+        if request.host is None:
+            return None
+        spki = evidence.channel.server_spki
+        return HostFinding(
+            machine=record.machine,
+            keys=hostproof.proved(request, method=self.name, pin=context.pin, server_spki=spki),
+            how=How.RENEWAL,
+            detail=f"credential {record.serial:032x}",
         )
 
     def _authenticate(

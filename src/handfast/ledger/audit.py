@@ -20,11 +20,13 @@ from itertools import pairwise
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from handfast.core import checkpoint as checkpoints
+from handfast.core import sshkeys
 from handfast.core.checkpoint import Checkpoint
+from handfast.core.hosts import Host
 from handfast.core.merkle import Frontier, leaf_hash
 from handfast.core.records import Event
 from handfast.errors import Fault, HandfastError, LogTampered, Malformed
-from handfast.ledger import entries, operations, rows, statements
+from handfast.ledger import entries, host_entries, host_statements, operations, rows, statements
 from handfast.ledger.database import Row, Session
 from handfast.ledger.entries import serial_text, time_of
 from handfast.ledger.store import SqlLedger
@@ -53,6 +55,19 @@ class _Facts:
     """The logged entries that speak of rows, by leaf hash; each is taken out by the row that makes it."""
 
     leaves: dict[bytes, int] = field(default_factory=dict)
+    hosts: dict[str, Host] = field(default_factory=dict)
+    revisions: dict[str, int] = field(default_factory=dict)
+    revision: int = 0
+    retired: set[tuple[str, bytes]] = field(default_factory=set)
+
+    def change(self, event: Event) -> None:
+        """Follow a machine's host keys and place."""
+        self.hosts[event.subject] = host_entries.applied(self.hosts.get(event.subject), event)
+        self.revision += 1
+        self.revisions[event.subject] = self.revision
+        if event.kind != host_entries.DESCRIBED:
+            held = (event.subject, sshkeys.parse(event.fields["key"]).digest)
+            (self.retired.add if event.kind == host_entries.KEY_RETIRED else self.retired.discard)(held)
 
     def add(self, leaf: bytes, index: int, event: Event) -> None:
         if leaf in self.leaves:
@@ -100,6 +115,7 @@ def _verify(
     tables = _Tables(session, facts)
     invitations = tables.invitations()
     credentials = tables.credentials()
+    tables.hosts()
     tables.nothing_left()
     return AuditReport(
         size=head.size,
@@ -192,7 +208,9 @@ def _leaf(expected: int, row: Row, facts: _Facts) -> bytes:
         raise _tampered(f"entry {index} is filed as {kind!r} of {subject!r}, and says {said}")
     if marker != entries.marker_of(event):
         raise _tampered(f"entry {index} is filed under the marker {marker!r}, and says {entries.marker_of(event)!r}")
-    if event.kind in entries.OF_TABLES:
+    if event.kind in host_entries.OF_A_MACHINE:
+        facts.change(event)
+    elif event.kind in entries.OF_TABLES or event.kind == host_entries.REGISTERED:
         facts.add(leaf, index, event)
     return leaf
 
@@ -268,6 +286,32 @@ class _Tables:
             self._facts.claim(what, entries.taken_back(kind, serial, machine=machine, reason=reason, at=at))
             if self._closed.pop(record.successor_marker, None) != (at, reason):
                 raise _tampered(f"{what} was revoked and could still introduce a successor")
+
+    def hosts(self) -> None:
+        """Every machine with host keys, its places and keys, against what its events make."""
+        for marker, keys, machine, at in self._session.all(host_statements.ALL_HOST_REGISTRATIONS):
+            event = host_entries.registered(marker, keys, machine=machine, at=time_of(at))
+            self._facts.claim(f"the registration of {machine!r}", event)
+        made = self._facts.hosts
+        kept = {name: row for name, *row in self._session.all(host_statements.ALL_HOSTS)}
+        for name in sorted(made.keys() | kept.keys()):
+            host, revision = made.get(name), self._facts.revisions.get(name)
+            if host is None or kept.get(name) != [host_entries.host_to_json(host), host_entries.words(host), revision]:
+                raise _tampered(f"the host keys or the place of {name!r} are not what the log makes them")
+        if self._session.all(host_statements.COUNT_HOST_WORDS)[0][0] != len(made):
+            raise _tampered("the index of what machines are searched by is not what the log makes it")
+        keys = {each.key.digest: host.machine for host in made.values() for each in host.keys}
+        places = {
+            each: host.machine for host in made.values() if host.lives for each in host.place.spellings(host.machine)
+        }
+        for what, wanted, statement in (
+            ("host keys", keys, host_statements.ALL_HOST_KEYS),
+            ("names of machines", places, host_statements.ALL_HOST_PLACES),
+        ):
+            if dict(self._session.all(statement)) != wanted:
+                raise _tampered(f"the index of {what} is not what the log makes it")
+        if set(self._session.all(host_statements.ALL_HOST_RETIRED_KEYS)) != self._facts.retired:
+            raise _tampered("the list of retired host keys is not what the log makes it")
 
     def nothing_left(self) -> None:
         for marker in self._closed:

@@ -27,12 +27,15 @@ ISSUED = "credential.issued"
 REVOKED = "credential.revoked"
 ABANDONED = "credential.abandoned"
 SECOND_KEY = "alarm.second-key"
+SAME_HOST_KEY = "alarm.same-host-key"
+FOREIGN_HOST_KEY = "alarm.foreign-host-key"
 REFUSED = "introduction.refused"
 CRL_PUBLISHED = "crl.published"
 # Only the ledger writes these, together with the row they speak of.
 OF_TABLES = frozenset({INVITED, CANCELLED, INTENDED, ISSUED, REVOKED, ABANDONED})
+HOST_PREFIXES = ("host.", "hostkey.")  # and these: see ``host_entries``
 # What strangers can have us log, and so is logged a few times for each marker only.
-_BOUNDED = frozenset({SECOND_KEY, REFUSED})
+_BOUNDED = frozenset({SECOND_KEY, SAME_HOST_KEY, FOREIGN_HOST_KEY, REFUSED})
 
 
 class _Entry(msgspec.Struct, forbid_unknown_fields=True):

@@ -14,12 +14,11 @@ from handfast.core import checkpoint as checkpoints
 from handfast.core.flow import Credential, Grant, Intent, Once
 from handfast.core.records import REASONS, CredentialRecord, Event, Invitation, RevocationState
 from handfast.errors import AlreadySpent, InvitationCancelled, Malformed, NotFound, Refused, Revoked
-from handfast.ledger import entries, rows, statements
+from handfast.ledger import alarms, entries, hosts, rows, statements
 from handfast.ledger.entries import micros, serial_text
 from handfast.ledger.writer import Transaction
 
 SERIAL_BITS = 127  # positive and at most 16 bytes in DER; RFC 5280 §4.1.2.2 allows 20
-MAX_ALARMS = 10  # for one marker, one for each key: the log is not a disk for strangers to fill
 MAX_REFUSALS = 10  # for one marker: nor for those who hold evidence that policy refuses
 _ABANDONED_REASON = "cessationOfOperation"
 _INVITATION, _SUCCESSOR = "invitation:", "successor:"
@@ -62,18 +61,33 @@ def intend(tx: Transaction, grant: Grant, grant_json: str, once: Once, *, at: da
         raise Revoked(f"the credential {known} of this key was revoked ({revoked})", hint="introduce the machine again")
     if certificate is not None:
         # Delivered before, or lost on its way: closing the marker afterwards does not take it back, revoking does.
-        return Intent(int(known, 16), rows.grant_from_json(known_json), certificate)
+        return Intent(int(known, 16), _again(grant, known_json), certificate)
     if closed is not None:
         raise _closed(once.marker, closed)
     if known is not None:
-        return Intent(int(known, 16), rows.grant_from_json(known_json))
+        return Intent(int(known, 16), _again(grant, known_json))
     if others >= once.uses:
-        alarm = entries.second_key(
+        second = entries.second_key(
             marker=once.marker, key_sha256=key_sha256, method=grant.method, machine=grant.machine, at=at
         )
-        _alarm(tx, alarm)
+        alarms.alarm(tx, second)
         raise _spent(once.marker)
+    if grant.host is not None:
+        hosts.register_with(tx, grant.host, once, at=at)
     return _reserve(tx, grant, grant_json, once.marker, key_sha256, at=at)
+
+
+def _again(grant: Grant, known_json: str) -> Grant:
+    """Return what this key was granted. :raises Refused: it had no SSH host keys, or others, and nothing adds to it."""
+    granted = rows.grant_from_json(known_json)
+    if grant.host is not None and (granted.host is None or granted.host.keys != grant.host.keys):
+        # To record them would let whoever finds an old key and its evidence speak for the machine; not to, and to
+        # answer all the same, would let the machine believe that they are known.
+        raise Refused(
+            f"{grant.machine!r} has asked before, {'with other' if granted.host else 'without'} SSH host keys",
+            hint="leave out --ssh here, and ask the operator for a new invitation to publish them with",
+        )
+    return granted
 
 
 def _reserve(tx: Transaction, grant: Grant, grant_json: str, marker: str, key_sha256: bytes, *, at: datetime) -> Intent:
@@ -127,21 +141,6 @@ def _closed(marker: str, reason: str) -> Refused:
     if marker.startswith(_INVITATION):
         return InvitationCancelled(f"the invitation was cancelled: {reason}", hint="ask for another invitation")
     return Revoked(f"{marker!r} was closed: {reason}", hint="introduce the machine again")
-
-
-def _alarm(tx: Transaction, alarm: Event) -> None:
-    """Log an alarm once for each key, and at most ``MAX_ALARMS`` for a marker."""
-    same = _same(tx, alarm, MAX_ALARMS)
-    if len(same) < MAX_ALARMS and all(event.fields["key"] != alarm.fields["key"] for event in same):
-        tx.log(alarm)
-
-
-def _same(tx: Transaction, event: Event, most: int) -> list[Event]:
-    """Return the events of this kind and marker: at most ``most`` from the log, and those of this transaction."""
-    marker = entries.marker_of(event)
-    logged = tx.all(statements.FIRST_OF_MARKER, {"p_marker": marker, "p_kind": event.kind, "p_most": most})
-    pending = [other for other in tx.pending if other.kind == event.kind and entries.marker_of(other) == marker]
-    return [*(entries.decode(entry) for (entry,) in logged), *pending]
 
 
 def issued(tx: Transaction, credential: Credential, *, at: datetime) -> bytes:
@@ -233,13 +232,13 @@ def note(tx: Transaction, event: Event) -> None:
 
     :raises Malformed: its kind is the ledger's own, or a text has what is not printable.
     """
-    if event.kind in entries.OF_TABLES:
+    if event.kind in entries.OF_TABLES or event.kind.startswith(entries.HOST_PREFIXES):
         raise Malformed(f"events of kind {event.kind!r} are written with their row", hint="use another kind")
     for text in (event.kind, event.subject, *event.fields, *event.fields.values()):
         if not text.isprintable():  # a line break would forge lines of `log show`, an escape drive a terminal
             raise Malformed(f"an event with text that is not printable: {text[:80]!r}")
     entries.decode(entries.encode(event))  # what cannot be read again would spoil the log for good
-    if event.kind != entries.REFUSED or len(_same(tx, event, MAX_REFUSALS)) < MAX_REFUSALS:
+    if event.kind != entries.REFUSED or len(alarms.same(tx, event, MAX_REFUSALS)) < MAX_REFUSALS:
         tx.log(event)
 
 

@@ -11,14 +11,17 @@ from handfast.core.flow import Grant
 from handfast.core.names import Names
 from handfast.core.records import CredentialRecord, Invitation, Machine, Revocation
 from handfast.core.roles import Role
+from handfast.ledger import host_entries
 from handfast.ledger.database import Row
 from handfast.ledger.entries import canonical_json, micros, rfc3339, time_of
 
 
 def grant_to_json(grant: Grant) -> str:
     """Return the whole grant as text, so that ``grant_from_json`` gives an equal one."""
+    host = {} if grant.host is None else {"host": host_entries.grant_to(grant.host)}
     return canonical_json(
-        {
+        host
+        | {
             "machine": grant.machine,
             "role": grant.role.value,
             "spiffe_id": grant.spiffe_id,
@@ -49,6 +52,7 @@ def grant_from_json(text: str) -> Grant:
         why=tuple(value["why"]),
         reintroduction_key=_from_hex(value["reintroduction_key"]),
         subject=_from_hex(value["subject"]),
+        host=host_entries.grant_from(value["host"]) if "host" in value else None,
     )
 
 

@@ -15,6 +15,7 @@ from handfast.ledger.tables import (
     closed_markers,
     credentials,
     events,
+    host_registrations,
     invitations,
     log_head,
     machines,
@@ -26,6 +27,12 @@ from handfast.ledger.tables import (
 _INVITATION_MARKER = literal_column("'invitation:'", Text()) + invitations.c.key_id
 _KEYS = func.count(credentials.c.key_sha256.distinct())  # a key whose intent was abandoned may have two rows
 _SPENT = select(_KEYS).select_from(credentials).where(credentials.c.marker == _INVITATION_MARKER).scalar_subquery()
+_SPENT_FOR_HOSTS = (
+    select(func.count())
+    .select_from(host_registrations)
+    .where(host_registrations.c.marker == _INVITATION_MARKER)
+    .scalar_subquery()
+)
 ALL_INVITATIONS = (
     select(
         invitations.c.key_id,
@@ -39,7 +46,7 @@ ALL_INVITATIONS = (
         invitations.c.expires_at,
         invitations.c.sources,
         invitations.c.subject,
-        _SPENT.label("spent"),
+        (_SPENT + _SPENT_FOR_HOSTS).label("spent"),
         closed_markers.c.reason,
     )
     .select_from(invitations.outerjoin(closed_markers, closed_markers.c.marker == _INVITATION_MARKER))

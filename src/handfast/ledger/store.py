@@ -10,11 +10,13 @@ from datetime import datetime
 from types import TracebackType
 from typing import Self, TypeVar
 
-from handfast.core.flow import Credential, Grant, Intent, Once
+from handfast.core.flow import Credential, Grant, HostGrant, Intent, Once
+from handfast.core.hosts import Host
 from handfast.core.merkle import Frontier
 from handfast.core.records import CredentialRecord, Event, Invitation, Machine, Revocation, RevocationState
+from handfast.core.sshkeys import SshKey
 from handfast.errors import Fault
-from handfast.ledger import entries, operations, rows, statements
+from handfast.ledger import entries, host_entries, host_statements, hosts, operations, rows, statements
 from handfast.ledger.database import Database, Params, Row, Session, Statement
 from handfast.ledger.loop import LoopWriter
 from handfast.ledger.writer import Transaction, Writer
@@ -132,6 +134,30 @@ class SqlLedger:
         row = self._read(lambda session: session.head(statements.COUNT_REVOCATIONS))
         return int(row[0])
 
+    def host(self, machine: str) -> Host | None:
+        """Return the machine with its host keys, also when it was removed."""
+        row = self._one(host_statements.HOST, {"p_machine": machine})
+        return None if row is None else host_entries.host_from_json(row[0])
+
+    def host_at(self, spelling: str) -> Host | None:
+        """Return the machine that is reached so; where none is, the removed one whose own name that was."""
+        row = self._one(host_statements.HOST_AT, {"p_spelling": spelling})
+        return None if row is None else host_entries.host_from_json(row[0])
+
+    def hosts(self, *, after: str = "", most: int = 100, search: str = "") -> list[Host]:
+        """Return machines by name from the one after ``after``; ``search`` is part of what a machine is known by."""
+        values: dict[str, object] = {"p_after": after, "p_most": most}
+        if not search:
+            found = self._all(host_statements.HOSTS, values)
+        else:
+            plain = search.lower().replace("!", "!!").replace("%", "!%").replace("_", "!_")
+            found = self._all(host_statements.HOSTS_MATCHING, {**values, "p_like": f"%{plain}%"})
+        return [host_entries.host_from_json(state) for (state,) in found]
+
+    def hosts_revision(self) -> int:
+        """Return a number that grows with every change of any machine's keys or place."""
+        return int(self._read(lambda session: session.head(host_statements.HOSTS_REVISION))[0])
+
     def events(self, *, kind_prefix: str = "", subject: str | None = None) -> list[Event]:
         """Return the events of the log in order; ``kind_prefix="alarm."`` is answered from an index."""
         alarms = kind_prefix.startswith("alarm.")
@@ -220,6 +246,22 @@ class SqlLedger:
         :raises Malformed: its kind belongs to the ledger, or a text is not printable.
         """
         return self._submit(lambda tx: operations.note(tx, event))
+
+    def register(self, grant: HostGrant, once: Once | None, *, at: datetime) -> Future[Host]:
+        """
+        Spend a marker against these host keys and record them; the result is the machine after that.
+
+        :raises AlreadySpent, InvitationCancelled: :raises Refused: see ``hosts.check``.
+        """
+        return self._submit(lambda tx: hosts.register(tx, grant, once, at=at))
+
+    def retire(self, machine: str, key: SshKey, *, reason: str, at: datetime) -> Future[Host]:
+        """Take a host key back. :raises NotFound: it is not the machine's."""
+        return self._submit(lambda tx: hosts.retire(tx, machine, key, reason=reason, at=at))
+
+    def remove_host(self, machine: str, *, reason: str, at: datetime) -> Future[Host]:
+        """Retire all keys of a machine, and leave its place to others. :raises NotFound: it has neither."""
+        return self._submit(lambda tx: hosts.remove(tx, machine, reason=reason, at=at))
 
     def save_checkpoint(self, text: str) -> Future[None]:
         """Keep a signed checkpoint beside the log. :raises Malformed: it is none."""

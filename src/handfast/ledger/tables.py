@@ -93,6 +93,60 @@ machines = Table(
     Column("introduced_at", Big, nullable=False),
 )
 
+# A machine with its SSH host keys, whole, as JSON: it is read and written whole, and the audit makes it again from the
+# log. ``revision`` grows with every change of any of them.
+hosts = Table(
+    "hosts",
+    metadata,
+    Column("machine", Text(), primary_key=True),
+    Column("state", Text(), nullable=False),
+    Column("revision", Big, nullable=False),
+)
+
+# What a machine is searched by. Apart, and in order of the name: a search reads all of it, and no state.
+host_words = Table(
+    "host_words",
+    metadata,
+    Column("machine", Text(), primary_key=True),
+    Column("words", Text(), nullable=False),
+    sqlite_with_rowid=False,
+)
+
+# Which machine is reached so: ``host``, or ``[host]:port``. One machine for each.
+host_places = Table(
+    "host_places",
+    metadata,
+    Column("spelling", Text(), primary_key=True),
+    Column("machine", Text(), nullable=False),
+)
+
+# Whose key it is now: one machine's for each.
+host_keys = Table(
+    "host_keys",
+    metadata,
+    Column("digest", LargeBinary(), primary_key=True),
+    Column("machine", Text(), nullable=False),
+)
+
+# Which keys must not be believed for a machine any more, unless an operator says so: all of them, where the machine's
+# own row has the newest.
+host_retired_keys = Table(
+    "host_retired_keys",
+    metadata,
+    Column("machine", Text(), primary_key=True),
+    Column("digest", LargeBinary(), primary_key=True),
+)
+
+# A marker spent for host keys alone, against these keys.
+host_registrations = Table(
+    "host_registrations",
+    metadata,
+    Column("marker", Text(), primary_key=True),
+    Column("keys_sha256", LargeBinary(), primary_key=True),
+    Column("machine", Text(), nullable=False),
+    Column("registered_at", Big, nullable=False),
+)
+
 # ``kind``, ``subject`` and ``marker`` repeat what the entry says, for searching; the audit compares them. Only what
 # is logged a few times for each marker has one here: see ``entries.marker_of``.
 events = Table(

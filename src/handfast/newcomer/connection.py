@@ -81,34 +81,36 @@ class Connection:
             raise UntrustedPeer(f"{self.address} presented no certificate")
         return leaf
 
-    def request(self, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
+    def request(
+        self, method: str, path: str, body: bytes | None = None, *, limit: int = wire.MAX_ANSWER
+    ) -> tuple[int, bytes]:
         """
         Send one request and return status and body.
 
         :raises Unreachable: no whole answer in time.
-        :raises Malformed: an answer longer than ``wire.MAX_ANSWER`` bytes.
+        :raises Malformed: an answer longer than ``limit`` bytes.
         """
         headers = {"Accept": "application/json"} | ({"Content-Type": "application/json"} if body else {})
         try:
             self._http.request(method, path, body=body, headers=headers)
             with contextlib.closing(self._http.getresponse()) as response:
-                answer = self._read(response)
+                answer = self._read(response, limit)
         except (OSError, http.client.HTTPException) as error:
             raise Unreachable(
                 f"{self.address} did not answer {method} {path}: {self._reason(error)}",
                 hint="run the same command again: nothing is lost, and the same key gets the same answer",
             ) from None
-        if len(answer) > wire.MAX_ANSWER:
-            raise Malformed(f"{self.address} sent over {wire.MAX_ANSWER} bytes")
+        if len(answer) > limit:
+            raise Malformed(f"{self.address} sent over {limit} bytes")
         return response.status, answer
 
-    def _read(self, response: http.client.HTTPResponse) -> bytes:
+    def _read(self, response: http.client.HTTPResponse, limit: int) -> bytes:
         if response.length is None or response.chunked:
             # http.client reads a chunk of negative size to its end, whatever limit it is given: a stranger could
             # fill our memory. Our registrar always says how much it sends.
             raise Malformed(f"{self.address} does not say how much it sends")
-        answer = response.read(wire.MAX_ANSWER + 1)
-        if response.length and len(answer) <= wire.MAX_ANSWER:  # with a limit, http.client takes half for a whole
+        answer = response.read(limit + 1)
+        if response.length and len(answer) <= limit:  # with a limit, http.client takes half for a whole
             raise http.client.IncompleteRead(answer, response.length)
         return answer
 

@@ -13,8 +13,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from pathlib import Path
 
 from handfast.adapters.tls import newcomer_context
+from handfast.core.hostproof import HostKeys
 from handfast.core.invitation import Address
 from handfast.core.keys import format_pin
 from handfast.core.ports import FirstWay
@@ -37,11 +39,25 @@ class Joined:
     clock_offset: timedelta
 
 
+@dataclass(frozen=True, slots=True)
+class Published:
+    """SSH host keys that are published along, and where they were read, for renewals to do it again."""
+
+    keys: HostKeys
+    directory: Path
+
+
 def join(
-    way: FirstWay, keystore: Keystore, *, layouts: Sequence[str], owner: str | None, now: Callable[[], datetime]
+    way: FirstWay,
+    keystore: Keystore,
+    *,
+    layouts: Sequence[str],
+    owner: str | None,
+    now: Callable[[], datetime],
+    published: Published | None = None,
 ) -> Joined | None:
     """
-    Be introduced this way and adopt the credential in the key store.
+    Be introduced this way and adopt the credential in the key store; with ``published``, SSH host keys as well.
 
     Returns None where this machine was introduced this way before and has renewed since: nothing is to be done.
 
@@ -57,10 +73,12 @@ def join(
         judge = lambda claimed: claimed  # noqa: E731  see check_time, which asks once the registrar is authentic
         with verified(way.addresses, newcomer_context(), pin=way.pin, judge=judge) as registrar:  # (2)
             way.check_time(registrar.time)
-            checked = exchange(way, registrar, keys)  # (3) and (4)
+            checked = exchange(way, registrar, keys, published.keys if published else None)  # (3) and (4)
         offset = checked.time - now()
         identity = describe(checked, registrar, way.addresses, pin=way.pin, offset=offset, method=way.method)
         identity["origin"] = way.purpose
+        if published is not None:
+            identity |= about_ssh(published)
         material = Material(
             checked.leaf, checked.chain, checked.trust, keys.private_key, keys.reintroduction_key, identity
         )
@@ -85,6 +103,11 @@ def _keys(way: FirstWay, keystore: Keystore, now: datetime) -> Pending | None:
     if held.identity.get("method") != way.method:
         return None  # it has renewed since: asking for the old one again would be a step back
     return Pending(way.purpose, held.private_key, held.reintroduction_key)
+
+
+def about_ssh(published: Published) -> dict[str, object]:
+    """Return what ``identity.json`` keeps of host keys that were published: where they are, not what they are."""
+    return {"ssh_dir": str(published.directory), "ssh_ports": list(published.keys.ports)}
 
 
 def describe(

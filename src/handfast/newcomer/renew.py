@@ -12,18 +12,22 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 
 from handfast.adapters.tls import pinned_client_context
 from handfast.core.chain import Identity, read_identity
 from handfast.core.flow import Wish
+from handfast.core.hostproof import HostKeys
+from handfast.core.hosts import Place
 from handfast.core.invitation import Address
 from handfast.core.keys import parse_pin
-from handfast.errors import Fault, Malformed
+from handfast.errors import Fault, HandfastError, Malformed, Refused
 from handfast.introducers import reintroduction, renewal
+from handfast.newcomer import hostkeys
 from handfast.newcomer.check import Checked
 from handfast.newcomer.connection import Verified, parse_time, verified
 from handfast.newcomer.exchange import exchange
-from handfast.newcomer.join import describe
+from handfast.newcomer.join import Published, about_ssh, describe
 from handfast.newcomer.keystore import Keystore
 from handfast.newcomer.layouts import Material
 from handfast.newcomer.pending import Pending
@@ -79,9 +83,19 @@ def held(keystore: Keystore) -> Held:
         raise Fault(f"identity.json is damaged: {error}", hint="join again with a new invitation") from None
 
 
-def renew(keystore: Keystore, *, now: Callable[[], datetime]) -> Held:
+def renew(
+    keystore: Keystore,
+    *,
+    now: Callable[[], datetime],
+    publish: Published | None = None,
+    remark: Callable[[str], None] = lambda _remark: None,
+) -> Held:
     """
     Get and adopt the successor of the credential in the key store; return what is held now.
+
+    SSH host keys that were published before are published again, so that a new one becomes known and one that is gone
+    is retired; ``remark`` is told what of that cannot be done, which keeps nobody from renewing. ``publish`` are others
+    from now on, and who asks for that is refused if they are.
 
     The registrar's clock, not ours, says whether the credential has expired, since it also judges.
 
@@ -92,29 +106,55 @@ def renew(keystore: Keystore, *, now: Callable[[], datetime]) -> Held:
     with keystore.exclusive():
         old = held(keystore)
         keys = keystore.pending(f"successor:{old.serial:032x}")
-        checked, registrar, method = _succeed(old, keys, keystore, now=now)
+        host = publish.keys if publish is not None else _published(old, remark)
+        try:
+            checked, registrar, method = _succeed(old, keys, host, keystore, now=now)
+        except Refused as error:
+            if host is None or publish is not None:
+                raise
+            # A host key that was retired must not end the credential too, whose renewal nobody took back.
+            checked, registrar, method = _succeed(old, keys, None, keystore, now=now)
+            remark(f"the SSH host keys are not published: {error.message}")
         about = describe(checked, registrar, old.addresses, pin=old.pin, offset=checked.time - now(), method=method)
         about["predecessor"] = f"{old.serial:032x}"
         about["origin"] = old.material.identity.get("origin")  # so that `join` knows it when it is said again
+        before = {key: old.material.identity[key] for key in ("ssh_dir", "ssh_ports") if key in old.material.identity}
+        about |= before if publish is None else about_ssh(publish)
         keystore.adopt(
             Material(checked.leaf, checked.chain, checked.trust, keys.private_key, keys.reintroduction_key, about)
         )
         return held(keystore)
 
 
+def _published(old: Held, remark: Callable[[str], None]) -> HostKeys | None:
+    about = old.material.identity
+    directory, ports = about.get("ssh_dir"), about.get("ssh_ports")
+    if not isinstance(directory, str) or not isinstance(ports, list):
+        return None
+    try:
+        numbers = tuple(port for port in ports if isinstance(port, int))
+        keys, remarks = hostkeys.load(Path(directory), ports=Place.parse((), ports=numbers).ports)
+    except HandfastError as error:
+        remark(f"the SSH host keys are not published: {error.message}")
+        return None
+    for each in remarks:
+        remark(each)
+    return keys
+
+
 def _succeed(
-    old: Held, keys: Pending, keystore: Keystore, *, now: Callable[[], datetime]
+    old: Held, keys: Pending, host: HostKeys | None, keystore: Keystore, *, now: Callable[[], datetime]
 ) -> tuple[Checked, Verified, str]:
     same = Wish(old.identity.role, old.identity.names)
     renewing = renewal.Renewing(old.material.private_key, old.serial, old.pin, same)
     with _connect(old, now=now, proving=None) as registrar:
         if registrar.time >= old.identity.not_after:
             returning = reintroduction.Returning(old.material.reintroduction_key, old.serial, old.pin, same)
-            return exchange(returning, registrar, keys), registrar, returning.method
+            return exchange(returning, registrar, keys, host), registrar, returning.method
         if not old.identity.role.dials:  # its certificate cannot be a client's, see introducers.renewal
-            return exchange(renewing, registrar, keys), registrar, renewing.method
+            return exchange(renewing, registrar, keys, host), registrar, renewing.method
     with _connect(old, now=now, proving=keystore) as registrar:
-        return exchange(renewing, registrar, keys), registrar, renewing.method
+        return exchange(renewing, registrar, keys, host), registrar, renewing.method
 
 
 def _connect(old: Held, *, now: Callable[[], datetime], proving: Keystore | None) -> AbstractContextManager[Verified]:

@@ -7,11 +7,13 @@ from datetime import datetime, timedelta
 
 from handfast.core import dn
 from handfast.core.flow import Finding, Grant
+from handfast.core.hosts import Host
 from handfast.core.names import IPAddress, Names
 from handfast.core.ports import Issuer
 from handfast.core.roles import GRANTABLE, Role, spiffe_id
 from handfast.core.x509 import BACKDATE
 from handfast.errors import PolicyRefused
+from handfast.policy.hosts import against_host, decide_host
 from handfast.policy.rules import MOST_RENEWALS, SHORTEST, Rules
 
 _BY_INVITATION = "ask the operator for an invitation that allows this"
@@ -27,12 +29,14 @@ def decide(
     source: IPAddress | None,
     now: datetime,
     located: Names = Names(),
+    known: Host | None = None,
 ) -> Grant:
     """
     Return the grant for what was found, narrowed by what was wished, what the rules allow and what the issuer can.
 
     ``source`` is the address the newcomer called from, None where the transport has none. ``located`` are those of
-    the wished names that lead to it; they count only where the entitlement says so.
+    the wished names that lead to it; they count only where the entitlement says so. ``known`` are the machine's SSH
+    host keys so far, where the finding has some.
 
     :raises PolicyRefused: with every reason at once, before anything is spent.
     """
@@ -48,14 +52,11 @@ def decide(
         *_against_subject(finding, located),
         *_against_place_and_time(finding, rules, source, now),
         *_against_life(lifetime, issuer, now),
+        *(() if finding.host is None else against_host(finding.host, rules, known)),
     )
-    if finding.renewals >= MOST_RENEWALS:
-        raise PolicyRefused(
-            (*reasons, f"renewed {finding.renewals} times within a 24th of its life"),
-            hint="wait a while; `handfast renew --if-due` renews when it is time",
-        )
-    if reasons or role is None:
-        raise PolicyRefused(reasons, hint=_BY_ADDRESS if entitled.own_address else _BY_INVITATION)
+    _refuse(reasons, finding)
+    if role is None:  # unreachable: it is among the reasons
+        raise PolicyRefused(("no role",))
     return Grant(
         machine=entitled.machine,
         role=role,
@@ -68,7 +69,18 @@ def decide(
         why=(finding.proof, f"policy allows {finding.method} to lead to role {role!s}"),
         reintroduction_key=finding.reintroduction_key,
         subject=wish.subject,
+        host=None if finding.host is None else decide_host(finding.host, rules, known=known),
     )
+
+
+def _refuse(reasons: tuple[str, ...], finding: Finding) -> None:
+    if finding.renewals >= MOST_RENEWALS:
+        raise PolicyRefused(
+            (*reasons, f"renewed {finding.renewals} times within a 24th of its life"),
+            hint="wait a while; `handfast renew --if-due` renews when it is time",
+        )
+    if reasons:
+        raise PolicyRefused(reasons, hint=_BY_ADDRESS if finding.entitlement.own_address else _BY_INVITATION)
 
 
 def to_locate(finding: Finding) -> Names:

@@ -237,10 +237,20 @@ class Administration:
         while serials := set(affected()) - revoked:
             _finish([self.ledger.revoke(number, reason=code, at=now) for number in sorted(serials)])
             revoked |= serials
-        if not revoked and not doors:
+        of_machine = record is None and invitation is None and code != "superseded"
+        retired = of_machine and self._retire_host_keys(machine_name(what), reason, now)
+        if not revoked and not doors and not retired:
             raise _nothing_left(what, record)
         self._remark(what, reason, code)
         return tuple(sorted(revoked))
+
+    def _retire_host_keys(self, machine: str, reason: str, now: datetime) -> bool:
+        """Whoever has the machine has its SSH host keys too, so they go with what it holds. Return whether any did."""
+        try:
+            self.ledger.remove_host(machine, reason=reason, at=now).result()
+        except NotFound:  # it had none
+            return False
+        return True
 
     def _remark(self, what: str, reason: str, code: str) -> None:
         if code == "unspecified" and reason != code:
@@ -286,20 +296,30 @@ def _nothing_left(what: str, record: CredentialRecord | None) -> Refused:
 def _check_bounds(role: Role, lasting: timedelta, uses: int) -> None:
     if role not in GRANTABLE:
         raise UsageError(f"role {role!s} is never granted", hint=f"one of {', '.join(sorted(GRANTABLE))}")
-    if not timedelta(seconds=1) <= lasting <= LONGEST_INVITATION:
-        longest = f"{LONGEST_INVITATION.days}d"
-        raise UsageError(f"an invitation lasts from 1s to {longest}, not {lasting}", hint="see `--for`")
+    check_time(lasting)
     if not 1 <= uses <= MOST_USES:
         raise UsageError(f"an invitation cannot have {uses} uses", hint=f"from 1 to {MOST_USES}")
 
 
-def _reason(text: str) -> str:
-    """Return the RFC 5280 name for ``text``: itself in any spelling, else ``unspecified``."""
+def check_time(lasting: timedelta) -> None:
+    """Refuse an invitation's length. :raises UsageError: zero, negative, or too long."""
+    if not timedelta(seconds=1) <= lasting <= LONGEST_INVITATION:
+        longest = f"{LONGEST_INVITATION.days}d"
+        raise UsageError(f"an invitation lasts from 1s to {longest}, not {lasting}", hint="see `--for`")
+
+
+def check_reason(text: str) -> None:
+    """Refuse a reason that is none, or would not fit on a line of the log. :raises UsageError: so it is."""
     if not 0 < len(text) <= LONGEST_REMARK or not text.isprintable():
         raise UsageError(
             f"not a reason: {text[:40]!r}",
             hint=f"one of {', '.join(REASONS)}, or your own words, up to {LONGEST_REMARK} characters",
         )
+
+
+def _reason(text: str) -> str:
+    """Return the RFC 5280 name for ``text``: itself in any spelling, else ``unspecified``."""
+    check_reason(text)
     plain = text.casefold().replace("-", "").replace("_", "").replace(" ", "")
     return next((reason for reason in REASONS if reason.casefold() == plain), "unspecified")
 

@@ -146,26 +146,34 @@ class Registrar:
     async def _decide(self, finding: Finding, evidence: Evidence) -> Grant:
         source, asked = evidence.channel.source, to_locate(finding)
         located = await self.locate(asked, source) if asked else asked  # only now: no stranger has us ask for names
+        known = None if finding.host is None else self.ledger.host(finding.entitlement.machine)
         return decide(
-            finding, self.rules, issuer=self.authority, source=source, located=located, now=self.context.now()
+            finding,
+            self.rules,
+            issuer=self.authority,
+            source=source,
+            located=located,
+            now=self.context.now(),
+            known=known,
         )
 
     async def _log_refusal(self, finding: Finding, error: Refused) -> None:
-        # Only the holder of some evidence gets here, and the ledger keeps only the first few for its marker.
-        event = Event(
-            "introduction.refused",
-            self.context.now(),
-            finding.entitlement.machine,
-            {
-                "method": finding.method,
-                "marker": finding.once.marker,
-                "code": error.code,
-                "reason": "".join(filter(str.isprintable, error.message[:500])),
-            },
-        )
+        machine = finding.entitlement.machine
+        event = refusal(machine, method=finding.method, marker=finding.once.marker, error=error, at=self.context.now())
         await asyncio.wrap_future(self.ledger.note(event))
 
     def _answer(self, finding: Finding, credential: Credential, prover: Prover) -> Answer:
         time, trust = self.context.now(), self.authority.trust
         proof = prover.prove(finding.transcript, credential.certificate, trust, time)
         return Answer(credential, self.authority.chain, trust, time, proof)
+
+
+def refusal(machine: str, *, method: str, marker: str, error: Refused, at: datetime) -> Event:
+    """
+    Return the event that proved evidence was refused.
+
+    Only the holder of some evidence gets that far, and the ledger keeps only the first few for its marker.
+    """
+    reason = "".join(filter(str.isprintable, error.message[:500]))
+    fields = {"method": method, "marker": marker, "code": error.code, "reason": reason}
+    return Event("introduction.refused", at, machine, fields)

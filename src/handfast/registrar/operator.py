@@ -10,10 +10,10 @@ from datetime import timedelta
 import msgspec
 
 from handfast.core import views
-from handfast.core.names import network
+from handfast.core.names import machine_name, network
 from handfast.core.records import Invitation, Machine
 from handfast.core.roles import Role
-from handfast.errors import UsageError
+from handfast.errors import Malformed, UsageError
 from handfast.registrar.administer import Administration
 
 _MOST = 20  # alarms and invitations of a machine in a list, as of credentials
@@ -100,5 +100,14 @@ class LocalOperator:
 
     def revoke(self, request: views.RevokeRequest) -> views.RevokeAnswer:
         """Revoke a machine or a serial; see ``Administration.revoke`` for what is refused."""
+        before = self._host_keys(request.what)
         serials = self.administration.revoke(request.what, reason=request.reason)
-        return views.RevokeAnswer([views.serial_text(serial) for serial in serials])
+        retired = before - self._host_keys(request.what)
+        return views.RevokeAnswer([views.serial_text(serial) for serial in serials], sorted(retired))
+
+    def _host_keys(self, what: str) -> set[str]:
+        try:
+            host = self.administration.ledger.host(machine_name(what))
+        except Malformed:  # a serial as openssl prints it
+            return set()
+        return {each.key.fingerprint for each in host.keys} if host is not None else set()

@@ -66,9 +66,10 @@ def _endpoint(route: Route, state: State) -> _Handler:
         if route.operator:
             operators.authorize(call)  # before the body is read
         if route.takes is not None:
-            if request.content_type != "application/json":
+            media = route.takes if isinstance(route.takes, str) else "application/json"
+            if request.content_type != media:
                 # A browser that holds an operator certificate sends JSON across sites only if we allow it (CORS).
-                raise web.HTTPUnsupportedMediaType(reason="send application/json")
+                raise web.HTTPUnsupportedMediaType(reason=f"send {media}")
             call = Call(request, state, peer, await read_body(request, state.limits))
         return await route.handler(call)
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 import ipaddress
 import math
 import time
-from collections import OrderedDict
-from collections.abc import Callable
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from handfast.core.names import IPAddress
 from handfast.core.wire import MAX_REQUEST
+from handfast.errors import TooMuch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +42,12 @@ class Limits:
     introductions_burst: int = 1000  # the uses that one invitation may have: its machines may boot at once
     failures: float = 1.0  # refused evidence a second and source; past it the answer is 429, for that evidence only
     failures_burst: int = 30
+    # Of host keys, which whoever holds a credential may read: one thread answers, and not for long of one source alone.
+    readings: int = 64  # that wait for it; each is some milliseconds
+    readings_per_source: int = 16
+    downloads: int = 64  # of all machines at once, and so versions of that in memory: 60 MB with 100,000 machines
+    downloads_per_source: int = 16
+    download: float = 600.0  # for a whole one
     tick: float = 10.0  # between two looks at what is due: certificate, stale intents, checkpoint
 
 
@@ -73,6 +81,27 @@ class Buckets:
     def _level(self, key: str) -> float:
         tokens, since = self._buckets.get(key, (float(self._burst), self._now()))
         return min(self._burst, tokens + (self._now() - since) * self._rate)
+
+
+class Share:
+    """So many places at a time, and no more than some of them for one source."""
+
+    def __init__(self, most: int, each: int) -> None:
+        self._most, self._each = most, each
+        self._sources: Counter[str] = Counter()
+
+    @contextmanager
+    def place(self, source: str) -> Iterator[None]:
+        """Have a place for the length of the block. :raises TooMuch: none is left, or none for this source."""
+        if self._sources.total() >= self._most or self._sources[source] >= self._each:
+            raise TooMuch("too many at a time", hint="try again in 1 s", after=1)
+        self._sources[source] += 1
+        try:
+            yield
+        finally:
+            self._sources[source] -= 1
+            if not self._sources[source]:
+                del self._sources[source]  # or the table would grow with every address ever seen
 
 
 def prefix(address: IPAddress | None) -> str:

@@ -28,6 +28,9 @@ _PAGE = wire.MAX_ANSWER // 4  # bytes, but for the last machine, of which the li
 T = TypeVar("T")
 
 
+_JOIN = "join first (handfast join); of SSH host keys [ssh] readers says who may read them"
+
+
 class Entries(msgspec.Struct, frozen=True):
     """GET /v1/log/entries: entries from ``start`` on, as hashed into the tree."""
 
@@ -42,15 +45,15 @@ class Cancelled(msgspec.Struct, frozen=True):
     key_id: str
 
 
-def holder(call: Call) -> CredentialRecord:
+def holder(call: Call, *, hint: str = _JOIN) -> CredentialRecord:
     """
-    Return the credential behind this connection, of any role.
+    Return the credential behind this connection, of any role. ``hint`` is for who has none.
 
     :raises NotAuthorized: none, not ours, expired or revoked.
     """
     client = call.peer.client
     if client is None:
-        raise NotAuthorized("no client certificate", hint="connect with an operator credential")
+        raise NotAuthorized("no client certificate", hint=hint)
     service = call.state.service
     record = service.ledger.credential(client.serial_number)
     if record is None or record.certificate != client.public_bytes(Encoding.DER):
@@ -67,7 +70,7 @@ def authorize(call: Call) -> CredentialRecord:
 
     :raises NotAuthorized: none, not ours, of another role, expired or revoked.
     """
-    record = holder(call)
+    record = holder(call, hint="connect with an operator credential")
     if record.role is not Role.OPERATOR:
         raise NotAuthorized(
             f"{record.machine!r} has role {record.role}", hint="`handfast invite NAME --role operator` makes operators"

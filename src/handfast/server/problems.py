@@ -86,8 +86,12 @@ def problem(error: HandfastError) -> Problem:
 
 def refused(error: HandfastError) -> web.Response:
     """Return ``error`` as an answer, with when to try again where that is known."""
-    after = {"Retry-After": str(error.after)} if isinstance(error, errors.TooMuch) and error.after else None
-    return response(problem(error), headers=after)
+    return response(problem(error), headers=again(error))
+
+
+def again(error: HandfastError) -> dict[str, str]:
+    """Return the header that says when to try again, where that is known."""
+    return {"Retry-After": str(error.after)} if isinstance(error, errors.TooMuch) and error.after else {}
 
 
 def unexpected() -> web.Response:

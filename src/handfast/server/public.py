@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from datetime import UTC, datetime
 from functools import partial
+from typing import TypeVar
 
 import msgspec
 from aiohttp import web
@@ -34,6 +36,7 @@ from handfast.wiring import NIFI
 
 _UNPROVED = (Malformed, NotMine, EvidenceRejected, NotFound)  # anybody may send that
 NO_STORE = {"Cache-Control": "no-store"}
+T = TypeVar("T")
 _CRL_AGE = 60  # seconds that a cache may keep a list: a revocation is to be seen soon
 
 
@@ -111,8 +114,19 @@ async def introduced(call: Call, registrar: Registrar, method: str) -> Answer:
         raise Fault("an introduction without TLS")
     label = method if method in registrar.introducers else "unknown"
     evidence = Evidence(method, call.body, Channel(identity.spki_sha256, _client(call), call.source))
+    admit = partial(_admit, state, call.source)
+    return await counted(call, label, registrar.introduce(evidence, identity, admit=admit))
+
+
+async def counted(call: Call, label: str, introduction: Awaitable[T]) -> T:
+    """
+    Await an introduction; count what comes of it, and whoever sends what proves nothing.
+
+    :raises HandfastError: whatever refuses it. :raises TooMuch: too much from there has proved nothing.
+    """
+    state = call.state
     try:
-        answer = await registrar.introduce(evidence, identity, admit=partial(_admit, state, call.source))
+        answer = await introduction
     except _UNPROVED as error:
         wait = _unproved(state, prefix(call.source))
         state.metrics.introductions.labels(label, "limited" if wait else error.code).inc()

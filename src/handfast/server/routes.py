@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from handfast import introducers
 from handfast.core import views, wire
-from handfast.server import operators, public
+from handfast.server import browse, hosts, operators, public
 from handfast.server.state import Handler
+from handfast.ssh import snapshot
 
 Shape = type | str | tuple[type, ...]  # JSON of a type or one of several, or a media type
 
@@ -63,6 +64,31 @@ ROUTES = (
         query=("after",),
     ),
     Route(method="GET", path="/v1/machines/{name}", handler=operators.machine, gives=views.MachineView, operator=True),
+    Route(method="GET", path="/v1/machines/{name}/ssh", handler=hosts.host, gives=views.HostView),
+    Route(
+        method="GET",
+        path="/machines",
+        handler=browse.machines_page,
+        gives="text/html",
+        query=("after", "search"),
+    ),
+    Route(method="GET", path="/machines/{name}", handler=browse.machine_page, gives="text/html"),
+    Route(method="GET", path="/machines/{name}/qr.svg", handler=browse.machine_qr, gives="image/svg+xml"),
+    Route(method="GET", path="/static/{file}", handler=browse.page_file, gives="text/css"),
+    Route(
+        method="GET", path="/v1/ssh/hosts", handler=hosts.hosts, gives=list[views.HostView], query=("after", "search")
+    ),
+    Route(method="GET", path="/v1/ssh/lookup", handler=hosts.lookup, gives=views.HostView, query=("host", "port")),
+    Route(method="GET", path=snapshot.CONTENT_PATH, handler=hosts.snapshot_content, gives="text/plain"),
+    Route(method="GET", path=snapshot.SIGNATURE_PATH, handler=hosts.snapshot_signature, gives=snapshot.Signature),
+    Route(
+        method="POST",
+        path="/v1/ssh/phone-home/{token}",
+        handler=hosts.phone_home,
+        takes="application/x-www-form-urlencoded",
+        gives="application/json",
+    ),
+    Route(method="GET", path="/.well-known/ssh-known-hosts", handler=hosts.known_hosts, gives="text/plain"),
     Route(
         method="POST",
         path="/v1/revocations",

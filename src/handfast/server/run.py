@@ -140,6 +140,7 @@ async def _stop(
     except HandfastError as error:
         _log.error("no last checkpoint", code=error.code, reason=error.message)
     state.operators.shutdown()
+    state.readers.shutdown(cancel_futures=True)
 
 
 async def _drain(state: State, servers: list[web.Server]) -> None:

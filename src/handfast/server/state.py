@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from aiohttp import web
 
@@ -15,9 +15,12 @@ from handfast.core.merkle import Frontier
 from handfast.core.names import IPAddress
 from handfast.server.connections import Connections, Peer
 from handfast.server.identity import Identity
-from handfast.server.limits import Buckets, Limits
+from handfast.server.limits import Buckets, Limits, Share, prefix
 from handfast.server.metrics import Metrics
 from handfast.wiring import Service
+
+if TYPE_CHECKING:
+    from handfast.server.hosts import Snapshot
 
 T = TypeVar("T")
 
@@ -33,8 +36,13 @@ class State:
     connections: Connections
     introductions: Buckets
     failures: Buckets
+    reports: Buckets  # of SSH host keys, by the token that each came with
+    reading: Share
+    downloads: Share
     crls: dict[bytes, Published] = field(default_factory=dict)  # by the pin of their authority
+    snapshot: Snapshot | None = None  # of SSH hosts, as it was last built
     publishing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    gathering: asyncio.Lock = field(default_factory=asyncio.Lock)  # of the snapshot
     signed: Frontier | None = None  # the log as of our last checkpoint, which every later one has to extend
     tampered: bool = False  # whether the log last seen does not
     stopping: bool = False
@@ -42,6 +50,8 @@ class State:
     rested: asyncio.Event = field(default_factory=asyncio.Event)  # set when the last of them is done, while stopping
     # One thread: an operator's slow list must neither hold up introductions nor open a connection each.
     operators: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "operator"))
+    # Another for whoever else may read: they are many, and may be strangers.
+    readers: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "reader"))
 
     @classmethod
     def start(cls, service: Service, identity: Identity | None, limits: Limits) -> State:
@@ -57,11 +67,19 @@ class State:
             Connections(limits, metrics),
             Buckets(limits.introductions, limits.introductions_burst),
             Buckets(limits.failures, limits.failures_burst),
+            Buckets(limits.failures, limits.failures_burst),
+            Share(limits.readings, limits.readings_per_source),
+            Share(limits.downloads, limits.downloads_per_source),
         )
 
     async def in_thread(self, work: Callable[..., T], *args: Any) -> T:
         """Run what waits for the disk."""
         return await asyncio.get_running_loop().run_in_executor(self.operators, work, *args)
+
+    async def for_reader(self, source: IPAddress | None, work: Callable[..., T], *args: Any) -> T:
+        """Run what waits for the disk, where no operator asks. :raises TooMuch: too many wait already."""
+        with self.reading.place(prefix(source)):
+            return await asyncio.get_running_loop().run_in_executor(self.readers, work, *args)
 
 
 @dataclass(frozen=True, slots=True)

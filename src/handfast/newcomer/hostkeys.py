@@ -1,0 +1,60 @@
+"""The host keys of this machine's sshd, which sign for themselves when it joins and when it renews."""
+
+from __future__ import annotations
+
+import grp
+from pathlib import Path
+
+from handfast.adapters import files
+from handfast.core import sshkeys, sshsig
+from handfast.core.hostproof import HostKeys
+from handfast.core.sshkeys import MAX_KEYS
+from handfast.errors import HandfastError, Malformed, NotFound, TooMuch
+
+DEFAULT_DIRECTORY = Path("/etc/ssh")
+_PATTERN = "ssh_host_*_key"
+
+
+def load(directory: Path, *, ports: tuple[int, ...]) -> tuple[HostKeys, tuple[str, ...]]:
+    """
+    Read the host keys in ``directory`` (as sshd's default has them: ``ssh_host_*_key``), and why others were left out.
+
+    A key that we cannot sign with (a type we do not know, or one in hardware) is left out with a remark: what is not
+    proved is not published.
+
+    :raises NotFound: there is none. :raises Unsafe, Fault: one is readable by others, or by us not at all.
+    """
+    found: list[sshsig.Signer] = []
+    remarks: list[str] = []
+    for path in sorted(directory.glob(_PATTERN)):
+        try:
+            found.append(_signer(path))
+        except Malformed as error:
+            remarks.append(f"{str(path)!r} is not published: {error.message}")
+    if not found:
+        hint = "make them with `ssh-keygen -A`, or say where they are with --ssh-dir"
+        raise NotFound(f"no SSH host keys in {str(directory)!r}" + "".join(f"; {each}" for each in remarks), hint=hint)
+    if len(found) > MAX_KEYS:
+        raise TooMuch(f"{len(found)} SSH host keys in {str(directory)!r}, at most {MAX_KEYS} can be published")
+    return HostKeys(tuple(found), ports), tuple(remarks)
+
+
+def _signer(path: Path) -> sshsig.Signer:
+    signer = sshsig.load_private(files.read_private(path, group=_group(), limit=sshsig.MAX_PRIVATE))
+    beside = path.with_name(path.name + ".pub")
+    try:
+        said = sshkeys.parse(beside.read_text("utf-8", errors="replace"))
+    except (OSError, HandfastError):
+        return signer  # sshd needs none, and ours follows from the private one
+    if said != signer.public:
+        # sshd would serve the private one's; whoever reads the other file would wait for a key that never comes.
+        raise Malformed(f"{beside.name} is another key: {said.fingerprint}, and not {signer.public.fingerprint}")
+    return signer
+
+
+def _group() -> int | None:
+    """Red Hat's sshd lets this group read its keys, for ssh-keysign."""
+    try:
+        return grp.getgrnam("ssh_keys").gr_gid
+    except KeyError:
+        return None

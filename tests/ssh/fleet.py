@@ -1,0 +1,78 @@
+"""Machines for tests of what ssh is told, and the user's directory as ssh finds it."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from handfast.core.hosts import Grade, Host, HostKey, How, Place, RetiredKey
+from handfast.core.roles import Role
+from handfast.core.sshkeys import SshKey, from_blob
+from handfast.ssh import config, snapshot
+from handfast.ssh.snapshot import Kept, Signature
+from tests.authority.helpers import NOW, Pki, grant, new_key
+
+PKI = Pki.make()
+KEY = new_key()
+LEAF = PKI.leaf(grant(PKI.domain, Role.REGISTRAR, machine="registrar", public_key=KEY.public_key()))
+MOST = int(config.MOST.total_seconds())
+
+
+def key(name: str, algorithm: str = "ssh-ed25519") -> SshKey:
+    """A key that nobody has, the same for the same name."""
+    body = hashlib.sha256(name.encode()).digest()
+    return from_blob(b"".join(struct.pack(">I", len(part)) + part for part in (algorithm.encode(), body)))
+
+
+def known(key: SshKey, how: How = How.INVITATION, detail: str = "invitation 0123", at: datetime = NOW) -> HostKey:
+    """A key that became known."""
+    return HostKey(key, how, detail, at)
+
+
+def host(
+    machine: str,
+    *keys: HostKey | SshKey,
+    places: Sequence[str] = (),
+    aliases: Sequence[str] = (),
+    ports: tuple[int, ...] = (),
+    retired: Iterable[SshKey] = (),
+) -> Host:
+    """A machine; plain keys were proved with an invitation."""
+    return Host(
+        machine,
+        Place.parse(tuple(places), aliases=tuple(aliases), ports=ports),
+        tuple(each if isinstance(each, HostKey) else known(each) for each in keys),
+        tuple(RetiredKey(each, NOW, "superseded") for each in retired),
+    )
+
+
+def built(*hosts: Host, least: Grade = Grade.REPORTED, pin: bytes = PKI.pin) -> bytes:
+    """A snapshot of them."""
+    return snapshot.build(hosts, least=least, registrar=PKI.domain, pin=pin)
+
+
+def signed(content: bytes, *, at: datetime = NOW, pki: Pki = PKI, leaf: x509.Certificate = LEAF) -> Signature:
+    """The registrar's word for it."""
+    return snapshot.sign(
+        hashlib.sha256(content).digest(),
+        at=at,
+        signer=lambda digest: KEY.sign(digest, ec.ECDSA(hashes.SHA256())),
+        leaf=leaf.public_bytes(Encoding.DER),
+        chain=[pki.issuing.public_bytes(Encoding.DER)],
+        trust=[pki.root.public_bytes(Encoding.DER)],
+    )
+
+
+def put(state: Path, *hosts: Host, at: datetime, age: timedelta = timedelta(0)) -> Kept:
+    """Leave a snapshot of these machines in the user's directory, heard of ``age`` before ``at``."""
+    kept = Kept(built(*hosts), at - age, None)
+    snapshot.keep(state, kept)
+    return kept

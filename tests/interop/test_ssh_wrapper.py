@@ -356,7 +356,7 @@ def test_our_own_flags_come_first(stage: Stage, web: Sshd) -> None:
     assert "no such option: --dta" in stage.run("handfast-ssh", "--dta", "x", *line, code=2).stderr
     assert "needs a value" in stage.run("handfast-ssh", "--data", code=2).stderr
     assert stage.run("handfast", "ssh", *line[:3], "--", *line[3:]).stdout == "web1\n"
-    assert "[--data DIRECTORY | --registrar URL#PIN]" in stage.run("handfast-ssh", "--help").stdout
+    assert "[--data DIRECTORY | --registrar URL#PIN | --identity" in stage.run("handfast-ssh", "--help").stdout
     twice = ("--data", stage.data, "--registrar", "x")
     assert "two sources" in stage.run("handfast-ssh", *twice, *line, code=2).stderr
 

@@ -6,6 +6,9 @@ import os
 import sqlite3
 import subprocess
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -16,6 +19,7 @@ from handfast.core.records import Event
 from handfast.errors import AlreadySpent, Fault, Unsafe
 from handfast.ledger import audit, entries, sqlite
 from handfast.ledger.alarms import MAX_ALARMS
+from handfast.ledger.database import Session
 from tests.ledger.material import LOG_KEY, NOW, ORIGIN, grant, tamper
 
 EVENT = Event("test.one", NOW, "x")
@@ -225,3 +229,31 @@ _UNMEASURED = {"COVERAGE_PROCESS_START": "", "COVERAGE_PROCESS_CONFIG": ""}  # c
 
 def _environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+
+
+def test_closing_waits_for_a_read(tmp_path: Path) -> None:
+    """Another thread's connection is not closed while it runs a statement, which crashes SQLite; later reads refuse."""
+    opened = ledger.open_sqlite(tmp_path / "ledger.sqlite3")
+    reading, closed, may_end = threading.Event(), threading.Event(), threading.Event()
+
+    def slow(session: Session) -> bool:
+        reading.set()
+        assert may_end.wait(30)
+        return closed.is_set()
+
+    def close() -> None:
+        opened.close()
+        closed.set()
+
+    with ThreadPoolExecutor(2) as threads:
+        read = threads.submit(opened._read, slow)
+        assert reading.wait(30)
+        closing = threads.submit(close)
+        while not opened._closed:
+            time.sleep(0.001)
+        assert not closed.wait(0.05)
+        may_end.set()
+        assert read.result(30) is False
+        closing.result(30)
+    with pytest.raises(Fault, match="is closed"):
+        opened.machines()

@@ -73,8 +73,9 @@ def userdata_command(
 
 def _joining(name: str, data: Path, lasting: timedelta, sans: tuple[str, ...], places: tuple[Address, ...]) -> str:
     from handfast.ssh import userdata
-    from handfast.wiring import open_administration
+    from handfast.wiring import open_administration, open_host_keys
 
+    open_host_keys(data).check_expected(name, How.INVITATION)
     administration = open_administration(data, addresses=places)
     line, invitation = administration.invite(name, role=Role.SERVER, sans=sans, lasting=lasting)
     for remark in administration.remarks(invitation):

@@ -6,6 +6,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Future
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from datetime import datetime
 from types import TracebackType
 from typing import Self, TypeVar
@@ -25,6 +26,18 @@ T = TypeVar("T")
 _PAGE = 1000  # entries in one read: a long reading must not hold back SQLite's checkpoints
 
 
+@dataclass(slots=True, eq=False)
+class _Reader:
+    """
+    The connection of one thread. It is ``busy`` while it reads.
+
+    SQLite crashes where another thread closes a connection that runs a statement, so whoever closes waits for that.
+    """
+
+    session: Session
+    busy: threading.RLock
+
+
 class SqlLedger:
     """
     The ledger of one process; other processes may have the same database open at the same time.
@@ -38,7 +51,7 @@ class SqlLedger:
         self._writer = Writer(database)
         self._looped: LoopWriter | None = None
         self._local = threading.local()
-        self._sessions: list[Session] = []
+        self._readers: list[_Reader] = []
         self._lock = threading.Lock()
         self._closed = False
 
@@ -57,16 +70,17 @@ class SqlLedger:
 
     def close(self) -> None:
         """
-        Finish the writes that were submitted and close every connection. May be called twice.
+        Finish the writes that were submitted and the reads under way, and close every connection. May be called twice.
 
         What a loop has begun to write is finished by the end of its ``in_loop``.
         """
         self._writer.close()
         with self._lock:
             self._closed = True
-            sessions, self._sessions = self._sessions, []
-        for session in sessions:
-            session.close()
+            readers, self._readers = self._readers, []
+        for reader in readers:
+            with reader.busy:
+                reader.session.close()
         self._database.engine.dispose()
 
     # --- reads ---
@@ -301,36 +315,43 @@ class SqlLedger:
         return self._read(lambda session: session.all(statement, params or {}))
 
     def _read(self, read: Callable[[Session], T]) -> T:
-        session: Session | None = getattr(self._local, "session", None)
-        if session is not None and not self._closed:
+        reader: _Reader | None = getattr(self._local, "reader", None)
+        if reader is not None:
+            with reader.busy:
+                if not self._closed:
+                    try:
+                        return read(reader.session)
+                    except self._database.driver_errors as error:
+                        lost = reader.session.lost  # which a connection that we closed always is
+                        self._drop(reader)
+                        if not lost:
+                            raise self._database.fault(error) from error
+        reader = self._open()
+        with reader.busy:
+            if self._closed:
+                raise Fault(f"the ledger {self.name!r} is closed")
             try:
-                return read(session)
+                return read(reader.session)
             except self._database.driver_errors as error:
-                lost = session.lost
-                self._drop(session)
-                if not lost:
-                    raise self._database.fault(error) from error
-        session = self._open()
-        try:
-            return read(session)
-        except self._database.driver_errors as error:
-            self._drop(session)
-            raise self._database.fault(error) from error
+                self._drop(reader)
+                raise self._database.fault(error) from error
 
-    def _open(self) -> Session:
-        if self._closed:
-            raise Fault(f"the ledger {self.name!r} is closed")
-        session = self._local.session = Session(self._database)
+    def _open(self) -> _Reader:
+        reader = _Reader(Session(self._database), threading.RLock())
         with self._lock:
-            self._sessions.append(session)
-        return session
+            if not self._closed:
+                self._readers.append(reader)
+                self._local.reader = reader
+                return reader
+        reader.session.close()
+        raise Fault(f"the ledger {self.name!r} is closed")
 
-    def _drop(self, session: Session) -> None:
-        self._local.session = None
+    def _drop(self, reader: _Reader) -> None:
+        self._local.reader = None
         with self._lock:
-            if session in self._sessions:
-                self._sessions.remove(session)
-        session.close()
+            if reader in self._readers:
+                self._readers.remove(reader)
+        reader.session.close()
 
     @contextmanager
     def snapshot(self) -> Iterator[Session]:

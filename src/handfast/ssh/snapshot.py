@@ -102,8 +102,7 @@ def build(hosts: Iterable[Host], *, least: Grade, registrar: str, pin: bytes) ->
             continue
         lines.append(line)
         machines += 1
-        lives = bool(host.keys) or host.place != Place()  # as the ledger has it
-        (names if lives else gone)[host.machine.encode()] = offset
+        (names if host.lives else gone)[host.machine.encode()] = offset
         for each in host.place.spellings(host.machine)[1:]:
             others.setdefault(each.encode(), offset)
         offset += len(line)

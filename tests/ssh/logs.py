@@ -8,7 +8,7 @@ from handfast.core import randomart
 from handfast.core.sshkeys import SshKey
 
 BOOT = [
-    "[    0.000000] Linux version 6.1.0-18-cloud-amd64 (debian-kernel@lists.debian.org)",
+    "[    0.000000] Linux version 6.1.0-18-cloud-amd64 (kernel@build.example)",
     "\x1b[0;32m  OK  \x1b[0m] Started \x1b[0;1;39mcloud-init.service\x1b[0m.",
     "[   17.197933] cloud-init[570]: Generating public/private ed25519 key pair.",
     "[   17.198442] cloud-init[570]: +--[ED25519 256]--+",

@@ -308,10 +308,7 @@ def test_a_search_comes_back_as_text(own: Pages) -> None:
 def test_what_turns_writing_around_is_shown_as_what_it_is(empty: SqlLedger) -> None:
     """A right-to-left override in a reason would let one fingerprint pass for another."""
     detailed = HostGrant("web1.lan", (shown.ed25519(1),), How.OPERATOR, "by \u202eecila \x1b[2J", complete=True)
-    try:
-        empty.register(detailed, None, at=shown.NOW).result()
-    except Refused:
-        pytest.skip("the ledger itself refuses it")
+    empty.register(detailed, None, at=shown.NOW).result()
     body = Pages(empty, Hand(), Grade.REPORTED).machine("web1.lan", Sight.READER).body.decode()
     assert "\\u202eecila \\u001b[2J" in body
     assert not {"\u202e", "\x1b"} & set(body)

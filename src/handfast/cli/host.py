@@ -138,7 +138,7 @@ def add_command(
     if as_json:
         ui.emit_json(views.host_view(host, accept=store.rules.ssh.accept))
     else:
-        ui.say(f"{host.machine}: {counted(len({each.key for each in host.keys}))}, reached as {_reached(host)}")
+        ui.say(f"{host.machine}: {counted(len(host.current))}, reached as {_reached(host)}")
 
 
 def _typed(lines: tuple[str, ...]) -> Iterator[SshKey]:
@@ -231,7 +231,7 @@ def show_command(name: str, data: Path, as_json: bool) -> None:
     for gone in view.retired:
         ui.emit(f"  {gone.fingerprint}  {gone.algorithm}, retired {gone.at}: {gone.reason}")
     if sys.stdout.isatty():
-        for each_key in sorted({each.key for each in host.keys}):
+        for each_key in sorted(host.current):
             ui.emit(randomart.picture(each_key))
     for line in view.known_hosts:
         ui.emit(line)
@@ -265,7 +265,7 @@ def retire_command(name: str, fingerprint: str, reason: str, data: Path, as_json
     if as_json:
         ui.emit_json(views.host_view(host, accept=store.rules.ssh.accept))
     else:
-        left = counted(len({each.key for each in host.keys}))
+        left = counted(len(host.current))
         ui.say(f"{host.machine}: {fingerprint} is refused from now on, {left} left")
 
 

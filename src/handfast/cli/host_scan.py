@@ -134,7 +134,7 @@ async def _scan(hosts: Iterable[Host], allow: tuple[IPNetwork, ...]) -> list[Fou
 
 
 def _verdicts(host: Host, seen: Iterable[SshKey]) -> tuple[tuple[SshKey, str], ...]:
-    known, retired = {each.key for each in host.keys}, {each.key for each in host.retired}
+    known, retired = host.current, {each.key for each in host.retired}
     # Who shows none of its keys is not the machine, whatever the types are; one more type beside them is only new.
     other = {each.algorithm for each in known}
     stranger = bool(known) and not known & set(seen)
@@ -299,7 +299,7 @@ def collect_command(url: str, data: Path, as_json: bool) -> int:
         if each.problem is not None:
             ui.complain(each.problem)
         elif each.host is not None:
-            ui.say(f"{machine}: {_recorded(len({key.key for key in each.host.keys}))}")
+            ui.say(f"{machine}: {_recorded(len(each.host.current))}")
         else:
             ui.say(f"{machine}: nothing was uploaded yet")
     problems = [each.problem for each in collected if each.problem is not None]

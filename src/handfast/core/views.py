@@ -251,7 +251,7 @@ def host_view(host: Host, *, accept: Grade) -> HostView:
         addresses=[str(address) for address in place.addresses],
         aliases=list(place.aliases),
         ports=list(place.ports),
-        keys=[_key_view(key, host, believed=key in believed) for key in sorted({each.key for each in host.keys})],
+        keys=[_key_view(key, host, believed=key in believed) for key in sorted(host.current)],
         retired=[_retired_view(each) for each in host.retired],
         known_hosts=knownhosts.lines(place.spellings(host.machine), believed),
     )

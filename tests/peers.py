@@ -60,6 +60,7 @@ PEERS = {
     "debootstrap": Peer("debootstrap", "debootstrap"),
     "faketime": Peer("faketime", "faketime"),
     "git": Peer("git", "git"),
+    "glewlwyd": Peer("usr/bin/glewlwyd", "glewlwyd", unpacked=True),
     "ip": Peer("ip", "iproute2"),
     "javac": Peer("javac", "openjdk-17-jdk-headless"),
     "kadmin.local": Peer("kadmin.local", "krb5-admin-server"),
@@ -69,6 +70,12 @@ PEERS = {
     "keytool": Peer("keytool", "openjdk-17-jre-headless"),
     "knotd": Peer("knotd", "knot"),
     "krb5kdc": Peer("krb5kdc", "krb5-kdc"),
+    "lego": Peer("lego", "lego"),
+    "libcbor": Peer("/usr/lib/*/libcbor.so", "libcbor-dev"),  # of glewlwyd
+    "libconfig": Peer("/usr/lib/*/libconfig.so", "libconfig-dev"),  # of glewlwyd
+    "libhoel": Peer("/usr/lib/*/libhoel.so", "libhoel-dev"),  # of glewlwyd
+    "libiddawc": Peer("/usr/lib/*/libiddawc.so", "libiddawc-dev"),  # of glewlwyd
+    "liboath": Peer("/usr/lib/*/liboath.so", "liboath-dev"),  # of glewlwyd
     "mvn": Peer("mvn", "maven"),
     "nginx": Peer("nginx", "nginx-light"),
     "nifi-toolkit-1.11.4": _toolkit("1.11.4"),
@@ -76,11 +83,13 @@ PEERS = {
     "nifi-toolkit-1.28.1": _toolkit("1.28.1"),
     "openssl": Peer("openssl", "openssl"),
     "paraview": Peer("paraview", "paraview"),  # 1.3 GB with what it needs, 2 to 3 minutes
+    "pebble": Peer("pebble", "pebble"),
     "postgresql": Peer("/usr/lib/postgresql/*/bin/postgres", "postgresql"),
     "pvpython": Peer("pvpython", "python3-paraview"),
     "pvserver": Peer("pvserver", "paraview"),
     "rsync": Peer("rsync", "rsync"),
     "ssh": Peer("ssh", "openssh-client"),
+    "ssh-agent": Peer("ssh-agent", "openssh-client"),
     "ssh-keygen": Peer("ssh-keygen", "openssh-client"),
     "sshd": Peer("sshd", "openssh-server"),
     "systemd-analyze": Peer("systemd-analyze", "systemd"),

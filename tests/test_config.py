@@ -139,7 +139,7 @@ def test_host_rules(tmp_path: Path) -> None:
     [
         ('evidence = ["word-of-mouth"]', "'word-of-mouth' is none of invitation, renewal"),
         ('evidence = "scan"', "ssh.evidence"),
-        ('accept = "proven"', "not a grade: 'proven'; one of seen, reported, proved"),
+        ('accept = "proven"', "not a grade: 'proven'; one of seen, challenged, reported, proved"),
         ('accept = "PROVED"', "not a grade"),
         ("accept = 3", "ssh.accept"),
         ('readers = "everybody"', "'everybody' is none of operators, holders, anybody"),

@@ -9,37 +9,36 @@ from arguments, which every user of the machine can read.
 from __future__ import annotations
 
 import os
-import re
 import stat
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import timedelta
-from enum import StrEnum
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from handfast.adapters.files import read_private
+from handfast.config_oidc import check_origins, providers
+from handfast.config_reader import LONGEST, Reader, each, yes_or_no
+from handfast.config_reader import duration as duration  # noqa: PLC0414  a part of this module for whoever calls it
+from handfast.config_scan import ScanSettings, scan_settings
+from handfast.config_ssh import host_rules
+from handfast.config_x5c import X5cSettings, x5c_settings
 from handfast.core.dn import SubjectPattern
 from handfast.core.dn import parse as parse_subject
-from handfast.core.hosts import Grade, How
 from handfast.core.invitation import Address
 from handfast.core.names import IPNetwork, NamePattern, Names, dns_name, machine_name, network
+from handfast.core.openid import Provider
 from handfast.core.roles import GRANTABLE, Role
 from handfast.core.secret import Secret
 from handfast.core.x509 import distribution_points
-from handfast.errors import ConfigError, Fault, HandfastError, Malformed, NotFound, TooMuch, Unsafe, UsageError
+from handfast.errors import ConfigError, Fault, Malformed, NotFound, TooMuch, Unsafe, UsageError
 from handfast.nifi.service import NifiSettings
-from handfast.policy.rules import HostRules, Readers, Rules
+from handfast.policy.rules import Rules
 
 DEFAULT_PORT = 7443
 DEFAULT_CRL_PORT = 7480
 ANYWHERE = Address("0.0.0.0", DEFAULT_PORT)  # noqa: S104  a registrar is there to be reached
-LONGEST = timedelta(days=100 * 365)
 MAX_SECRET = 64 * 1024  # bytes of a passphrase or an invitation
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
-E = TypeVar("E", bound=StrEnum)
-_DURATION = re.compile(r"([0-9]{1,9})([smhdw])")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +54,9 @@ class Config:
     permitted_dns: tuple[str, ...] = ()
     permitted_ips: tuple[IPNetwork, ...] = ()
     nifi: NifiSettings = field(default_factory=NifiSettings)
+    scan: ScanSettings = field(default_factory=ScanSettings)
+    oidc: tuple[Provider, ...] = ()
+    x5c: X5cSettings = field(default_factory=X5cSettings)
 
 
 def load(path: Path) -> Config:
@@ -69,24 +71,29 @@ def load(path: Path) -> Config:
         return Config()
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"cannot read {str(path)!r}: {error}", hint="see docs/operations.md for an example") from None
-    reader = _Reader(tree)
+    reader = Reader.of_tables(tree)
     name = reader.take("registrar.name", machine_name, "registrar")
     config = Config(
         name=name,
         listen=reader.take("registrar.listen", parse_listen, Config().listen),
         crl_listen=reader.take("registrar.crl_listen", parse_listen, None),
-        addresses=reader.take("registrar.addresses", _each(Address.parse), ()),
+        addresses=reader.take("registrar.addresses", each(Address.parse), ()),
         crl_url=reader.take("registrar.crl_url", _url, None),
-        permitted_dns=reader.take("constraints.dns", _each(dns_name), ()),
-        permitted_ips=reader.take("constraints.networks", _each(network), ()),
+        permitted_dns=reader.take("constraints.dns", each(dns_name), ()),
+        permitted_ips=reader.take("constraints.networks", each(network), ()),
         rules=_rules(reader, name),
         nifi=_nifi(reader),
+        scan=scan_settings(reader.table("ssh.scan")),
+        oidc=providers(reader),
+        x5c=x5c_settings(reader),
     )
-    reader.finish(path)
+    check_origins(reader, config.rules.ssh.certificates.users, config.oidc)
+    if mistakes := reader.mistakes():
+        raise ConfigError(f"{str(path)!r} has mistakes: " + "; ".join(mistakes), hint="see docs/operations.md")
     return config
 
 
-def _nifi(reader: _Reader) -> NifiSettings:
+def _nifi(reader: Reader) -> NifiSettings:
     default = NifiSettings()
     return NifiSettings(
         listen=reader.take("nifi.listen", parse_listen, None),
@@ -94,9 +101,9 @@ def _nifi(reader: _Reader) -> NifiSettings:
         subject=reader.take("nifi.subject", _subject, None),
         days=reader.take("nifi.days", _days, default.days),
         token_file=reader.take("nifi.token_file", Path, None),
-        allow_dn=reader.take("nifi.allow_dn", _each(SubjectPattern.parse), ()),
-        allow_san=reader.take("nifi.allow_san", _each(NamePattern.parse), ()),
-        any_name=reader.take("nifi.any_name", _yes_or_no, False),
+        allow_dn=reader.take("nifi.allow_dn", each(SubjectPattern.parse), ()),
+        allow_san=reader.take("nifi.allow_san", each(NamePattern.parse), ()),
+        any_name=reader.take("nifi.any_name", yes_or_no, False),
     )
 
 
@@ -116,13 +123,7 @@ def _days(value: int) -> int:
     return value
 
 
-def _yes_or_no(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise TypeError(value)
-    return value
-
-
-def _rules(reader: _Reader, name: str) -> Rules:
+def _rules(reader: Reader, name: str) -> Rules:
     default = Rules()
     lifetimes = {role: reader.take(f"lifetime.{role}", duration, None) for role in Role}
     # Whether such a method exists is wiring's to say: here it is only a name.
@@ -135,85 +136,8 @@ def _rules(reader: _Reader, name: str) -> Rules:
         lifetimes={role: value for role, value in lifetimes.items() if value is not None},
         return_within=reader.take("renewal.return_within", duration, default.return_within),
         reserved=frozenset({name}),
-        ssh=_host_rules(reader),
+        ssh=host_rules(reader),
     )
-
-
-def _host_rules(reader: _Reader) -> HostRules:
-    default = HostRules()
-    return HostRules(
-        evidence=reader.take("ssh.evidence", _evidence, default.evidence),
-        accept=reader.take("ssh.accept", _grade, default.accept),
-        readers=reader.take("ssh.readers", _readers, default.readers),
-    )
-
-
-def _evidence(values: Any) -> frozenset[How]:
-    return frozenset(_each(_one_of(How))(values))
-
-
-def _grade(value: str) -> Grade:
-    grades = {grade.name.lower(): grade for grade in Grade}
-    if value not in grades:
-        raise Malformed(f"not a grade: {value!r}; one of {', '.join(grades)}")
-    return grades[value]
-
-
-def _readers(value: str) -> Readers:
-    return _one_of(Readers)(value)
-
-
-def _one_of(kind: type[E]) -> Callable[[str], E]:
-    def parse(value: str) -> E:
-        try:
-            return kind(value)
-        except ValueError:
-            raise Malformed(f"{value!r} is none of {', '.join(kind)}") from None
-
-    return parse
-
-
-class _Reader:
-    """Takes dotted keys out of a TOML tree and remembers every mistake."""
-
-    def __init__(self, tree: dict[str, Any]) -> None:
-        self._left = {f"{table}.{key}": v for table, body in _tables(tree) for key, v in body.items()}
-        self._mistakes = [f"{key}: belongs in a table" for key, v in tree.items() if not isinstance(v, dict)]
-
-    def take(self, key: str, parse: Any, default: Any) -> Any:
-        if key not in self._left:
-            return default
-        value = self._left.pop(key)
-        try:
-            return parse(value)
-        except HandfastError as error:
-            self._mistakes.append(f"{key}: {error.message}")
-        except (TypeError, ValueError, AttributeError):
-            self._mistakes.append(f"{key}: {value!r} is not of the right kind")
-        return default
-
-    def names(self, table: str) -> list[str]:
-        return [key.removeprefix(f"{table}.") for key in self._left if key.startswith(f"{table}.")]
-
-    def finish(self, path: Path) -> None:
-        mistakes = [*self._mistakes, *(f"{key}: unknown" for key in sorted(self._left))]
-        if mistakes:
-            raise ConfigError(f"{str(path)!r} has mistakes: " + "; ".join(mistakes), hint="see docs/operations.md")
-
-
-def _tables(tree: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    return [(name, body) for name, body in tree.items() if isinstance(body, dict)]
-
-
-def _each(parse: Any) -> Any:
-    def parse_list(values: Any) -> tuple[Any, ...]:
-        if not isinstance(values, list):
-            raise TypeError(values)
-        if not all(isinstance(value, str) for value in values):
-            raise TypeError(values)  # ipaddress would read the number 5 as 0.0.0.5
-        return tuple(parse(value) for value in values)
-
-    return parse_list
 
 
 def _url(value: str) -> str:
@@ -222,7 +146,7 @@ def _url(value: str) -> str:
 
 
 def _roles(values: Any) -> frozenset[Role]:
-    return frozenset(_each(parse_role)(values))
+    return frozenset(each(parse_role)(values))
 
 
 def parse_role(text: str) -> Role:
@@ -239,21 +163,6 @@ def parse_role(text: str) -> Role:
     if role not in GRANTABLE:
         raise UsageError(f"role {text!r} is never granted", hint=f"one of {known}")
     return role
-
-
-def duration(text: str) -> timedelta:
-    """
-    Read ``90s``, ``15m``, ``1h``, ``7d`` or ``2w``; a bare number is refused, for its unit is a guess.
-
-    :raises UsageError: anything else, or nothing at all (``0h``).
-    """
-    match = _DURATION.fullmatch(text.strip())
-    if match is None or not int(match[1]):
-        raise UsageError(f"not a duration: {text[:40]!r}", hint="write it as 90s, 15m, 1h, 7d or 2w")
-    seconds = int(match[1]) * _UNITS[match[2]]
-    if seconds > LONGEST.total_seconds():  # the calendar ends in the year 9999
-        raise UsageError(f"too long a duration: {text[:40]!r}", hint=f"at most {LONGEST.days}d")
-    return timedelta(seconds=seconds)
 
 
 def parse_listen(text: str) -> Address:

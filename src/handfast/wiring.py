@@ -22,31 +22,41 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from handfast import config, introducers, ledger
+from handfast import config, introducers, ledger, wiring_nifi, wiring_vantage, wiring_x5c
 from handfast.adapters.clock import SystemClock
 from handfast.adapters.files import FileLock, private_directory, write_atomic
-from handfast.adapters.resolve import leading_to
+from handfast.adapters.revocation_lists import RevocationLists
 from handfast.authority import ceremony
 from handfast.authority.authority import FileAuthority, PublicAuthority
-from handfast.authority.flat import FlatAuthority
+from handfast.authority.sshsign import SshSigner
 from handfast.config import Config
+from handfast.core import sshkeys
+from handfast.core.hosts import How
 from handfast.core.invitation import Address
-from handfast.core.ports import Clock, Introducer
+from handfast.core.openid import Provider
+from handfast.core.ports import Clock, Introducer, SshIntroducer
 from handfast.core.secret import Secret
+from handfast.core.ssh_ports import Looker
 from handfast.errors import ConfigError, NotFound, UsageError
-from handfast.introducers.nifi import SharedToken
-from handfast.nifi import service
+from handfast.introducers import x5c
+from handfast.introducers.oidc import OidcIntroducer
 from handfast.nifi.issuing import Recorded
 from handfast.nifi.service import Adopted
 from handfast.registrar.administer import Administration, NifiTokens
+from handfast.registrar.approvals import Approvals
+from handfast.registrar.certify import Certifier
+from handfast.registrar.challenge import Challenger
 from handfast.registrar.host_keys import HostKeys
 from handfast.registrar.introduce import LedgerContext, Registrar
+from handfast.registrar.provider_keys import ProviderKeys
+from handfast.ssh import look
+from handfast.ssh.scan import Scanner
+from handfast.wiring_nifi import Given, NifiService, nifi_tokens
 
 if TYPE_CHECKING:
     from handfast.ledger.store import SqlLedger
 
 AUTHORITY = "authority"
-NIFI = "nifi"
 LEDGER = "ledger.sqlite3"
 CONFIG = "config.toml"
 PLACE = "registrar.json"
@@ -63,15 +73,6 @@ class Place(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True, slots=True)
-class NifiService:
-    """The same flow for NiFi's protocol: an authority, a registrar with its rules, and a listener of its own."""
-
-    registrar: Registrar
-    authority: FlatAuthority
-    listen: Address
-
-
-@dataclass(frozen=True, slots=True)
 class Service:
     """
     One registrar, ready to serve; without ``listen`` and ``crl_listen`` only ``nifi`` is served.
@@ -83,6 +84,8 @@ class Service:
     registrar: Registrar
     administration: Administration
     host_keys: HostKeys
+    certifier: Certifier
+    challenger: Challenger
     ledger: SqlLedger
     authority: FileAuthority
     clock: Clock
@@ -91,6 +94,11 @@ class Service:
     crl_listen: Address | None
     addresses: tuple[Address, ...]
     nifi: NifiService | None
+    looker: Looker
+    own_looker: Looker  # from here alone, for registrars whose vantage point this is
+    foreign_lists: RevocationLists
+    providers: tuple[Provider, ...]
+    provider_keys: ProviderKeys
     reload: Callable[[], Service]
 
 
@@ -154,13 +162,6 @@ def open_administration(
     )
 
 
-def nifi_tokens(data: Path, passphrase: Callable[[], Secret | None]) -> NifiTokens | None:
-    """Return what makes one-time tokens for NiFi, where this registrar has an authority for it; no key is read yet."""
-    if not (data / NIFI).is_dir():
-        return None
-    return NifiTokens(lambda: FlatAuthority.open(data / NIFI, passphrase=passphrase()).token_master())
-
-
 def open_host_keys(data: Path) -> HostKeys:
     """
     Open the ledger of an existing registrar for what an operator does with SSH host keys; no key is read.
@@ -169,8 +170,18 @@ def open_host_keys(data: Path) -> HostKeys:
     """
     require_data(data)
     public, store = PublicAuthority.read(data / AUTHORITY), open_ledger(data)
-    context = LedgerContext(store, SystemClock(), public.pin, public.trust_domain, Secret(secrets.token_bytes(32)))
+    context = _context(store, SystemClock(), public)
     return HostKeys(introducers.known_for_hosts(), config.load(data / CONFIG).rules, store, context)
+
+
+def open_approvals(data: Path, *, by: str) -> Approvals:
+    """
+    Open the ledger of an existing registrar for whoever says yes or no, who is ``by``; no key is read.
+
+    :raises NotFound: no registrar was ever started on this directory. :raises ConfigError: its settings are wrong.
+    """
+    require_data(data)
+    return Approvals(open_ledger(data), SystemClock(), config.load(data / CONFIG).rules.ssh.accept, by)
 
 
 def open_ledger(data: Path) -> SqlLedger:
@@ -228,33 +239,67 @@ def open_service(data: Path, overrides: Overrides, *, passphrase: Secret | None)
     clock = SystemClock()
     opened = _authority(data, settings, clock, passphrase)
     store = open_ledger(data)
-    context = LedgerContext(store, clock, opened.pin, opened.trust_domain, Secret(secrets.token_bytes(32)))
-    nifi = _nifi(data, settings, overrides, context, passphrase)
+    context = _context(store, clock, opened.public)
+    nifi = wiring_nifi.prepare(
+        data,
+        settings,
+        Given(settings=overrides.nifi, token=overrides.token, adopted=overrides.adopted, warn=overrides.warn),
+        context,
+        hostname=announced(settings.addresses, settings.nifi.listen or settings.listen)[0].host,
+        passphrase=passphrase,
+    )
+    parts = _Parts(data=data, overrides=overrides, opened=opened, store=store, clock=clock, context=context, nifi=nifi)
+    return parts.service(settings)
 
-    def build(settings: Config) -> Service:
-        known = _native(settings)
-        addresses = settings.addresses
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Parts:
+    """What outlives a new configuration: keys, the ledger, what was fetched, and what hosts hold against our scans."""
+
+    data: Path
+    overrides: Overrides
+    opened: FileAuthority
+    store: SqlLedger
+    clock: Clock
+    context: LedgerContext
+    nifi: Callable[[Config], NifiService | None]
+    scanner: Scanner = field(default_factory=Scanner)
+    fetched: RevocationLists = field(default_factory=RevocationLists)
+
+    def service(self, settings: Config, keys: ProviderKeys | None = None) -> Service:
+        """Return the registrar under a configuration; ``keys`` are those of providers that were fetched before."""
+        opened, store, context, overrides, rules = self.opened, self.store, self.context, self.overrides, settings.rules
+        provider_keys = keys or ProviderKeys(self.clock)
+        lists = wiring_x5c.lists(settings, self.fetched)
         crl_listen = settings.crl_listen or _crl_listen(settings.listen)
         authority = opened.with_crl_url(settings.crl_url or _crl_url(settings, crl_listen, opened.public))
-        foreign = nifi(settings)
+        own_looker = look.looker(settings.scan.guard, self.scanner)
+        looker = wiring_vantage.everywhere(own_looker, settings.scan, self.clock.now)
+        foreign, ssh = self.nifi(settings), SshSigner.of(opened)
         tokens = None if foreign is None else NifiTokens(foreign.authority.token_master)
+        certifying = _for_certificates(settings, provider_keys)
         return Service(
             name=settings.name,
-            registrar=Registrar(known, settings.rules, store, authority, context),
-            administration=Administration(store, clock, opened.pin, addresses, opened.excluded, tokens),
-            host_keys=HostKeys(introducers.known_for_hosts(), settings.rules, store, context),
+            registrar=Registrar(_native(settings, lists), rules, store, authority, context),
+            administration=Administration(store, self.clock, opened.pin, settings.addresses, opened.excluded, tokens),
+            host_keys=HostKeys(introducers.known_for_hosts(), rules, store, context),
+            certifier=Certifier(certifying, rules, store, authority, ssh, context),
             ledger=store,
             authority=authority,
-            clock=clock,
-            data=data,
+            clock=self.clock,
+            data=self.data,
             listen=None if overrides.alone else settings.listen,
             crl_listen=None if overrides.alone else crl_listen,
-            addresses=addresses,
+            addresses=settings.addresses,
             nifi=foreign,
-            reload=lambda: build(overrides.apply(data)),
+            looker=looker,
+            own_looker=own_looker,
+            challenger=Challenger(rules, store, context, ssh, looker),
+            foreign_lists=lists,
+            providers=settings.oidc,
+            provider_keys=provider_keys,
+            reload=lambda: self.service(overrides.apply(self.data), provider_keys),
         )
-
-    return build(settings)
 
 
 def _authority(data: Path, settings: Config, clock: Clock, passphrase: Secret | None) -> FileAuthority:
@@ -271,51 +316,26 @@ def _authority(data: Path, settings: Config, clock: Clock, passphrase: Secret | 
     return FileAuthority.open(data / AUTHORITY, passphrase=passphrase)
 
 
-def _native(settings: Config) -> dict[str, Introducer]:
+def _context(store: SqlLedger, clock: Clock, public: PublicAuthority) -> LedgerContext:
+    host_ca = sshkeys.parse(public.ssh_host_ca)
+    return LedgerContext(store, clock, public.pin, public.trust_domain, Secret(secrets.token_bytes(32)), host_ca)
+
+
+def _for_certificates(settings: Config, keys: ProviderKeys) -> dict[str, SshIntroducer]:
+    """Return the ways to SSH certificates that lead there under this configuration."""
+    people = OidcIntroducer({each.name: each for each in settings.oidc}, keys.of)
+    known = introducers.known_for_certificates() | {people.name: people}
+    evidence = settings.rules.ssh.evidence
+    closed = set(How) - evidence - {How.OPERATOR}  # which is what one says of hosts: as a person he logs in
+    return {name: half for name, half in known.items() if name not in closed}
+
+
+def _native(settings: Config, lists: RevocationLists) -> dict[str, Introducer]:
     """Return the methods of our own protocol. :raises ConfigError: the configuration enables another one."""
     known = {name: half for name, half in introducers.known().items() if half.native}
     if unknown := settings.rules.methods.keys() - known.keys():
         raise ConfigError(f"no method {min(unknown)!r} in [methods]", hint=f"known: {', '.join(sorted(known))}")
-    return known
-
-
-def _nifi(
-    data: Path, settings: Config, overrides: Overrides, context: LedgerContext, passphrase: Secret | None
-) -> Callable[[Config], NifiService | None]:
-    """Return what gives NiFi's service under a configuration; its authority is opened, or made, now."""
-    chosen = settings.nifi
-    if chosen.listen is None:
-        if overrides.adopted is not None or overrides.nifi or overrides.token is not None:
-            raise UsageError("settings for NiFi's protocol, and no address for it", hint="give --nifi-listen HOST:PORT")
-        return lambda _settings: None
-    remembered = overrides.token or (None if chosen.token_file else config.secret_from("nifi_token"))
-
-    def shared(settings: Config) -> SharedToken | None:
-        token, file = remembered, settings.nifi.token_file
-        if token is None and file is not None:  # read each time: who changes a token that leaked wants it gone
-            token = config.secret_from("nifi_token", file=file)
-        return service.shared_token(settings.nifi, token)
-
-    shared(settings)  # what it refuses must not leave an authority behind
-    authority = service.open_authority(
-        data / NIFI,
-        chosen,
-        hostname=chosen.hostname or announced(settings.addresses, chosen.listen)[0].host,
-        adopted=overrides.adopted,
-        now=context.now(),
-        passphrase=passphrase,
-        warn=overrides.warn,
-    )
-    own = replace(context, pin=authority.pin, trust_domain=authority.trust_domain)
-
-    def build(settings: Config) -> NifiService:
-        half = service.introducer(shared(settings), authority)
-        rules = service.rules(settings.nifi, settings.rules)
-        registrar = Registrar({half.name: half}, rules, context.ledger, authority, own, leading_to)
-        return NifiService(registrar, authority, settings.nifi.listen or listen)
-
-    listen = chosen.listen
-    return build
+    return known | {x5c.NAME: wiring_x5c.introducer(settings, lists)}
 
 
 @contextmanager

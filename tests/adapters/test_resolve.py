@@ -224,3 +224,15 @@ def test_the_system_is_asked() -> None:
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         found = runner.run(resolve.leading_to(Names.parse(["localhost"]), ip_address("127.0.0.1")))
     assert found.texts() == ("localhost",)
+
+
+def test_the_file_counts_before_dns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As for every program: what the administrator wrote is the whole answer; our own name is not in it by itself."""
+    hosts = tmp_path / "hosts"
+    hosts.write_text("10.9.9.9 one.lan two.lan # three.lan\n::ffff:10.9.9.8 TWO.lan\nnonsense one.lan\n")
+    monkeypatch.setattr(resolve, "_HOSTS", hosts)
+    monkeypatch.setattr(socket, "gethostname", lambda: "many.lan")
+    found = {name: list(map(str, resolve.addresses_of(name))) for name in ("one.lan", "Two.lan", "many.lan")}
+    assert found == {"one.lan": ["10.9.9.9"], "Two.lan": ["10.9.9.9", "10.9.9.8"], "many.lan": ["10.0.0.9", "10.0.0.1"]}
+    with pytest.raises(socket.gaierror):
+        resolve.addresses_of("three.lan")

@@ -13,12 +13,22 @@ import pytest
 
 from tests.architecture.sources import sources
 
-MAKERS = {"Finding": "introducers", "Grant": "policy", "Intent": "ledger", "Credential": "authority"}
+MAKERS = {
+    "Finding": "introducers",
+    "SshFinding": "introducers",
+    "Grant": "policy",
+    "SshGrant": "policy",
+    "Intent": "ledger",
+    "SshIntent": "ledger",
+    "Credential": "authority",
+    "SshCredential": "authority",
+}
 
 # Those who give again what was made and recorded before, which is no new decision.
 READERS = {
     "ledger/rows.py": "Grant",  # of a stored intent
     "registrar/introduce.py": "Credential",  # of the certificate on record: asked again, the same answer
+    "registrar/certify.py": "SshCredential",  # likewise
 }
 
 

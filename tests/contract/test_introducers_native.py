@@ -12,7 +12,7 @@ from handfast.core.flow import Channel
 from handfast.core.ports import Introducer
 from handfast.core.secret import Secret
 from handfast.errors import EvidenceRejected
-from tests.introducers.stage import HONEST, NONCE_KEY, Honest, Stage
+from tests.introducers.stage import HONEST, NONCE_KEY, VERIFIERS, Honest, Stage
 
 KNOWN = introducers.known()
 FOREIGN = {"nifi"}  # spelled, so that nobody leaves these tests by calling himself foreign
@@ -22,8 +22,8 @@ pytestmark = pytest.mark.parametrize("name", sorted(set(KNOWN) - FOREIGN))
 
 @pytest.fixture
 def introducer(name: str) -> Introducer:
-    """The one under test."""
-    return KNOWN[name]
+    """The one under test, as a registrar would configure it."""
+    return VERIFIERS[name]
 
 
 @pytest.fixture

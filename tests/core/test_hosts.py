@@ -38,6 +38,7 @@ def test_order_of_grades() -> None:
         How.REINTRODUCTION,
         How.BUCKET,
         How.HOSTKEYS_PROVE,
+        How.X5C,
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
@@ -11,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from handfast.core import knownhosts
-from handfast.core.hosts import Place
-from handfast.core.knownhosts import Line
+from handfast.core.hosts import Grade, Host, HostKey, How, Place, RetiredKey
+from handfast.core.knownhosts import Line, Speaker
 from handfast.core.sshkeys import SshKey
 from handfast.errors import HandfastError, Malformed
 from tests.core.sshmaterial import KINDS, ed25519_key, key, keygen, new_key, public, signer
@@ -20,6 +21,7 @@ from tests.core.sshmaterial import KINDS, ed25519_key, key, keygen, new_key, pub
 PLACE = Place.parse(["web1.lan", "192.0.2.7", "2001:db8::7"], aliases=["web"], ports=(22, 2222))
 SPELLINGS = PLACE.spellings("web1")
 KEYS = [signer(kind).public for kind in KINDS]
+AT = datetime(2026, 11, 22, 12, tzinfo=UTC)
 UNKNOWN = key("ssh-mldsa-44@openssh.com", bytes(1312))
 
 
@@ -246,3 +248,57 @@ def test_what_is_written_is_read(hosts: list[str], number: int) -> None:
     except Malformed:
         return
     assert knownhosts.read("\n".join(lines)) == [Line("", tuple(hosts), found)]
+
+
+# --- a whole file ---
+
+CA = ed25519_key(99)
+
+
+def host(machine: str, *keys: int, retired: tuple[int, ...] = (), place: Place | None = None) -> Host:
+    """A machine; an operator entered its keys."""
+    known = tuple(HostKey(ed25519_key(number), How.OPERATOR, "", AT) for number in keys)
+    gone = tuple(RetiredKey(ed25519_key(number), AT, "") for number in retired)
+    return Host(machine, place or Place(), known, gone)
+
+
+FLEET = [
+    host("web1", 1, retired=(2, 3)),
+    host("web2", 3, place=Place.parse(["web2.lan"])),  # has the disk that was web1's
+    host("empty", retired=(4,), place=Place.parse(["empty.lan"])),
+    host("gone", retired=(5, 1)),
+]
+
+
+@pytest.mark.parametrize(
+    ("speaker", "first", "revoked"),
+    [
+        (None, [], [2, 4]),
+        (Speaker((), CA), [], [2, 4]),
+        (Speaker(("*.lan", "!evil.lan"), CA), [f"@cert-authority *.lan,!evil.lan {CA}"], [2, 4, 5]),
+    ],
+)
+def test_all_that_a_file_says(speaker: Speaker | None, first: list[str], revoked: list[int]) -> None:
+    """The CA's line, if it speaks; keys by their names; and keys that were somebody's and are nobody's are refused."""
+    told = [f"web1 {ed25519_key(1)}", f"web2,web2.lan {ed25519_key(3)}"]
+    lines = knownhosts.of_all(FLEET, least=Grade.REPORTED, speaker=speaker)
+    refused = {f"@revoked * {ed25519_key(number)}" for number in revoked}
+    assert lines[: -len(refused)] == first + told
+    assert set(lines[-len(refused) :]) == refused
+
+
+def test_what_is_known_too_badly_is_not_told() -> None:
+    """Only keys of the least grade and better."""
+    assert knownhosts.of_all([host("web1", 1)], least=Grade.PROVED, speaker=None) == []
+
+
+@pytest.mark.peer("ssh-keygen")
+def test_ssh_keygen_reads_the_whole_file(tmp_path: Path) -> None:
+    """It finds the CA for a name of its patterns, the machine's key, and the revoked ones for every name."""
+    path = tmp_path / "known_hosts"
+    lines = knownhosts.of_all(FLEET, least=Grade.REPORTED, speaker=Speaker(("*.lan",), CA))
+    path.write_text("".join(f"{line}\n" for line in lines))
+    found = keygen("-F", "web2.lan", "-f", path).stdout.decode()
+    assert [line.split()[0] for line in found.splitlines() if not line.startswith("#")] == [
+        "@cert-authority", "web2,web2.lan", "@revoked", "@revoked", "@revoked",
+    ]  # fmt: skip

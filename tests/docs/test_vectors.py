@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import re
 from datetime import UTC, datetime
 
@@ -11,15 +12,17 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from handfast.core import hostproof, keys, sshsig, transcript
+from handfast.core import hostproof, keys, sshkeys, sshsig, transcript, vouched
 from handfast.core.hostproof import HostKeys
 from handfast.core.invitation import InvitationLine, key_id
 from handfast.core.merkle import Frontier, leaf_hash
+from handfast.core.records import KrlState
 from handfast.core.secret import Secret
 from handfast.introducers import invitation, nifi, reintroduction, renewal
 from handfast.ledger import entries
 from handfast.sessions import hello
 from handfast.sessions.hello import Answer, Crl, Dial, Failed, Hello, Phone, Ping, Pong
+from handfast.ssh import krl
 from tests.docs.markdown import ROOT, blocks
 
 PROTOCOLS = ROOT / "docs" / "protocols"
@@ -150,3 +153,16 @@ def test_the_frames_of_sessions() -> None:
         body = bytes.fromhex(given[name])[2:]
         read = hello.decode(body, type(message)) if isinstance(message, Hello | Answer) else hello.decode_control(body)
         assert read == message
+
+
+def test_the_list_of_revoked_ssh_keys() -> None:
+    """The list is these bytes, and what the registrar signs for it is that."""
+    given = vectors("krl.md")
+    host_ca, user_ca, retired = (sshkeys.parse(given[name]) for name in ("host CA", "user CA", "retired key"))
+    hosts, users = (tuple(map(int, given[name].split())) for name in ("host serials", "user serials"))
+    state = KrlState(int(given["version"]), hosts, users, frozenset({retired.digest}))
+    pin, at = bytes.fromhex(given["pin"]), datetime.fromisoformat(given["made"])
+    content = krl.build(state, host_ca=host_ca, user_ca=user_ca, pin=pin, at=at)
+    digest = hashlib.sha256(content).digest()
+    assert (content.hex(), digest.hex()) == (given["list"], given["list's SHA-256"])
+    assert vouched.transcript(krl.LABEL, digest, given["time"]).hex() == given["signed"]

@@ -137,8 +137,34 @@ print(datetime.datetime.fromisoformat(json.load(sys.stdin)["due_at"]).timestamp(
     [[ $(serial) != "$serial" ]]
 }
 
+# How many certificates sshd shows for its key of this kind.
+shown() { ssh-keyscan -c -t "$1" 127.0.0.1 2> /dev/null | grep -c "$1-cert-v01@openssh.com" || true; }
+
+# The machine's own sshd, with the certificates of another joining, and a timer for those.
+certificates_in_sshd() {
+    local out=/etc/handfast/web2 unit='handfast-renew-etc-handfast-web2' pid
+    systemctl start ssh.service
+    pid=$(show ssh.service MainPID)
+    [[ $(shown ssh-ed25519) == 0 ]]
+    administer invite web2.lan | handfast join --out $out --ssh --install --trust-users
+    [[ $(shown ssh-ed25519) == 1 ]]
+    [[ $(shown ecdsa-sha2-nistp256) == 1 ]]
+    [[ $(show ssh.service MainPID) == "$pid" ]]  # reloaded, and not started anew
+    systemctl is-enabled $unit.timer
+
+    # What was taken away, the timer's service puts back; and sshd has it.
+    rm /etc/ssh/sshd_config.d/10-handfast.conf
+    systemctl reload ssh.service
+    systemctl start $unit.service
+    [[ $(show $unit.service Result) == success ]]
+    [[ $(shown ssh-ed25519) == 1 ]]
+    handfast renew --out $out --ssh --uninstall
+    [[ $(shown ssh-ed25519) == 0 ]]
+    [[ $(show ssh.service MainPID) == "$pid" ]]
+}
+
 for story in a_notified_start an_obstructed_start a_reload a_timer_is_installed a_watchdog socket_activation \
-    a_renewal_by_the_timer; do
+    a_renewal_by_the_timer certificates_in_sshd; do
     echo "$SECONDS s: $story"
     $story
 done

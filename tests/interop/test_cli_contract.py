@@ -45,6 +45,13 @@ def test_transcript(script: Path, person: tuple[Host, dict[str, str]]) -> None:
     transcripts.play(script, host, env)
 
 
+@pytest.mark.peer("ssh-keygen")
+@pytest.mark.parametrize("script", sorted(SCRIPTS.glob("ssh/*.txt")), ids=lambda path: path.stem)
+def test_transcript_with_ssh_keys(script: Path, person: tuple[Host, dict[str, str]]) -> None:
+    """As the others; they need ssh-keygen."""
+    test_transcript(script, person)
+
+
 def test_the_prefix_that_is_looked_for() -> None:
     """The command line, which does not load it, looks for the prefix that invitations have."""
     assert main.INVITATION == invitation.PREFIX

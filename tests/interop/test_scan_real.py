@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from handfast.core import sshkeys
+from handfast.core import sshcert, sshkeys
 from handfast.core.sshkeys import SshKey
-from handfast.core.sshwire import ALGORITHMS, certified
+from handfast.core.sshwire import ALGORITHMS
 from handfast.errors import Malformed, Unreachable
 from handfast.ssh.guard import Guard
 from handfast.ssh.scan import Scanned, Scanner
@@ -88,7 +88,7 @@ def test_the_keys_are_those_of_its_files(sshd: Sshd) -> None:
     files = [(sshd.directory / f"{kind}-cert.pub").read_text().split() for kind in KINDS]
     shown = {b64encode(each).decode() for each in scanned.certificates}
     assert shown == {fields[1] for fields in files}
-    assert {certified(each) for each in scanned.certificates} == set(scanned.keys)
+    assert {sshcert.read(each).key for each in scanned.certificates} == set(scanned.keys)
     assert scanned.banner.startswith("SSH-2.0-OpenSSH")
     assert {"ssh-ed25519", "rsa-sha2-256-cert-v01@openssh.com"} <= set(scanned.offered)
 

@@ -16,7 +16,7 @@ from tests.interop.hosts import Host, Registrar, program
 machine = test_new_machine.machine  # the fixture
 _UNITS = Path("etc/systemd/system")
 _UNIT = re.compile(rf"^# /{_UNITS}/(handfast[a-z-]*\.[a-z]+)$", re.MULTILINE)
-_PACKAGES = "systemd dbus python3-venv"
+_PACKAGES = "systemd dbus python3-venv openssh-server"
 _STORY = """\
 [Unit]
 SuccessAction=poweroff-force

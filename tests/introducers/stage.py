@@ -26,13 +26,16 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from handfast import introducers
 from handfast.core import csr, dn, keys, nonce
 from handfast.core.flow import Channel, Evidence, Wish
+from handfast.core.hostproof import HostKeys
 from handfast.core.invitation import Address, InvitationLine, key_id
 from handfast.core.names import IPNetwork, NamePattern, Names
 from handfast.core.ports import Introducer
 from handfast.core.records import CredentialRecord, Invitation
 from handfast.core.roles import Role
 from handfast.core.secret import Secret
-from handfast.introducers import invitation, nifi, reintroduction, renewal
+from handfast.introducers import invitation, nifi, reintroduction, renewal, x5c
+from handfast.newcomer.x5c import KeyFile
+from tests.introducers import x5c_material
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -70,6 +73,14 @@ SHARED = nifi.SharedToken(
     names=(NamePattern.parse("*.lan"), NamePattern.parse("10.0.0.0/24")),
 )
 NIFI = nifi.NifiIntroducer(CA_KEY.public_key(), SHARED, MASTER)
+
+THEIRS = x5c_material.site()
+X5C_RULES = x5c.X5cRules(
+    roots=(THEIRS.root.certificate,),
+    roles=frozenset({Role.SERVER}),
+    names=(NamePattern.parse("*.lan"), NamePattern.parse("10.0.0.0/24")),
+)
+X5C = x5c.X5cIntroducer(X5C_RULES)
 
 
 def certificate(
@@ -299,12 +310,41 @@ def by_nifi(
     return Honest(Stage(invitations={known.key_id: known}), Evidence("nifi", body, Channel(SERVER_SPKI)), signed)
 
 
+def by_x5c(
+    *,
+    pin: bytes = PIN,
+    spki: bytes = SERVER_SPKI,
+    nonce_: bytes | None = None,
+    site: x5c_material.Site = THEIRS,
+    chain: tuple[pyca.Certificate, ...] | None = None,
+    key: CertificateIssuerPrivateKeyTypes | None = None,
+    csr_der: bytes | None = None,
+    role: Role | None = None,
+    host: HostKeys | None = None,
+) -> Honest:
+    """A server with a certificate of another authority; ``key`` is what signs, if not the leaf's own."""
+    stage = Stage()
+    body, signed = x5c.present(
+        site.chain if chain is None else chain,
+        KeyFile(site.key if key is None else key),
+        pin=pin,
+        csr_der=csr.build(NEW_KEY) if csr_der is None else csr_der,
+        next_key=NEXT_RETURN_KEY.public_key().public_bytes_raw(),
+        wish=Wish(role),
+        nonce=stage.nonce() if nonce_ is None else nonce_,
+        server_spki=spki,
+        host=host,
+    )
+    return Honest(stage, Evidence("x5c", body, Channel(SERVER_SPKI)), signed)
+
+
 # As ``introducers.known``, with what a registrar's configuration adds.
-VERIFIERS: dict[str, Introducer] = introducers.known() | {"nifi": NIFI}
+VERIFIERS: dict[str, Introducer] = introducers.known() | {"nifi": NIFI, "x5c": X5C}
 HONEST: dict[str, Callable[..., Honest]] = {
     "invitation": by_invitation,
     "renewal": by_renewal,
     "reintroduction": by_reintroduction,
     "nifi": by_nifi,
+    "x5c": by_x5c,
 }
 NEW_SPKI = keys.spki(NEW_KEY.public_key())

@@ -14,15 +14,17 @@ from cryptography.hazmat.primitives.serialization import Encoding, load_der_publ
 from handfast import introducers
 from handfast.core.dn import SubjectPattern
 from handfast.core.flow import Channel, Evidence, Finding, HostFinding
+from handfast.core.foreign import Usage
 from handfast.core.invitation import InvitationLine
 from handfast.core.names import NamePattern, Names, network
 from handfast.core.ports import Introducer
 from handfast.core.records import CredentialRecord, Invitation
+from handfast.core.revocation import Coverage, RevocationList
 from handfast.core.roles import Role
 from handfast.core.secret import Secret
 from handfast.errors import HandfastError
-from handfast.introducers import nifi
-from tests.introducers import make_vectors, vectors
+from handfast.introducers import nifi, x5c
+from tests.introducers import make_vectors, vectors, vectors_challenge, vectors_login, vectors_ssh
 from tests.introducers.stage import Stage
 from tests.introducers.vectors import (
     AnswerVector,
@@ -38,7 +40,10 @@ from tests.introducers.vectors import (
 METHODS = sorted(introducers.known())
 MESSAGES = [path for method in METHODS for path in vectors.files(method)]
 LINES, TAGS, ANSWERS = (list(vectors.files(kind)) for kind in (vectors.LINES, vectors.TAGS, vectors.ANSWERS))
-EVERY = [*MESSAGES, *LINES, *TAGS, *ANSWERS]
+SSH = [path for folder in vectors_ssh.FOLDERS for path in vectors.files(folder)]  # see test_vectors_ssh
+LOGINS = [path for folder in vectors_login.FOLDERS for path in vectors.files(folder)]  # see test_vectors_login
+CHALLENGES = list(vectors.files(vectors_challenge.FOLDER))  # see test_vectors_challenge
+EVERY = [*MESSAGES, *LINES, *TAGS, *ANSWERS, *SSH, *LOGINS, *CHALLENGES]
 
 
 def staged(world: World) -> Stage:
@@ -109,6 +114,7 @@ def found(finding: Finding) -> Found:
         subject=finding.entitlement.subject,
         wished_subject=finding.wish.subject,
         own_address=finding.entitlement.own_address,
+        until=finding.entitlement.until,
         host=None if finding.host is None else found_host(finding.host),
     )
 
@@ -129,6 +135,8 @@ def found_host(host: HostFinding) -> FoundHost:
 
 def verifier(name: str, world: World) -> Introducer:
     """The registrar's half, configured as the vector's world says."""
+    if world.x5c is not None:
+        return x5c_verifier(world.x5c)
     if world.nifi is None:
         return introducers.known()[name]
     ca, shared, master = load_der_public_key(world.nifi.ca), world.nifi.shared, world.nifi.master
@@ -145,6 +153,22 @@ def verifier(name: str, world: World) -> Introducer:
         ),
         None if master is None else Secret(master),
     )
+
+
+def x5c_verifier(said: vectors.X5cConfigured) -> x5c.X5cIntroducer:
+    """The registrar's half for certificates of others."""
+    rules = x5c.X5cRules(
+        roots=tuple(map(pyca.load_der_x509_certificate, said.roots)),
+        usages=frozenset(map(Usage, said.eku)),
+        roles=frozenset(map(Role, said.roles)),
+        names=tuple(map(NamePattern.parse, said.names)),
+        coverage=Coverage(said.require_crl),
+        cut=said.cut,
+    )
+    if said.crls is None:
+        return x5c.X5cIntroducer(rules)
+    lists = [RevocationList.read(each, "") for each in said.crls]
+    return x5c.X5cIntroducer(rules, lambda: lists)
 
 
 @pytest.mark.parametrize("path", MESSAGES, ids=lambda path: f"{path.parent.name}-{path.stem}")

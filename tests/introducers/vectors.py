@@ -9,7 +9,7 @@ from typing import Literal, TypeVar
 
 import msgspec
 
-from handfast.core.records import Invitation
+from handfast.core.records import CredentialRecord, Invitation
 from tests.architecture.sources import ROOT
 
 FOLDER = ROOT / "vectors"
@@ -24,7 +24,10 @@ Outcome = Literal[
     "invitation-expired",
     "invitation-cancelled",
     "policy-refused",
+    "not-authorized",
     "revoked",
+    "refused",
+    "untrusted-peer",
 ]
 
 
@@ -79,6 +82,22 @@ class CredentialOnRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     revoked_at: datetime | None
     revoked_reason: str | None
 
+    @classmethod
+    def of(cls, record: CredentialRecord) -> CredentialOnRecord:
+        """As the record has it."""
+        return cls(
+            serial=f"{record.serial:032x}",
+            machine=record.machine,
+            role=record.role,
+            names=list(record.names.texts()),
+            not_before=record.not_before,
+            not_after=record.not_after,
+            certificate=record.certificate,
+            reintroduction_key=record.reintroduction_key,
+            revoked_at=record.revoked_at,
+            revoked_reason=record.revoked_reason,
+        )
+
 
 class SharedToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A shared NiFi token, with the patterns of what its holders may ask for."""
@@ -97,6 +116,18 @@ class NifiConfigured(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     master: bytes | None
 
 
+class X5cConfigured(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What ``[x5c]`` and ``[methods]`` say; certificates and lists in DER. ``crls`` null: none is configured."""
+
+    roots: list[bytes]
+    eku: list[str]
+    roles: list[str]
+    names: list[str]
+    require_crl: str
+    cut: bool
+    crls: list[bytes] | None
+
+
 class World(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
     """All that the registrar knows."""
 
@@ -106,6 +137,7 @@ class World(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     invitations: list[InvitationOnRecord]
     credentials: list[CredentialOnRecord]
     nifi: NifiConfigured | None = None
+    x5c: X5cConfigured | None = None
 
 
 class Connection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -151,6 +183,7 @@ class Found(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     subject: bytes | None = None
     wished_subject: bytes | None = None
     own_address: bool = False
+    until: datetime | None = None
     host: FoundHost | None = None
 
 
@@ -222,6 +255,6 @@ def files(folder: str) -> Iterator[Path]:
     yield from sorted((FOLDER / folder).glob("*.json"))
 
 
-def encode(vector: Kind) -> bytes:
+def encode(vector: msgspec.Struct) -> bytes:
     """As it is on disk: indented, fields in order."""
     return msgspec.json.format(msgspec.json.encode(vector), indent=2) + b"\n"

@@ -22,6 +22,7 @@ from handfast.ledger import audit
 from handfast.ledger.entries import decode, marker_of
 from handfast.ledger.store import SqlLedger
 from handfast.ledger.tables import metadata
+from tests.ledger import ssh_material
 from tests.ledger.material import (
     LATER,
     LOG_KEY,
@@ -56,9 +57,10 @@ def store(tmp_path: Path) -> Iterator[SqlLedger]:
 
 @pytest.fixture
 def hosts(store: SqlLedger) -> SqlLedger:
-    """The same with a machine's SSH host keys."""
+    """The same with a machine's SSH host keys, certificates and approvals."""
     store.register(host_grant(1, 2, 3), Once("invitation:test"), at=NOW).result()
     store.retire("web1.lan", ssh_key(3), reason="stolen", at=NOW).result()
+    ssh_material.some(store)
     return store
 
 

@@ -25,6 +25,7 @@ from handfast.ledger.store import SqlLedger
 from handfast.ledger.tables import metadata
 from tests.ledger import postgres
 from tests.ledger.material import LOG_KEY, NOW, ORIGIN, grant, host_grant, invitation, tamper
+from tests.ledger.ssh_material import get, host_leaf, ssh_grant
 
 
 @pytest.fixture
@@ -156,3 +157,18 @@ def test_a_ledger_of_the_first_schema_is_migrated(path: Path, tmp_path: Path) ->
         audit.verify(store, LOG_KEY.public_key(), ORIGIN)
     with ledger.open_sqlite(path) as store:
         assert store.host("web1.lan") == host
+
+
+def test_a_ledger_of_the_second_schema_is_migrated(path: Path) -> None:
+    """What it knows of machines can be certified, and the audit finds nothing amiss."""
+    with ledger.open_sqlite(path) as store:
+        store.register(host_grant(1), None, at=NOW).result()
+        newer = ("ssh_revocations", "ssh_certificates", "approvals")
+        tamper(store, *(f"DROP TABLE {name}" for name in newer), "UPDATE alembic_version SET version_num = '0002'")
+    with ledger.open_sqlite(path) as store:
+        assert differences(store) == []
+        assert (store.ssh_certificates(), store.approvals()) == ([], [])
+        (serial,) = get(store, ssh_grant(host_leaf(1)))
+        audit.verify(store, LOG_KEY.public_key(), ORIGIN)
+    with ledger.open_sqlite(path) as store:
+        assert [each.serial for each in store.ssh_certificates()] == [serial]

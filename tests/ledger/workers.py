@@ -10,6 +10,7 @@ from handfast.core.flow import Once
 from handfast.core.records import Event
 from handfast.errors import AlreadySpent
 from tests.ledger.material import NOW, Place, grant
+from tests.ledger.ssh_material import host_leaf, known, ssh_grant
 
 processes = multiprocessing.get_context("spawn")  # a fork would carry over the threads of this process
 
@@ -54,3 +55,12 @@ def open_first(place: Place, start: Barrier) -> None:
     start.wait()
     with place.open() as store:
         store.note(Event("test.opened", NOW, "somebody")).result()
+
+
+def intend_ssh_then_hang(place: Place, answers: Connection) -> None:
+    """Reserve a serial for a host's key, tell it, and wait to be killed before anything is issued."""
+    store = place.open()
+    known(store, 1)
+    (intent,) = store.intend_ssh(ssh_grant(host_leaf(1)), None, at=NOW).result()
+    answers.send(intent.serial)
+    answers.recv()

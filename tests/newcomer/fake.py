@@ -189,6 +189,8 @@ class Fake:
         self.requests.append(line.removesuffix(" HTTP/1.1"))
         if line.startswith("GET /v1/hello "):
             return self.hello()
+        if line.startswith("POST /v1/ssh/certificates/"):  # a registrar of before there were any
+            return http(b'{"title":"no such route","status":404,"code":"not-found"}', status="404 Not Found")
         kind, transcript = KINDS[line.split(" ")[1].rsplit("/", 1)[1]]
         request = wire.decode(body, kind)
         spki = keys.spki_sha256(self.key.public_key())

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from handfast.core import csr, hostproof, keys, wire
 from handfast.core.flow import Wish
 from handfast.core.sshkeys import SshKey
-from handfast.errors import AlreadySpent, NotFound, Refused, Revoked
+from handfast.errors import AlreadySpent, HandfastError, NotFound, Refused, Revoked, Waiting
 from handfast.introducers.invitation import Invited
 from handfast.newcomer import hostkeys
 from handfast.newcomer.join import Published, join
@@ -86,7 +86,7 @@ def claims(fake: Fake) -> list[tuple[SshKey, ...]]:
     return seen
 
 
-def refusing(fake: Fake, kind: type[Refused], when: Callable[[Requests], bool]) -> None:
+def refusing(fake: Fake, kind: type[HandfastError], when: Callable[[Requests], bool]) -> None:
     """Have the registrar refuse some requests."""
     honest = fake.answer
 
@@ -173,11 +173,14 @@ def test_a_damaged_identity_keeps_nobody_from_renewing(fake: Fake, etc: Path, tm
     assert held(keystore).material.identity["method"] == "renewal"
 
 
-def test_host_keys_that_are_refused_keep_nobody_from_renewing(fake: Fake, etc: Path, tmp_path: Path) -> None:
-    """The same new key asks once more without them; the reason is remarked."""
+@pytest.mark.parametrize("kind", [Refused, Waiting])
+def test_host_keys_that_are_refused_keep_nobody_from_renewing(
+    fake: Fake, etc: Path, tmp_path: Path, kind: type[HandfastError]
+) -> None:
+    """The same new key asks once more without them, also where a person has to look first; the reason is remarked."""
     keystore = joined(fake, tmp_path / "out", published(etc))
     asked: list[tuple[bytes, bool]] = []
-    refusing(fake, Refused, lambda request: request.host is not None)
+    refusing(fake, kind, lambda request: request.host is not None)
     second = fake.answer
 
     def answer(request: Requests, digest: bytes) -> bytes | None:
@@ -212,3 +215,18 @@ def test_who_asks_for_it_is_refused(fake: Fake, etc: Path, tmp_path: Path) -> No
     assert fake.requests.count("POST /v1/introductions/renewal") == 1
     with pytest.raises(NotFound):
         published(tmp_path)
+
+
+def test_a_registrar_that_certifies_none_costs_no_credential(fake: Fake, etc: Path, tmp_path: Path) -> None:
+    """One of before, or one that refuses: the machine has joined and renewed, and is told what asks again."""
+    keystore, remarks = Keystore(tmp_path / "out"), list[str]()
+    way = Invited(a_line(PKI, fake.address), Wish())
+    told = {"published": published(etc), "remark": remarks.append}
+    made = join(way, keystore, layouts=("pem",), owner=None, now=lambda: NOW, **told)  # type: ignore[arg-type]
+    assert made is not None
+    assert made.certified is None
+    fake.time, got = NOW + 12 * HOUR, list[object]()
+    renew(keystore, now=lambda: fake.time, remark=remarks.append, certified=got.append)
+    assert got == []
+    again = "`handfast renew --ssh` asks again"
+    assert remarks == [f"no SSH certificates yet: no such route; {again}"] * 2

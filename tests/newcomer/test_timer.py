@@ -42,6 +42,13 @@ def test_the_units_are_written(tmp_path: Path) -> None:
     assert {stat.S_IMODE(path.stat().st_mode) for path in (service, units)} == {0o644}
 
 
+def test_ssh_certificates_too(tmp_path: Path) -> None:
+    """Where it is installed for them, they are asked for by the same unit, also if there are none yet."""
+    install_timer(Path("/etc/handfast"), command=None, unit_dir=tmp_path, ssh=True)
+    (service,) = tmp_path.glob("*.service")
+    assert shlex.split(exec_start(service))[-4:] == ["--out", "/etc/handfast", "--ssh", "--if-due"]
+
+
 def test_writing_again_changes_nothing(tmp_path: Path) -> None:
     """An update runs it again; the files are replaced whole."""
     first = [path.read_bytes() for path in install(tmp_path)]
@@ -100,6 +107,18 @@ def test_without_systemd_there_is_a_hint(monkeypatch: pytest.MonkeyPatch) -> Non
     with pytest.raises(UsageError, match="does not run systemd") as caught:
         install_timer(Path("/etc/handfast"), command=None, unit_dir=None)
     assert "cron" in caught.value.hint
+
+
+def test_whether_it_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Units that are there have a hook that somebody chose; where no systemd runs, there are none."""
+    monkeypatch.setattr(timer, "_unit_directory", lambda: tmp_path / "units")
+    monkeypatch.setattr(timer, "runs_systemd", lambda: True)
+    assert not timer.has_timer(Path("/a/b"))
+    install(tmp_path, "/a/b")
+    assert timer.has_timer(Path("/a/b"))
+    assert not timer.has_timer(Path("/a-b"))
+    monkeypatch.setattr(timer, "runs_systemd", lambda: False)
+    assert not timer.has_timer(Path("/a/b"))
 
 
 def test_the_timer_is_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,10 +51,10 @@ def test_what_is_found_is_recorded() -> None:
 
 
 def test_the_defaults() -> None:
-    """By default a scan is no evidence, what is reported is believed, and holders read."""
+    """By default what the network alone says is no evidence, all that is evidence is believed, and holders read."""
     rules = HostRules()
-    assert rules.evidence == frozenset(How) - {How.SCAN}
-    assert (rules.accept, rules.readers) == (Grade.REPORTED, Readers.HOLDERS)
+    assert rules.evidence == frozenset(How) - {How.SCAN, How.SSH_HOSTKEY}
+    assert (rules.accept, rules.readers) == (Grade.CHALLENGED, Readers.HOLDERS)
 
 
 @pytest.mark.parametrize("how", list(How))

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from handfast import introducers, ledger
 from handfast.authority.authority import FileAuthority
-from handfast.core import csr, keys
+from handfast.core import csr, keys, sshkeys
 from handfast.core.flow import Answer, Channel, Evidence, Wish
 from handfast.core.hostproof import HostKeys
 from handfast.core.invitation import Address, InvitationLine
@@ -91,9 +91,8 @@ class House:
     @property
     def context(self) -> LedgerContext:
         """What introducers ask."""
-        return LedgerContext(
-            self.ledger, self.clock, self.authority.pin, self.authority.trust_domain, Secret(b"n" * 32)
-        )
+        made, host_ca = self.authority, sshkeys.parse(self.authority.public.ssh_host_ca)
+        return LedgerContext(self.ledger, self.clock, made.pin, made.trust_domain, Secret(b"n" * 32), host_ca)
 
     @property
     def administration(self) -> Administration:

@@ -242,11 +242,14 @@ def _ours(service: Service, clock: Hand, locate: Locate | None) -> Service:
             locate=locate or nifi.registrar.locate,
         )
         nifi = replace(nifi, registrar=foreign)
+    context = replace(service.registrar.context, clock=clock)
     return replace(
         service,
         clock=clock,
         administration=replace(service.administration, clock=clock),
-        registrar=replace(service.registrar, context=replace(service.registrar.context, clock=clock)),
+        registrar=replace(service.registrar, context=context),
+        certifier=replace(service.certifier, context=context),
+        challenger=replace(service.challenger, context=context),
         nifi=nifi,
         reload=lambda: _ours(service.reload(), clock, locate),
     )

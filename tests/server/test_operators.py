@@ -110,7 +110,10 @@ def test_revocation_takes_back_remotely(registrar: Running, operator: Client) ->
     request = {"what": "gone.lan", "reason": "the laptop was stolen"}
     status, answer = operator.call("POST", "/v1/revocations", msgspec.json.encode(request))
     serial = joined.certificate.serial_number
-    assert (status, msgspec.json.decode(answer)) == (200, {"serials": [views.serial_text(serial)], "host_keys": []})
+    assert (status, msgspec.json.decode(answer)) == (
+        200,
+        {"serials": [views.serial_text(serial)], "host_keys": [], "ssh": []},
+    )
     assert serial in {revocation.serial for revocation in registrar.service.ledger.revocations()}
     (remark,) = registrar.service.ledger.events(kind_prefix="revocation.remark", subject="gone.lan")
     assert remark.fields == {"remark": "the laptop was stolen"}

@@ -22,6 +22,7 @@ from handfast.server import page_words, pages
 from handfast.server.pages import Pages, Sight
 from tests.core import sshmaterial
 from tests.ledger import material
+from tests.ledger.ssh_material import get, host_leaf, known, ssh_grant, user_leaf
 from tests.server import shown
 from tests.server.running import Hand
 
@@ -209,6 +210,22 @@ def test_a_key_of_an_unknown_type_is_shown(own: Pages) -> None:
     text = detail(own, "lab.lan").text
     assert shown.unknown(1).algorithm in text
     assert shown.unknown(1).fingerprint in text
+
+
+def test_a_machine_s_certificates_are_shown(empty: SqlLedger) -> None:
+    """To readers too: which key, which names, until when, and whether and why it was revoked; no person's."""
+    clock = Hand()
+    known(empty, 1, 2)
+    good, revoked = get(empty, ssh_grant(host_leaf(1), host_leaf(2)))
+    get(empty, ssh_grant(user_leaf(3), holder="web1.lan", method="oidc"))
+    empty.revoke_ssh(revoked, reason="keyCompromise", at=material.NOW).result()
+    clock.offset = material.NOW - clock.now()
+    text = detail(Pages(empty, clock, Grade.REPORTED), "web1.lan", Sight.READER).text
+    section = text[text.index("SSH certificates") : text.index("History")]
+    parts = ("valid for web1.lan, 10.0.0.1, until", "revoked for", str(good), str(revoked), "keyCompromise")
+    assert ([part in section for part in parts], section.count("until")) == ([True] * len(parts), 2)
+    for part in ("decided for web1.lan, 10.0.0.1", "issued, until", "revoked", f"keyCompromise, serial {revoked}"):
+        assert part in text
 
 
 def test_a_removed_machine_is_remembered(own: Pages) -> None:

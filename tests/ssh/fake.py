@@ -72,10 +72,13 @@ def sign(private: PrivateKey, message: bytes, algorithm: str) -> bytes:
 
 def certificate(private: PrivateKey, *, kind: int = 2) -> bytes:
     """A certificate over the key by nobody in particular, which is all that a scan looks at (PROTOCOL.certkeys)."""
-    key = public(private)
-    head = string((key.algorithm + CERTIFIED).encode()) + string(b"nonce")
+    key, ca = public(private), KEYS["ssh-ed25519"]
+    head = string((key.algorithm + CERTIFIED).encode()) + string(b"nonce" * 4)
     fields = key.blob[4 + len(key.algorithm) :]
-    return head + fields + struct.pack(">QI", 7, kind) + string(b"id") + string(b"") + bytes(16) + 5 * string(b"")
+    times = struct.pack(">QQ", 0, 2**64 - 1)
+    rest = string(b"id") + string(string(b"web1.lan")) + times + 3 * string(b"") + string(public(ca).blob)
+    signature = string(b"ssh-ed25519") + string(bytes(64))
+    return head + fields + struct.pack(">QI", 7, kind) + rest + string(signature)
 
 
 @dataclass

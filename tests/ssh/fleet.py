@@ -13,11 +13,15 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from handfast.core import vouched
 from handfast.core.hosts import Grade, Host, HostKey, How, Place, RetiredKey
+from handfast.core.knownhosts import Speaker
+from handfast.core.records import KrlState
 from handfast.core.roles import Role
 from handfast.core.sshkeys import SshKey, from_blob
-from handfast.ssh import config, snapshot
-from handfast.ssh.snapshot import Kept, Signature
+from handfast.core.vouched import Signature
+from handfast.ssh import config, krl, snapshot
+from handfast.ssh.snapshot import Kept
 from tests.authority.helpers import NOW, Pki, grant, new_key
 
 PKI = Pki.make()
@@ -54,14 +58,30 @@ def host(
     )
 
 
-def built(*hosts: Host, least: Grade = Grade.REPORTED, pin: bytes = PKI.pin) -> bytes:
+def built(*hosts: Host, least: Grade = Grade.REPORTED, pin: bytes = PKI.pin, speaker: Speaker | None = None) -> bytes:
     """A snapshot of them."""
-    return snapshot.build(hosts, least=least, registrar=PKI.domain, pin=pin)
+    return snapshot.build(hosts, least=least, registrar=PKI.domain, pin=pin, speaker=speaker)
 
 
-def signed(content: bytes, *, at: datetime = NOW, pki: Pki = PKI, leaf: x509.Certificate = LEAF) -> Signature:
+def listed(
+    version: int, *, hosts: Iterable[int] = (), keys: Iterable[SshKey] = (), at: datetime = NOW, pin: bytes = PKI.pin
+) -> bytes:
+    """A list of revoked SSH keys: serials of hosts' certificates, and keys."""
+    state = KrlState(version, tuple(hosts), (), frozenset(each.digest for each in keys))
+    return krl.build(state, host_ca=key("host-ca"), user_ca=key("user-ca"), pin=pin, at=at)
+
+
+def signed(
+    content: bytes,
+    *,
+    at: datetime = NOW,
+    pki: Pki = PKI,
+    leaf: x509.Certificate = LEAF,
+    label: bytes = snapshot.LABEL,
+) -> Signature:
     """The registrar's word for it."""
-    return snapshot.sign(
+    return vouched.sign(
+        label,
         hashlib.sha256(content).digest(),
         at=at,
         signer=lambda digest: KEY.sign(digest, ec.ECDSA(hashes.SHA256())),
@@ -71,8 +91,8 @@ def signed(content: bytes, *, at: datetime = NOW, pki: Pki = PKI, leaf: x509.Cer
     )
 
 
-def put(state: Path, *hosts: Host, at: datetime, age: timedelta = timedelta(0)) -> Kept:
+def put(state: Path, *hosts: Host, at: datetime, age: timedelta = timedelta(0), speaker: Speaker | None = None) -> Kept:
     """Leave a snapshot of these machines in the user's directory, heard of ``age`` before ``at``."""
-    kept = Kept(built(*hosts), at - age, None)
+    kept = Kept(built(*hosts, speaker=speaker), at - age, None)
     snapshot.keep(state, kept)
     return kept

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from handfast.core.knownhosts import Speaker
 from handfast.errors import NotFound, Refused, Unsafe, UsageError
-from handfast.ssh import config, launcher
+from handfast.ssh import config, krl, launcher
 from handfast.ssh.config import Source, Where
 from tests.interop.hosts import program
-from tests.ssh.fleet import host, key, put
+from tests.ssh.fleet import host, key, listed, put
 
 PYTHON = Path(sys.executable).resolve()
 WEB1 = host("web1", key("a"), key("b", "ssh-rsa"), places=("web1.lan", "10.0.0.1"), ports=(22, 2222))
@@ -262,6 +263,81 @@ def test_on_loopback_keys_are_checked_as_well(where: Where) -> None:
     where.config.write_bytes(line + where.include)
     (finding,) = config.check(where, "localhost", python=PYTHON, ssh=ssh(where)).findings
     assert "NoHostAuthenticationForLocalhost is on" in finding
+
+
+# --- the list of revoked keys ---
+
+
+SPEAKER = Speaker(("*.lan",), key("ca"))
+
+
+@pytest.fixture
+def speaking(where: Where) -> Where:
+    """A user who has heard of a CA that speaks, and of what it has taken back."""
+    put(where.state, WEB1, at=datetime.now(UTC), speaker=SPEAKER)
+    krl.keep(where.revoked, listed(1))
+    return where
+
+
+def options(where: Where) -> dict[str, str]:
+    """What ssh makes of it all."""
+    return config.check(where, "web1", python=PYTHON, ssh=ssh(where)).options
+
+
+def test_ssh_reads_the_list_of_revoked_keys(speaking: Where) -> None:
+    """Where a CA speaks, ssh is told of its list, and the launcher may tell of the CA; all of it goes with `remove`."""
+    where = speaking
+    install(where)
+    assert options(where)["revokedhostkeys"] == str(where.revoked)
+    assert b"revoked here\n" in (where.state / launcher.SETTINGS).read_bytes()
+    assert install(where)[-1].endswith("already")
+    (where.state / "ssh").unlink()
+    config.remove(where)
+    assert list(where.state.iterdir()) == []
+
+
+@pytest.mark.parametrize("speaks", [True, False])
+def test_without_a_list_or_a_ca_ssh_is_told_of_none(where: Where, *, speaks: bool) -> None:
+    """ssh would refuse every host for a file that is not there; and for a serial machines whose keys are known."""
+    if speaks:
+        put(where.state, WEB1, at=datetime.now(UTC), speaker=SPEAKER)
+    else:
+        krl.keep(where.revoked, listed(1))
+    install(where)
+    findings = " ".join(config.check(where, "web1", python=PYTHON, ssh=ssh(where)).findings)
+    assert ("is told of no machine that came since" in findings) == speaks
+    assert options(where).get("revokedhostkeys", "none") == "none"
+    assert b"revoked" not in (where.state / launcher.SETTINGS).read_bytes()
+
+
+def test_another_list_stays_in_effect(speaking: Where, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ssh reads one list only: what the system has forbidden stays forbidden, and our CA is not told."""
+    where = speaking
+    true = config.effective
+    monkeypatch.setattr(config, "effective", lambda host, *, ssh: true(host, ssh=ssh) | {"revokedhostkeys": "/etc/x"})
+    assert "RevokedHostKeys /etc/x stays" in " ".join(install(where))
+    assert b"RevokedHostKeys" not in where.dropin.read_bytes()
+    assert b"revoked" not in (where.state / launcher.SETTINGS).read_bytes()
+    assert "RevokedHostKeys is /etc/x" in " ".join(config.check(where, "web1", python=PYTHON, ssh=ssh(where)).findings)
+
+
+def test_a_list_that_is_gone_is_found(speaking: Where) -> None:
+    """ssh says only that it refuses the host; which command mends it, check says."""
+    where = speaking
+    install(where)
+    where.revoked.unlink()
+    (finding,) = config.check(where, "web1", python=PYTHON, ssh=ssh(where)).findings
+    assert "ssh refuses every host: run `handfast ssh-config refresh`" in finding
+
+
+def test_the_file_for_other_programs_has_the_ca_and_what_is_revoked(where: Where) -> None:
+    """They have neither the launcher nor the list."""
+    speaker = Speaker(("*.lan",), key("ca"))
+    put(where.state, WEB1, host("web2", retired=(key("old"),)), at=datetime.now(UTC), speaker=speaker)
+    install(where, known_hosts=where.known_hosts)
+    config.write_known_hosts(where)
+    lines = where.known_hosts.read_text().splitlines()
+    assert (lines[0], lines[-1]) == (f"@cert-authority *.lan {key('ca')}", f"@revoked * {key('old')}")
 
 
 def test_a_host_that_ssh_does_not_take_is_refused(where: Where) -> None:

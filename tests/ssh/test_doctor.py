@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 
 from handfast.core.hosts import How
+from handfast.core.knownhosts import Speaker
 from handfast.errors import NotFound, Unreachable, UsageError
-from handfast.ssh import config, launcher
+from handfast.ssh import config, krl, launcher
 from handfast.ssh.config import Source, Where
 from handfast.ssh.doctor import Diagnosis, diagnose
 from handfast.ssh.snapshot import Kept
 from tests.interop.hosts import program
-from tests.ssh.fleet import built, host, key, known, put
+from tests.ssh.fleet import built, host, key, known, listed, put
 
 pytestmark = pytest.mark.peer("ssh")
 PYTHON = Path(sys.executable).resolve()
@@ -168,3 +169,16 @@ def test_the_doctor_decides_as_the_launcher(where: Where) -> None:
     """For each of many names the doctor accepts exactly what the launcher would: they share the decision."""
     for name, ours in (("web1", True), ("www", True), ("nick", True), ("other", False), ("10.0.0.2", False)):
         assert asked(where, name).accepted is ours
+
+
+def test_it_says_for_whom_the_ca_speaks(where: Where) -> None:
+    """For a machine that came since, where ssh reads what the CA has taken back; not for one that is known."""
+    put(where.state, WEB1, GONE, at=datetime.now(UTC), speaker=Speaker(("*.lan",), key("ca")))
+    words = f"a certificate by our CA {key('ca').fingerprint} is believed"
+    assert words not in "\n".join(asked(where, "new.lan").sentences)
+    krl.keep(where.revoked, listed(1))
+    config.install(where, Source(), refresh=(), python=PYTHON)
+    found = asked(where, "new.lan")
+    assert words in found.sentences[-1]
+    assert not found.accepted
+    assert words not in "\n".join(asked(where, "web1").sentences)

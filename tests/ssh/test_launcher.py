@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from handfast.core.hosts import How
+from handfast.core.knownhosts import Speaker
 from handfast.core.sshkeys import SshKey
 from handfast.ssh import launcher
 from tests.ssh.fleet import MOST, host, key, known, put
@@ -112,6 +113,43 @@ def test_others_are_left_alone(state: Path, call: Call) -> None:
     """For a host that is not ours nothing is printed, and ssh goes on by its own rules."""
     for done in (run(state, call.tokens("ORDER")), offered(state, call, STRANGE)):
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+SPEAKER = Speaker(("*.lan", "!evil.lan"), key("ca"))
+
+
+def speaking(state: Path, *, age: timedelta = timedelta(0), settings: str = "revoked here\n") -> Path:
+    """The directory, where a CA speaks."""
+    put(state, WEB1, WEB9, GONE, at=datetime.now(UTC), age=age, speaker=SPEAKER)
+    (state / launcher.SETTINGS).write_text(f"most {MOST}\n{settings}")
+    return state
+
+
+@pytest.mark.parametrize("name", ["new.lan", "other", "evil.lan", "evil.lan\n* ssh-ed25519 AAAA"])
+def test_a_ca_speaks_for_those_that_are_not_known(state: Path, name: str) -> None:
+    """ssh is given its line, and judges itself whether the name fits: nothing of the name is in it."""
+    speaking(state)
+    for done in (run(state, Call(name).tokens("ORDER")), offered(state, Call(name), STRANGE)):
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout == f"@cert-authority *.lan,!evil.lan {key('ca')}\n"
+
+
+def test_P32_a_ca_does_not_speak_for_what_is_known(state: Path) -> None:
+    """A machine is judged by its registered keys, a removed one by none: a certificate of the CA's changes nothing."""
+    speaking(state)
+    assert offered(state, Call(), RIGHT).stdout == f"* {RIGHT}\n"
+    assert "cert-authority" not in run(state, Call().tokens("ORDER")).stdout
+    certificate = {"algorithm": "ssh-ed25519-cert-v01@openssh.com"}
+    for call, shown in ((Call(), STRANGE), (Call("gone"), key("gone"))):
+        done = run(state, call.tokens("HOSTNAME", shown, **certificate))
+        assert (done.returncode, done.stdout) == (1, "")
+
+
+def test_P32_a_ca_does_not_speak_without_the_list_of_what_it_took_back(state: Path) -> None:
+    """Where ssh does not read our list, or we have heard of nothing for too long, the CA is not told."""
+    for other in (speaking(state, settings=""), speaking(state, age=timedelta(seconds=MOST + 1))):
+        done = offered(other, Call("new.lan"), STRANGE)
+        assert (done.returncode, done.stdout) == (0, "")
 
 
 @pytest.mark.parametrize(

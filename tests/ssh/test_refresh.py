@@ -12,30 +12,39 @@ import pytest
 from handfast.adapters.clock import SystemClock
 from handfast.cli import ssh_config
 from handfast.cli.main import run
-from handfast.core.invitation import Address
+from handfast.core.invitation import Address, parse_registrar
 from handfast.core.keys import format_pin
+from handfast.core.knownhosts import Speaker
 from handfast.errors import Malformed, NotFound, Unreachable, UntrustedPeer
-from handfast.ssh import launcher, snapshot
+from handfast.ssh import krl, launcher, snapshot
 from handfast.ssh.config import Source, Where
 from handfast.ssh.snapshot import CONTENT_PATH, SIGNATURE_PATH
 from tests.authority.helpers import NOW, Pki
 from tests.newcomer.fake import Fake, http
-from tests.ssh.fleet import KEY, PKI, built, host, key, signed
+from tests.ssh.fleet import KEY, PKI, built, host, key, listed, signed
 
 WEB1 = host("web1", key("a"), places=("web1.lan",))
+SPEAKER = Speaker(("*.lan",), key("ca"))
 
 
 class Registrar(Fake):
     """A registrar that tells whoever asks what it knows."""
 
-    content = built(WEB1)
+    content = built(WEB1, speaker=SPEAKER)
     word = signed(content)
+    revoked = listed(1)
 
     def _respond(self, line: str, body: bytes) -> bytes | None:
         path = line.split(" ")[1]
-        if path in (CONTENT_PATH, SIGNATURE_PATH):
+        answers = {
+            CONTENT_PATH: self.content,
+            SIGNATURE_PATH: msgspec.json.encode(self.word),
+            krl.CONTENT_PATH: self.revoked,
+            krl.SIGNATURE_PATH: msgspec.json.encode(signed(self.revoked, label=krl.LABEL)),
+        }
+        if path in answers:
             self.requests.append(line.removesuffix(" HTTP/1.1"))
-            return http(self.content if path == CONTENT_PATH else msgspec.json.encode(self.word))
+            return http(answers[path])
         return super()._respond(line, body)
 
 
@@ -66,7 +75,9 @@ def source(registrar: Registrar, pin: bytes = PKI.pin) -> Source:
 def test_a_pin_is_enough(registrar: Registrar, where: Where) -> None:
     """Without a credential, over TLS to the key under the pin, the snapshot arrives and is kept."""
     ssh_config._refresh(where, source(registrar))
-    assert registrar.requests == ["GET /v1/hello", f"GET {SIGNATURE_PATH}", "GET /v1/hello", f"GET {CONTENT_PATH}"]
+    paths = (SIGNATURE_PATH, CONTENT_PATH, krl.SIGNATURE_PATH, krl.CONTENT_PATH)
+    assert registrar.requests == [each for path in paths for each in ("GET /v1/hello", f"GET {path}")]
+    assert krl.read(where.revoked) == registrar.revoked
     kept = snapshot.load(where.state)
     assert snapshot.lookup(kept.content, "web1", 22) == WEB1
     assert registrar.client is None
@@ -77,7 +88,32 @@ def test_again_only_the_signature_is_fetched(registrar: Registrar, where: Where)
     ssh_config._refresh(where, source(registrar))
     registrar.requests.clear()
     ssh_config._refresh(where, source(registrar))
-    assert registrar.requests == ["GET /v1/hello", f"GET {SIGNATURE_PATH}"]
+    paths = (SIGNATURE_PATH, krl.SIGNATURE_PATH)
+    assert registrar.requests == [each for path in paths for each in ("GET /v1/hello", f"GET {path}")]
+
+
+def test_where_no_ca_speaks_its_list_is_not_asked_for(registrar: Registrar, where: Where) -> None:
+    """Certificates are believed by nobody; but one that ssh was told of before is kept new."""
+    registrar.content = built(WEB1)
+    registrar.word = signed(registrar.content)
+    ssh_config._refresh(where, source(registrar))
+    assert f"GET {krl.SIGNATURE_PATH}" not in registrar.requests
+    assert not where.revoked.exists()
+    krl.keep(where.revoked, listed(0))
+    ssh_config._refresh(where, source(registrar))
+    assert where.revoked.read_bytes() == registrar.revoked
+
+
+def test_P31_a_list_that_went_back_leaves_everything_as_it_was(registrar: Registrar, where: Where) -> None:
+    """The snapshot is not renewed either: its age is the age of both, and in the end nothing of ours is believed."""
+    registrar.revoked = listed(2, hosts=(5,))
+    ssh_config._refresh(where, source(registrar))
+    before = {path.name: path.read_bytes() for path in where.state.iterdir()}
+    registrar.revoked = listed(1)
+    registrar.word = signed(registrar.content, at=NOW + timedelta(minutes=1))
+    with pytest.raises(UntrustedPeer, match="which lacks what version 2 has"):
+        ssh_config._refresh(where, source(registrar))
+    assert {path.name: path.read_bytes() for path in where.state.iterdir()} == before
 
 
 def test_a_damaged_snapshot_is_mended(registrar: Registrar, where: Where) -> None:
@@ -127,7 +163,7 @@ def test_a_data_directory_without_registrar_is_not_found(where: Where, tmp_path:
 def test_a_registrar_is_named_by_address_and_pin(text: str) -> None:
     """As `handfast ca show` and the documents write it."""
     pin = format_pin(PKI.pin)
-    assert ssh_config.parse_registrar(text.format(pin)) == (Address("r.lan", 7443), PKI.pin)
+    assert parse_registrar(text.format(pin)) == (Address("r.lan", 7443), PKI.pin)
 
 
 @pytest.mark.parametrize(
@@ -136,7 +172,7 @@ def test_a_registrar_is_named_by_address_and_pin(text: str) -> None:
 def test_a_registrar_without_a_whole_pin_is_refused(text: str) -> None:
     """A short pin could be found again by trying."""
     with pytest.raises(Malformed):
-        ssh_config.parse_registrar(text)
+        parse_registrar(text)
 
 
 def test_a_held_snapshot_of_the_future_does_not_count(registrar: Registrar, where: Where) -> None:
@@ -163,7 +199,7 @@ def test_the_commands_from_install_to_remove(
 ) -> None:
     """Install says what is known; refresh, which ssh starts, needs no arguments; remove leaves nothing."""
     assert run(["ssh-config", "install", "--registrar", str(source(registrar).registrar), "--known-hosts-file"]) == 0
-    assert "1 machines of registrar" in capsys.readouterr().err
+    assert "1 machine of registrar" in capsys.readouterr().err
     registrar.content = built(WEB1, host("web2", key("b")))
     registrar.word = signed(registrar.content)
     assert run(["ssh-config", "refresh"]) == 0

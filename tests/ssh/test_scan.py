@@ -13,7 +13,8 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 from hypothesis import given
 from hypothesis import strategies as st
 
-from handfast.core.sshwire import Shown, certified
+from handfast.core import sshcert
+from handfast.core.sshwire import Shown
 from handfast.errors import HandfastError, Malformed, TooMuch, Unreachable, UntrustedPeer
 from handfast.ssh import scan
 from handfast.ssh.guard import Guard, Target
@@ -130,7 +131,7 @@ async def test_each_family_by_one_connection(at_once: AtOnce) -> None:
         offered,
         "SSH-2.0-fake",
     )
-    assert [certified(each) for each in scanned.certificates] == list(scanned.keys)
+    assert [sshcert.read(each).key for each in scanned.certificates] == list(scanned.keys)
     assert (served.connections, at_once.most) == (10, 1)
 
 

@@ -13,10 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from handfast.core.hosts import Grade, Host, How
+from handfast.core.knownhosts import Speaker
 from handfast.core.roles import Role
+from handfast.core.vouched import Signature
 from handfast.errors import Malformed, NotFound, Unreachable, Unsafe, UntrustedPeer
 from handfast.ssh import launcher, snapshot
-from handfast.ssh.snapshot import CONTENT_PATH, SIGNATURE_PATH, Kept, Signature
+from handfast.ssh.snapshot import CONTENT_PATH, SIGNATURE_PATH, Kept
 from tests.authority.helpers import NOW, Pki, grant
 from tests.ssh.fleet import KEY, PKI, built, host, key, known, signed
 
@@ -162,6 +164,28 @@ def test_half_a_snapshot_is_refused(cut: int) -> None:
 def test_the_same_machines_give_the_same_bytes() -> None:
     """Whoever has the file already fetches its signature only."""
     assert built(WEB1, GIT) == built(WEB1, GIT)
+
+
+SPEAKER = Speaker(("*.lan", "!evil.lan", "[*.lan]:2222"), key("ca"))
+
+
+def test_the_ca_stands_in_it() -> None:
+    """A CA that may speak comes out with the names for which it may; it is no machine, and hides none."""
+    content = built(WEB1, GIT, speaker=SPEAKER)
+    assert snapshot.speaker(content) == SPEAKER
+    assert list(snapshot.hosts(content)) == [WEB1, GIT]
+    assert snapshot.lookup(content, "web1", 22) == WEB1
+    assert snapshot.lookup(content, "ca", 22) is None
+
+
+@pytest.mark.parametrize("speaker", [None, Speaker((), key("ca"))])
+def test_without_patterns_there_is_no_ca(speaker: Speaker | None) -> None:
+    """A CA that may speak for no name is not told; a machine that is called so is none."""
+    machine = host("ca", key("a"), places=("ca.lan",))
+    content = built(machine, speaker=speaker)
+    assert snapshot.speaker(content) is None
+    assert list(snapshot.hosts(content)) == [machine]
+    assert content == built(machine)
 
 
 # --- the signature ---

@@ -174,6 +174,22 @@ def read_told(
     return _content(path, check, limit)
 
 
+def read_trusted(path: Path, *, limit: int) -> bytes:
+    """
+    Return the content of a file that everybody may read, and nobody but its owner write: our user, or root.
+
+    :raises NotFound, TooMuch, Fault: as ``read_private``. :raises Unsafe: somebody else could have written it.
+    """
+
+    def check(status: os.stat_result) -> None:
+        if not stat.S_ISREG(status.st_mode):
+            raise Unsafe(f"{str(path)!r} is not a regular file", hint="give a file")
+        if status.st_uid not in {os.geteuid(), 0} or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            raise Unsafe(f"others can write {str(path)!r}, and so choose who is trusted", hint=f"chmod go-w {path}")
+
+    return _content(path, check, limit)
+
+
 def _content(path: Path, check: Callable[[os.stat_result], None], limit: int) -> bytes:
     with faults("read", path):
         try:

@@ -55,10 +55,28 @@ async def leading_to(names: Names, source: IPAddress | None) -> Names:
     return Names(tuple(name for name in names.dns if name in found), tuple(ip for ip in names.ips if same(ip)))
 
 
+def addresses_of(name: str) -> list[IPAddress]:
+    """
+    Return the addresses of a name with a dot in it, as it stands; /etc/hosts counts before DNS. For a thread.
+
+    :raises OSError, UnicodeError: it has none, or is none that a resolver takes.
+    """
+    if listed := _hosts_file().get(name.lower()):
+        return listed
+    found = socket.getaddrinfo(f"{name}.", None, type=socket.SOCK_STREAM)
+    return [_plain(ipaddress.ip_address(str(place[0]).partition("%")[0])) for *_, place in found]
+
+
 def _listed() -> dict[str, list[IPAddress]]:
     """Return our own names and those that /etc/hosts has, and their addresses."""
     # RFC 6761 §6.3; and who we are ourselves is for nobody else to say.
-    found: dict[str, list[IPAddress]] = {name: [_LOOPBACK] for name in ("localhost", socket.gethostname().lower())}
+    ours = {name: [_LOOPBACK] for name in ("localhost", socket.gethostname().lower())}
+    found = _hosts_file()
+    return found | {name: [*addresses, *found.get(name, [])] for name, addresses in ours.items()}
+
+
+def _hosts_file() -> dict[str, list[IPAddress]]:
+    found: dict[str, list[IPAddress]] = {}
     try:
         lines = _HOSTS.read_text("utf-8", "replace").splitlines()
     except OSError:

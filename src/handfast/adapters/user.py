@@ -21,6 +21,11 @@ def state_directory(environ: Mapping[str, str] = os.environ) -> Path:
     return Path(environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "handfast"
 
 
+def agent_socket(environ: Mapping[str, str] = os.environ) -> Path | None:
+    """Return where this user's ssh-agent listens (ssh-agent(1)); None without one."""
+    return Path(environ["SSH_AUTH_SOCK"]) if environ.get("SSH_AUTH_SOCK") else None
+
+
 def find_program(name: str, *, but: Path, environ: Mapping[str, str] = os.environ) -> Path | None:
     """
     Return the first program of this name on PATH that is not ``but`` itself, under whatever name; None without one.

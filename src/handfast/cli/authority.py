@@ -13,13 +13,14 @@ from handfast.adapters.clock import SystemClock
 from handfast.authority import ceremony
 from handfast.authority.authority import FileAuthority, PublicAuthority
 from handfast.authority.flat import FlatAuthority, PublicFlatAuthority
-from handfast.cli import ui
+from handfast.cli import ca, ui
 from handfast.cli.arguments import DATA, FILE, JSON, NETWORK, PASSPHRASE, SUFFIX
 from handfast.core.checkpoint import vkey
 from handfast.core.keys import describe, format_pin
 from handfast.core.names import IPNetwork
 from handfast.core.ports import Authority
-from handfast.wiring import AUTHORITY, CONFIG, NIFI, log_origin, open_ledger, require_data
+from handfast.wiring import AUTHORITY, CONFIG, log_origin, open_ledger, require_data
+from handfast.wiring_nifi import NIFI
 
 
 @click.group("ca")
@@ -135,6 +136,10 @@ def crl_command(data: Path, passphrase_file: Path | None, nifi: bool) -> None:
         lists = (authority.crl(list(state.revocations), number=state.number, now=now), *lists)
     for each in lists:
         ui.emit(x509.load_der_x509_crl(each).public_bytes(Encoding.PEM).decode().rstrip())
+
+
+ca_command.add_command(ca.ssh_command)
+ca_command.add_command(ca.krl_command)
 
 
 def _certificate(certificate: x509.Certificate) -> dict[str, str]:

@@ -214,12 +214,14 @@ def every(store: HostKeys, *, search: str = "") -> Iterator[Host]:
 @DATA
 @JSON
 def show_command(name: str, data: Path, as_json: bool) -> None:
-    """Show the SSH host keys of NAME, how each became known, and its lines for known_hosts."""
+    """Show the SSH host keys of NAME, how each became known, its certificates, and its lines for known_hosts."""
     from handfast.core import randomart
 
     store = keys_of(data)
     host = store.host(name)
-    view = views.host_view(host, accept=store.rules.ssh.accept)
+    now = store.context.now()
+    held = [views.certificate_view(each, now) for each in store.certificates(host.machine)]
+    view = views.host_view(host, accept=store.rules.ssh.accept, certificates=held)
     if as_json:
         ui.emit_json(view)
         return
@@ -230,6 +232,9 @@ def show_command(name: str, data: Path, as_json: bool) -> None:
             ui.emit(f"      {each.at}  {each.words} ({each.detail})")
     for gone in view.retired:
         ui.emit(f"  {gone.fingerprint}  {gone.algorithm}, retired {gone.at}: {gone.reason}")
+    for each_held in view.certificates:
+        ui.emit(f"  certificate {each_held.serial} for {each_held.fingerprint}: {standing(each_held)}")
+        ui.emit(f"      {', '.join(each_held.principals)}")
     if sys.stdout.isatty():
         for each_key in sorted(host.current):
             ui.emit(randomart.picture(each_key))
@@ -267,6 +272,13 @@ def retire_command(name: str, fingerprint: str, reason: str, data: Path, as_json
     else:
         left = counted(len(host.current))
         ui.say(f"{host.machine}: {fingerprint} is refused from now on, {left} left")
+
+
+def standing(certificate: views.CertificateView) -> str:
+    """Say until when a certificate is good, or since when and why it is not."""
+    if certificate.revoked_at is not None:
+        return f"revoked {certificate.revoked_at}: {certificate.revoked_reason}"
+    return f"{certificate.status}, until {certificate.until}"
 
 
 def counted(number: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from handfast.cli.host import every, keys_of
 from handfast.cli.ssh_config import IDENTITY, REGISTRAR
 from handfast.core import knownhosts, sshkeys
 from handfast.core.hosts import Grade, Host
+from handfast.core.knownhosts import Speaker
 from handfast.core.sshkeys import SshKey
 from handfast.errors import NotFound, UsageError
 
@@ -46,18 +48,24 @@ def known_hosts_command(
     one that this machine has joined.
 
     For one that knows no KnownHostsCommand, write a file of its own: -o ~/.ssh/known_hosts.d/handfast. With ca it is
-    the one line that lets our SSH host CA speak for these names.
+    the one line that lets our SSH host CA speak: for the patterns of the configuration, or for these names.
     """
     source = _source(data, registrar, identity)
-    if source is not None and form == "ca":
-        raise UsageError("the line of the CA is written from --data", hint="`handfast ca show` on the registrar has it")
-    hosts, least = _kept(data) if source is None else _fetched(source)
-    believed: Iterable[Believed] = (
-        (each, keys) for each in hosts if name in {None, each.machine} and (keys := each.believed(least))
-    )
-    if name is not None:
-        believed = _of(name, believed, form)
-    lines = _json(believed) if form == "json" else list(_lines(believed, form, data))
+    known = _kept(data) if source is None else _fetched(source)
+    if form == "openssh" and name is None:
+        lines = knownhosts.of_all(list(known.hosts), least=known.least, speaker=known.speaker)
+    else:
+        believed: Iterable[Believed] = (
+            (each, keys)
+            for each in known.hosts
+            if name in {None, each.machine} and (keys := each.believed(known.least))
+        )
+        if name is not None:
+            believed = _of(name, believed, form)
+        if form == "ca":
+            lines = _authority(believed, known.speaker, every=name is None)
+        else:
+            lines = _json(believed) if form == "json" else list(_lines(believed, form))
     if out is None:
         for line in lines:
             ui.emit(line)
@@ -85,19 +93,42 @@ def _source(data: Path, registrar: str | None, identity: Path | None) -> Source 
     return None if (data / LEDGER).exists() or own_identity() is None else at_registrar(None, None)
 
 
-def _kept(data: Path) -> tuple[Iterator[Host], Grade]:
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """All machines, and the CA: None where it speaks for no name, and its key is not known."""
+
+    hosts: Iterable[Host]
+    least: Grade
+    speaker: Speaker | None
+
+
+def _kept(data: Path) -> _Known:
     store = keys_of(data)
-    return every(store), store.rules.ssh.accept
+    rules = store.rules.ssh
+    return _Known(every(store), rules.accept, Speaker(rules.certificates.patterns, _host_ca(data)))
 
 
-def _fetched(source: Source) -> tuple[Iterator[Host], Grade]:
+def _fetched(source: Source) -> _Known:
     from handfast.adapters.clock import SystemClock
     from handfast.cli.ssh_config import from_registrar
     from handfast.ssh import snapshot
 
     get, pin = from_registrar(source)
-    kept = snapshot.fetch(get, pin=pin, now=SystemClock().now(), held=None)
-    return snapshot.hosts(kept.content), Grade.SEEN  # it holds nothing that the registrar does not believe
+    content = snapshot.fetch(get, pin=pin, now=SystemClock().now(), held=None).content
+    # It holds nothing that the registrar does not believe.
+    return _Known(snapshot.hosts(content), Grade.SEEN, snapshot.speaker(content))
+
+
+def _authority(believed: Iterable[Believed], speaker: Speaker | None, *, every: bool) -> list[str]:
+    """Return the CA's line. :raises UsageError: the registrar has told nothing of a CA."""
+    if speaker is None:
+        raise UsageError(
+            "this registrar's CA speaks for no name",
+            hint="set patterns in [ssh.certificates] there, or run the command there with --data",
+        )
+    names = {name for each, _ in believed for name in (each.machine, *each.place.names)}
+    patterns = speaker.patterns if every and speaker.patterns else tuple(sorted(names))
+    return Speaker(patterns, speaker.key).lines
 
 
 def _of(name: str, believed: Iterable[Believed], form: str) -> list[Believed]:
@@ -113,12 +144,7 @@ def _of(name: str, believed: Iterable[Believed], form: str) -> list[Believed]:
     return found
 
 
-def _lines(believed: Iterable[Believed], form: str, data: Path) -> Iterator[str]:
-    if form == "ca":
-        patterns = sorted({name for each, _ in believed for name in (each.machine, *each.place.names)})
-        if patterns:
-            yield knownhosts.authority_line(patterns, _host_ca(data))
-        return
+def _lines(believed: Iterable[Believed], form: str) -> Iterator[str]:
     for each, keys in believed:
         spellings = each.place.spellings(each.machine)
         if form == "sshfp":

@@ -45,6 +45,8 @@ class Operator(Protocol):
 
     def invite(self, request: views.InviteRequest) -> views.InviteAnswer: ...
 
+    def certificates(self) -> list[views.CertificateView]: ...
+
     def list(self) -> list[views.MachineView]: ...
 
     def show(self, name: str) -> views.MachineView: ...
@@ -258,9 +260,13 @@ def _draw(line: str) -> None:
 @click.command("list")
 @DATA
 @IDENTITY
+@click.option("--ssh", is_flag=True, help="The SSH certificates that are not over instead.")
 @JSON
-def list_command(data: Path, identity: Path | None, as_json: bool) -> None:
+def list_command(data: Path, identity: Path | None, ssh: bool, as_json: bool) -> None:
     """The machines this registrar knows, with what is alarming about them."""
+    if ssh:
+        _list_certificates(_operator(data, identity).certificates(), as_json=as_json)
+        return
     machines = _operator(data, identity).list()
     if as_json:
         ui.emit_json(machines)
@@ -275,6 +281,24 @@ def list_command(data: Path, identity: Path | None, as_json: bool) -> None:
     alarming = [m.name for m in machines if m.alarms]
     if alarming:
         ui.warn(f"alarms for {', '.join(alarming)}: somebody else may hold a secret; see `handfast show {alarming[0]}`")
+
+
+def _list_certificates(certificates: list[views.CertificateView], *, as_json: bool) -> None:
+    if as_json:
+        ui.emit_json(certificates)
+        return
+    if not certificates:
+        ui.say("no SSH certificate is out: `handfast join --ssh` gets a machine one")
+    certificate_rows(certificates)
+
+
+def certificate_rows(certificates: list[views.CertificateView]) -> None:
+    """Print a row for each SSH certificate."""
+    rows = [
+        [each.serial, each.kind, each.holder, ", ".join(each.principals), each.until, each.status]
+        for each in certificates
+    ]
+    ui.table(["serial", "kind", "holder", "names", "until", "status"], rows)
 
 
 @click.command("show")
@@ -314,17 +338,25 @@ def _fields(event: views.EventView) -> str:
 @click.option(
     "--reason", required=True, help="keyCompromise, superseded, cessationOfOperation (RFC 5280), or your own words."
 )
+@click.option("--ssh", is_flag=True, help="SERIAL is an SSH certificate's, in decimal digits; see `list --ssh`.")
 @JSON
-def revoke_command(what: str, data: Path, identity: Path | None, reason: str, as_json: bool) -> None:
-    """Take back all that NAME holds with its SSH host keys, one SERIAL, or one invitation; at once, and on the CRL."""
+def revoke_command(what: str, data: Path, identity: Path | None, reason: str, ssh: bool, as_json: bool) -> None:
+    """
+    Take back all that NAME holds, for SSH too, one SERIAL, or one invitation; at once, and on the lists.
+
+    With the last credential of a machine, or of an operator, go the SSH certificates.
+    """
     from handfast.core import views
 
-    answer = _operator(data, identity).revoke(views.RevokeRequest(what=what, reason=reason))
+    request = views.RevokeRequest(what=what, reason=reason, kind="ssh" if ssh else "credential")
+    answer = _operator(data, identity).revoke(request)
     if as_json:
         ui.emit_json(answer)
     for serial in answer.serials:
         ui.say(f"revoked {serial} ({reason})")
     for fingerprint in answer.host_keys:
         ui.say(f"{what}: its SSH host key {fingerprint} is refused from now on")
-    if not answer.serials:
+    for serial in answer.ssh:
+        ui.say(f"revoked SSH certificate {serial} ({reason}): hosts and users refuse it when they have the next list")
+    if not (answer.serials or answer.ssh):
         ui.say(f"{what}: no credential to revoke; what else was open of it is taken back")

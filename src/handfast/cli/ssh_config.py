@@ -21,14 +21,17 @@ from handfast.adapters.process import OURSELVES
 from handfast.adapters.user import state_directory
 from handfast.cli import ui
 from handfast.cli.arguments import DURATION, FOLDER, JSON, Parsed
-from handfast.core.invitation import Address
-from handfast.core.keys import format_pin, parse_pin
+from handfast.core import sshkeys
+from handfast.core.invitation import Address, parse_registrar
+from handfast.core.keys import format_pin
+from handfast.core.knownhosts import Speaker
 from handfast.errors import HandfastError, Malformed, NotFound, UsageError
-from handfast.ssh import config, snapshot
+from handfast.ssh import config, krl, snapshot
 from handfast.ssh.config import Source, Where
 
 if TYPE_CHECKING:
-    from handfast.ssh.snapshot import Get, Kept
+    from handfast.core.vouched import Get
+    from handfast.ssh.snapshot import Kept
 
 REFUSED = 3
 _INSTALL = "handfast ssh-config install --registrar https://HOST:PORT#PIN, or --data DIR"
@@ -41,14 +44,6 @@ def registrar_url(text: str) -> str:
     except Malformed as error:
         raise UsageError(error.message, hint=error.hint) from None
     return f"https://{address}#{format_pin(pin)}"
-
-
-def parse_registrar(text: str) -> tuple[Address, bytes]:
-    """Read ``https://host:port#PIN``. :raises Malformed: no address, or no whole pin."""
-    address, hash_sign, pin = text.removeprefix("https://").partition("#")
-    if not hash_sign:
-        raise Malformed(f"no pin in {text[:80]!r}", hint="write it as https://host:port#PIN; `handfast ca show` has it")
-    return Address.parse(address.rstrip("/")), parse_pin(pin)
 
 
 REGISTRAR = click.option(
@@ -95,7 +90,8 @@ def install_command(
         for line in config.install(where, source, refresh=refresh, python=_python()):
             ui.say(line)
     about = snapshot.about(kept.content)
-    ui.say(f"{about.machines} machines of registrar {about.registrar} are known; `handfast doctor HOST` explains one")
+    machines = "1 machine" if about.machines == 1 else f"{about.machines} machines"
+    ui.say(f"{machines} of registrar {about.registrar} known; `handfast doctor HOST` explains one")
 
 
 @ssh_config_command.command("remove")
@@ -209,6 +205,13 @@ def own_identity() -> Path | None:
     return directory.absolute() if (directory / "identity.json").exists() else None
 
 
+def remembered_registrar() -> str | None:
+    """Return the registrar that ssh-config was installed with, as ``registrar_url`` has it; None without one."""
+    with contextlib.suppress(NotFound):
+        return config.load_source(_where()).registrar
+    return None
+
+
 def _fits(identity: Path, registrar: str) -> bool:
     from handfast.newcomer.keystore import Keystore
     from handfast.newcomer.renew import held
@@ -237,13 +240,27 @@ def _refresh(where: Where, source: Source) -> Kept:
         held = snapshot.load(where.state)
     except HandfastError:  # none, or one that was damaged: what is fetched counts by itself
         held = None
+    before = krl.read(where.revoked)
     if source.data is not None:
-        kept = _from_data(Path(source.data))
+        kept, get, pin = _from_data(Path(source.data)), None, b""
     else:
         get, pin = from_registrar(source)
         kept = snapshot.fetch(get, pin=pin, now=now, held=held)
+    revoked = None
+    # Where no CA speaks ssh does not ask for the list, unless it was told of it before.
+    if before is not None or snapshot.speaker(kept.content) is not None:
+        revoked = _list_of(source) if get is None else krl.fetch(get, pin=pin, now=now, held=before).content
+    private_directory(where.state)
+    if revoked is not None:
+        krl.keep(where.revoked, revoked, before=before)  # first: the snapshot's age is taken for both
     snapshot.keep(where.state, kept, before=held)
     return kept
+
+
+def _list_of(source: Source) -> bytes:
+    from handfast.cli.ca import made
+
+    return made(Path(source.data or ""))
 
 
 def _from_data(data: Path) -> Kept:
@@ -254,8 +271,9 @@ def _from_data(data: Path) -> Kept:
     known = wiring.open_host_keys(data)
     public = PublicAuthority.read(data / wiring.AUTHORITY)
     hosts = known.ledger.hosts(most=snapshot.MOST_MACHINES)  # one statement: see server.hosts
-    least = known.rules.ssh.accept
-    content = snapshot.build(hosts, least=least, registrar=public.trust_domain, pin=public.pin)
+    rules = known.rules.ssh
+    speaker = Speaker(rules.certificates.patterns, sshkeys.parse(public.ssh_host_ca))
+    content = snapshot.build(hosts, least=rules.accept, registrar=public.trust_domain, pin=public.pin, speaker=speaker)
     return Kept(content, SystemClock().now(), None)
 
 

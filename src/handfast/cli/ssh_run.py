@@ -203,9 +203,9 @@ def accepted(path: Path) -> Grade:
     """Return how well a key has to be known, which only who has set it waits for."""
     try:
         if b"accept" not in path.read_bytes():
-            return Grade.REPORTED
+            return Grade.CHALLENGED
     except FileNotFoundError:
-        return Grade.REPORTED
+        return Grade.CHALLENGED
     except OSError as error:
         raise Fault(f"cannot read {str(path)!r}: {error.strerror}", hint="check who owns it") from error
     from handfast import config

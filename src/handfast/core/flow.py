@@ -9,7 +9,8 @@ The five values of the one flow. Each is frozen and is made by exactly one layer
 
 ``tests/architecture`` holds the second column: no other layer constructs the type.
 
-Where only SSH host keys become known, nothing is signed: ``HostFinding`` and ``HostGrant`` end in the ledger.
+Where only SSH host keys become known, nothing is signed: ``HostFinding`` and ``HostGrant`` end in the ledger. SSH
+certificates have the same steps with siblings of these: ``SshFinding``, ``SshGrant``, ``SshIntent``, ``SshCredential``.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ from handfast.core.hostproof import HostKeys
 from handfast.core.hosts import How, Place
 from handfast.core.names import IPAddress, IPNetwork, Names
 from handfast.core.roles import Role
+from handfast.core.sshcert import Kind
 from handfast.core.sshkeys import SshKey
+from handfast.core.sshleaf import SshLeaf
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +93,7 @@ class Entitlement:
     ``sources`` are the networks the newcomer may call from; None means that the method does not
     bind the network. ``subject`` (DER) is one that it may have beside the machine's own. ``own_address`` adds every
     name which leads to the address it calls from, and the subject of a host with such a name: the registrar looks
-    them up.
+    them up. ``until`` is when it ends, where the evidence itself has an end that counts.
     """
 
     machine: str
@@ -99,6 +102,7 @@ class Entitlement:
     sources: tuple[IPNetwork, ...] | None = None
     subject: bytes | None = None
     own_address: bool = False
+    until: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +194,12 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class HostGrant:
-    """Which SSH host keys of a machine are recorded, and where it is reached; as ``HostFinding``, but decided."""
+    """
+    Which SSH host keys of a machine are recorded, and where it is reached; as ``HostFinding``, but decided.
+
+    ``quiet`` means that no person was asked, as it changed nothing that was known: where it would by now, it is
+    refused.
+    """
 
     machine: str
     keys: tuple[SshKey, ...]
@@ -199,6 +208,7 @@ class HostGrant:
     place: Place | None = None
     complete: bool = True
     basis: tuple[SshKey, ...] = ()
+    quiet: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +240,108 @@ class Answer:
 
     credential: Credential
     chain: tuple[bytes, ...]
+    trust: tuple[bytes, ...]
+    time: datetime
+    proof: bytes
+
+
+# --- SSH certificates ---
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """
+    Who somebody is by what introduced them: an operator credential, or an OpenID provider.
+
+    ``origin`` is ``operator``, or ``oidc:<provider>``; ``name`` is unique there (a credential's machine, a provider's
+    ``sub``). ``email`` is one that the provider has verified, in lower case. ``groups`` are as the provider says.
+    """
+
+    origin: str
+    name: str
+    email: str | None = None
+    groups: frozenset[str] = frozenset()
+
+    def __str__(self) -> str:
+        return self.email or self.name
+
+
+@dataclass(frozen=True, slots=True)
+class SshWish:
+    """What is asked for, covered by the proof: no principals means all that the evidence entitles to."""
+
+    principals: tuple[str, ...] = ()
+    lifetime: timedelta | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SshFinding:
+    """
+    Whose SSH keys were proved, as an introducer concluded; one certificate for each is asked for.
+
+    ``holder`` is a machine's name, or a person. What a machine may be called is what the ledger has of it, with what
+    ``host`` adds; what a person may log in as is policy's. ``once`` None is for evidence that stays good: the same keys
+    and names then get the same certificates for a while. ``transcript`` is what the
+    answer proves.
+    """
+
+    method: str
+    kind: Kind
+    holder: str | Person
+    keys: tuple[SshKey, ...]
+    wish: SshWish
+    once: Once | None
+    proof: str
+    transcript: bytes
+    host: HostFinding | None = None
+
+    @property
+    def subject(self) -> str:
+        """The holder, for the log."""
+        return str(self.holder)
+
+
+@dataclass(frozen=True, slots=True)
+class SshGrant:
+    """
+    The entire content of certificates, one for each key, and why. The authority adds its key, serials and nonces.
+
+    ``holder`` is a machine's name, or a person in words. ``host`` is recorded along with it. ``why`` is for the log.
+    """
+
+    holder: str
+    kind: Kind
+    leaves: tuple[SshLeaf, ...]
+    method: str
+    why: tuple[str, ...]
+    host: HostGrant | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SshIntent:
+    """One certificate, written down under its serial before it is signed; ``certificate`` is there where it was."""
+
+    serial: int
+    leaf: SshLeaf
+    certificate: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SshCredential:
+    """One issued SSH certificate, in its wire form."""
+
+    serial: int
+    leaf: SshLeaf
+    certificate: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SshAnswer:
+    """What goes back: certificates in the order of the keys, both CAs, our roots (DER), our time, and the proof."""
+
+    credentials: tuple[SshCredential, ...]
+    host_ca: SshKey
+    user_ca: SshKey
     trust: tuple[bytes, ...]
     time: datetime
     proof: bytes

@@ -26,9 +26,11 @@ class Grade(IntEnum):
 
     SEEN = 1
     """To sit between the machine and whoever looked, at that moment."""
-    REPORTED = 2
+    CHALLENGED = 2
+    """To answer for every address at two moments, from wherever we looked: the key also signed what was asked of it."""
+    REPORTED = 3
     """To write where the report came from: a console log, the cloud's own channel, a one-time address, an operator."""
-    PROVED = 3
+    PROVED = 4
     """The host's private key, and what introduced the machine: the key signed for this very introduction."""
 
 
@@ -44,6 +46,8 @@ class How(StrEnum):
     GUEST_ATTRIBUTES = "guest-attributes"
     OPERATOR = "operator"
     HOSTKEYS_PROVE = "hostkeys-prove"
+    SSH_HOSTKEY = "ssh-hostkey"
+    X5C = "x5c"
     SCAN = "scan"
 
     @property
@@ -54,7 +58,7 @@ class How(StrEnum):
     @property
     def possession(self) -> bool:
         """Whether the host key itself signed, for what introduced the machine."""
-        return self in {How.INVITATION, How.RENEWAL, How.REINTRODUCTION, How.BUCKET}
+        return self in {How.INVITATION, How.RENEWAL, How.REINTRODUCTION, How.BUCKET, How.X5C}
 
     @property
     def words(self) -> str:
@@ -72,6 +76,8 @@ _GRADES = {
     How.GUEST_ATTRIBUTES: Grade.REPORTED,
     How.OPERATOR: Grade.REPORTED,
     How.HOSTKEYS_PROVE: Grade.PROVED,
+    How.SSH_HOSTKEY: Grade.CHALLENGED,
+    How.X5C: Grade.PROVED,
     How.SCAN: Grade.SEEN,
 }
 _WORDS = {
@@ -84,6 +90,8 @@ _WORDS = {
     How.GUEST_ATTRIBUTES: "the cloud's guest attributes had it",
     How.OPERATOR: "an operator entered it",
     How.HOSTKEYS_PROVE: "the machine proved it over a connection authenticated with a known key",
+    How.SSH_HOSTKEY: "the key answered twice at the machine's addresses, and signed what the registrar asked of it",
+    How.X5C: "the key signed when the machine joined with a certificate of another authority",
     How.SCAN: "it was seen on the network, and nothing vouches for it",
 }
 

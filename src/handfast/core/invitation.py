@@ -24,6 +24,7 @@ from datetime import UTC, datetime
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from handfast.core.keys import parse_pin
 from handfast.core.names import dns_name, ip_address
 from handfast.core.secret import Secret
 from handfast.errors import InvitationInvalid, Malformed
@@ -64,6 +65,14 @@ class Address:
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def parse_registrar(text: str) -> tuple[Address, bytes]:
+    """Read ``https://host:port#PIN``. :raises Malformed: no address, or no whole pin."""
+    address, hash_sign, pin = text.removeprefix("https://").partition("#")
+    if not hash_sign:
+        raise Malformed(f"no pin in {text[:80]!r}", hint="write it as https://host:port#PIN; `handfast ca show` has it")
+    return Address.parse(address.rstrip("/")), parse_pin(pin)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,10 +15,11 @@ from dataclasses import dataclass
 import msgspec
 
 from handfast.core import sshkeys
+from handfast.core.hosts import Grade, Host
 from handfast.core.sshkeys import SshKey
 from handfast.errors import HandfastError, Malformed
 
-AUTHORITY = "@cert-authority"
+AUTHORITY, REVOKED = "@cert-authority", "@revoked"
 
 # What stands between commas must be unable to be a line, a marker, a pattern or a hash of its own.
 _NAME = r"[a-z0-9_:][a-z0-9._:-]*"
@@ -62,6 +63,19 @@ class Line:
     key: SshKey
 
 
+@dataclass(frozen=True, slots=True)
+class Speaker:
+    """A CA, and for which names it may speak: without a pattern for none."""
+
+    patterns: tuple[str, ...]
+    key: SshKey
+
+    @property
+    def lines(self) -> list[str]:
+        """Its line, if it may speak for any name. :raises Malformed: as ``authority_line``."""
+        return [authority_line(self.patterns, self.key)] if self.patterns else []
+
+
 class KnownKey(msgspec.Struct, frozen=True):
     """A host key in JSON: ``key`` is base64, ``fingerprint`` is ``SHA256:…``, ``sshfp`` the record's data or null."""
 
@@ -96,6 +110,35 @@ def authority_line(patterns: Sequence[str], key: SshKey) -> str:
     :raises Malformed: no pattern, or none of ``*`` ``?`` ``!`` and a name's characters.
     """
     return f"{AUTHORITY} {_joined(patterns, _PATTERN)} {key}"
+
+
+def of_all(hosts: Sequence[Host], *, least: Grade, speaker: Speaker | None) -> list[str]:
+    """
+    Return all that a known_hosts file has to say: the CA's line, the keys known at least that well, those revoked.
+
+    ``hosts`` are all machines, with those that are gone. :raises Malformed: as ``lines``.
+    """
+    found = speaker.lines if speaker is not None else []
+    for each in hosts:
+        if keys := each.believed(least):
+            found += lines(each.place.spellings(each.machine), keys)
+    return found + revoked_lines(hosts, speaks=bool(speaker and speaker.patterns))
+
+
+def revoked_lines(hosts: Iterable[Host], *, speaks: bool) -> list[str]:
+    """
+    Return ``@revoked * KEY`` for keys that were some machine's and are nobody's now; ``speaks`` is whether a CA does.
+
+    Those of machines that live: what a user's own file has may still name them. Those of machines that are gone, only
+    where a CA speaks: else nothing makes anybody believe them, and they are many.
+    """
+    retired: set[SshKey] = set()
+    current: set[SshKey] = set()
+    for each in hosts:
+        current |= each.current
+        if each.lives or speaks:
+            retired |= {gone.key for gone in each.retired}
+    return [f"{REVOKED} * {key}" for key in sorted(retired - current)]
 
 
 def keyscan_lines(spellings: Sequence[str], keys: Iterable[SshKey]) -> list[str]:

@@ -14,12 +14,32 @@ from typing import Protocol
 import msgspec
 from cryptography import x509
 
-from handfast.core.flow import Credential, Evidence, Finding, Grant, HostFinding, HostGrant, Intent, Once, Opening, Wish
+from handfast.core.flow import (
+    Credential,
+    Evidence,
+    Finding,
+    Grant,
+    HostFinding,
+    HostGrant,
+    Intent,
+    Once,
+    Opening,
+    SshFinding,
+    Wish,
+)
 from handfast.core.hosts import Host
 from handfast.core.invitation import Address
 from handfast.core.names import Names
-from handfast.core.records import CredentialRecord, Event, Invitation, Machine, Revocation
+from handfast.core.records import (
+    CredentialRecord,
+    Event,
+    Invitation,
+    Machine,
+    Revocation,
+    SshRecord,
+)
 from handfast.core.roles import Role
+from handfast.core.ssh_ports import SshLedger
 from handfast.core.sshkeys import SshKey
 
 
@@ -52,6 +72,23 @@ class Context(Protocol):
 
     def renewals_since(self, record: CredentialRecord, since: datetime) -> int:
         """Count, to 100 at most, the machine's credentials since then that succeed another one than ``record``."""
+
+
+class SshContext(Context, Protocol):
+    """What introducers to SSH certificates may ask besides."""
+
+    @property
+    def ssh_host_ca(self) -> SshKey:
+        """The key of our SSH host CA."""
+
+    def host_of_key(self, key: SshKey) -> Host | None:
+        """Return the machine whose SSH host key that is now."""
+
+    def ssh_certificate(self, serial: int) -> SshRecord | None:
+        """Return an SSH certificate of ours, intended or issued."""
+
+    def ssh_certificates_of(self, key: SshKey) -> list[SshRecord]:
+        """Return the last certificates for a key, at most 20, the newest first."""
 
 
 class Introducer(Protocol):
@@ -100,6 +137,25 @@ class HostIntroducer(Protocol):
         """As ``Introducer.verify``."""
 
 
+class SshIntroducer(Protocol):
+    """
+    The registrar's half of one way to SSH certificates; posted to ``/v1/ssh/certificates/<name>``.
+
+    ``Certifier.certify`` is its flow.
+    """
+
+    @property
+    def name(self) -> str:
+        """As ``Introducer`` has it."""
+
+    @property
+    def evidence(self) -> type[msgspec.Struct]:
+        """The message that it verifies."""
+
+    def verify(self, evidence: Evidence, context: SshContext) -> SshFinding:
+        """As ``Introducer.verify``."""
+
+
 class Way(Protocol):
     """The newcomer's half of one method, with what it holds."""
 
@@ -130,7 +186,7 @@ class FirstWay(Way, Protocol):
         """Refuse a registrar's clock that cannot be. :raises HandfastError: it cannot."""
 
 
-class Ledger(Protocol):
+class Ledger(SshLedger, Protocol):
     """The store and its log. Every write is one durable transaction which includes its log entry."""
 
     def invitation(self, key_id: str) -> Invitation | None: ...
@@ -216,7 +272,6 @@ class Ledger(Protocol):
 
     def remove_host(self, machine: str, *, reason: str, at: datetime) -> Future[Host]:
         """Retire all keys of a machine, and leave its place to others. :raises NotFound: it has neither."""
-
 
 class Issuer(Protocol):
     """What an authority can certify: policy asks before anything is spent."""

@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from handfast.core.flow import HostGrant
 from handfast.core.names import IPNetwork, Names
 from handfast.core.roles import Role
+from handfast.core.sshcert import Kind
+from handfast.core.sshleaf import SshLeaf
 
 # Why a credential is taken back: RFC 5280 §5.3.1, without what means "not for good" (certificateHold, removeFromCRL)
 # and what cannot happen to a leaf of ours (cACompromise, aACompromise).
@@ -150,3 +153,75 @@ class RevocationState:
 
     number: int
     revocations: tuple[Revocation, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SshRecord:
+    """
+    An SSH certificate, from the moment it was intended. ``certificate`` (wire form) is None until it was issued.
+
+    ``holder`` is a machine, or a person in words.
+    """
+
+    serial: int
+    holder: str
+    leaf: SshLeaf
+    method: str
+    intended_at: datetime
+    why: tuple[str, ...]
+    certificate: bytes | None = None
+    issued_at: datetime | None = None
+    revoked_at: datetime | None = None
+    revoked_reason: str | None = None
+
+    @property
+    def kind(self) -> Kind:
+        """Whether it is a host's or a user's."""
+        return self.leaf.kind
+
+    def status(self, now: datetime) -> str:
+        """Return ``revoked``, ``intended``, ``expired`` or ``valid``."""
+        if self.revoked_at is not None:
+            return "revoked"
+        if self.certificate is None:
+            return "intended"
+        return "expired" if now >= self.leaf.valid_before else "valid"
+
+
+@dataclass(frozen=True, slots=True)
+class KrlState:
+    """
+    What a list of revoked SSH keys holds, and its version, which grows.
+
+    Serials of certificates that are not over, by kind, and SHA-256 digests of host keys that were retired and are no
+    machine's now.
+    """
+
+    version: int
+    hosts: tuple[int, ...]
+    users: tuple[int, ...]
+    digests: frozenset[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Approval:
+    """
+    Host keys that wait for a person: ``grant`` is what would be recorded, ``reasons`` is why nobody but a person can.
+
+    ``approval_id`` is 16 hexadecimal digits, made from the machine, its place and the keys: other keys are another
+    question. ``decision`` is ``accepted`` or ``rejected``, None while it is open.
+    """
+
+    approval_id: str
+    grant: HostGrant
+    reasons: tuple[str, ...]
+    asked_at: datetime
+    expires_at: datetime
+    decision: str | None = None
+    decided_at: datetime | None = None
+    decided_by: str = ""
+    decided_reason: str = ""
+
+    def status(self, now: datetime) -> str:
+        """Return ``accepted``, ``rejected``, ``expired`` or ``open``."""
+        return self.decision or ("expired" if now >= self.expires_at else "open")

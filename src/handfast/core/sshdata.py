@@ -36,28 +36,37 @@ def strings(data: bytes, *, what: str) -> tuple[bytes, ...]:
     :raises Malformed: a length beyond the end, or bytes that remain; ``what`` names the whole in the message.
     """
     reader, found = Reader(data, what=what), []
-    while reader.rest:
+    while reader.left:
         found.append(reader.string())
     return tuple(found)
 
 
 class Reader:
-    """Takes values from the front of ``rest``. :raises Malformed: there is less than was announced."""
+    """Takes values from the front of what is ``left`` (bytes). :raises Malformed: there is less than was announced."""
 
     def __init__(self, data: bytes, *, what: str) -> None:
-        self.rest = data
+        self._data, self._at = data, 0  # what is left is never copied: of a stranger's many strings each costs itself
         self._what = what
+
+    @property
+    def left(self) -> int:
+        """How many bytes are still to be read."""
+        return len(self._data) - self._at
 
     def take(self, size: int) -> bytes:
         """Return so many bytes."""
-        if size > len(self.rest):
-            raise Malformed(f"{self._what} is cut off: {size} bytes announced, {len(self.rest)} there", hint="copy all")
-        taken, self.rest = self.rest[:size], self.rest[size:]
-        return taken
+        if size > self.left:
+            raise Malformed(f"{self._what} is cut off: {size} bytes announced, {self.left} there", hint="copy all")
+        self._at += size
+        return self._data[self._at - size : self._at]
 
     def uint32(self) -> int:
         """Return a number of four bytes."""
         return int.from_bytes(self.take(4))
+
+    def uint64(self) -> int:
+        """Return a number of eight bytes."""
+        return int.from_bytes(self.take(8))
 
     def string(self) -> bytes:
         """Return a string's content."""
@@ -65,5 +74,5 @@ class Reader:
 
     def end(self) -> None:
         """Nothing may be left. :raises Malformed: there is."""
-        if self.rest:
-            raise Malformed(f"{self._what} has {len(self.rest)} bytes behind its end", hint="its writer is at fault")
+        if self.left:
+            raise Malformed(f"{self._what} has {self.left} bytes behind its end", hint="its writer is at fault")

@@ -17,7 +17,9 @@ import binascii
 import hashlib
 import re
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
@@ -78,9 +80,15 @@ class Signer:
 
         :raises UsageError: no namespace.
         """
-        if not namespace:
-            raise UsageError("an SSH signature without a namespace", hint="name what it is for")
-        signed, algorithm = _signed(namespace, _HASH, message), self.public.algorithm
+        return made_by(self.public, self.signature, message, namespace)
+
+    def signature(self, signed: bytes) -> bytes:
+        """
+        Return the algorithm and what it makes of exactly these bytes (RFC 4253 §6.6, 5656 §3.1.2, 8332 §3, 8709 §6).
+
+        They have to begin with what no other use of the key begins with.
+        """
+        algorithm = self.public.algorithm
         if isinstance(self.private, ed25519.Ed25519PrivateKey):
             raw = self.private.sign(signed)
         elif isinstance(self.private, rsa.RSAPrivateKey):
@@ -89,9 +97,20 @@ class Signer:
         else:
             numbers = decode_dss_signature(self.private.sign(signed, ec.ECDSA(_ECDSA[algorithm])))
             raw = b"".join(map(mpint, numbers))
-        made = string(algorithm.encode()) + string(raw)
-        fields = (self.public.blob, namespace.encode(), b"", _HASH.encode(), made)
-        return _MAGIC + struct.pack(">I", _VERSION) + b"".join(map(string, fields))
+        return string(algorithm.encode()) + string(raw)
+
+
+def made_by(public: SshKey, signature: Callable[[bytes], bytes], message: bytes, namespace: str) -> bytes:
+    """
+    Return a signature as ``Signer.sign`` does, by whatever ``signature`` has the private key: an ssh-agent, too.
+
+    :raises UsageError: no namespace.
+    """
+    if not namespace:
+        raise UsageError("an SSH signature without a namespace", hint="name what it is for")
+    made = signature(_signed(namespace, _HASH, message))
+    fields = (public.blob, namespace.encode(), b"", _HASH.encode(), made)
+    return _MAGIC + struct.pack(">I", _VERSION) + b"".join(map(string, fields))
 
 
 def load_private(pem: bytes) -> Signer:
@@ -135,6 +154,7 @@ def _passphrase() -> Malformed:
     return Malformed("the SSH private key has a passphrase", hint="a host key has none; " + _FILE_HINT)
 
 
+@lru_cache(maxsize=1024)  # one request looks at its keys from several sides, and each time takes as long as to sign
 def load_public(key: SshKey) -> SshPublicKey:
     """
     Return the key as something to verify with.
@@ -197,7 +217,7 @@ def verify(signature: bytes | str, message: bytes, *, namespace: str) -> SshKey:
     if hash_name not in known:
         raise Malformed(f"the SSH signature is over an unknown hash, {hash_name[:64]!r}", hint=_HINT)
     key = sshkeys.from_blob(key_blob)
-    _verify(key, made, _signed(namespace, known[hash_name], message))
+    check(key, made, _signed(namespace, known[hash_name], message))
     return key
 
 
@@ -232,8 +252,12 @@ def _signed(namespace: str, hash_name: str, message: bytes) -> bytes:
     return _MAGIC + b"".join(map(string, fields))
 
 
-def _verify(key: SshKey, made: bytes, signed: bytes) -> None:
-    """Check an algorithm's name and signature by this key."""
+def check(key: SshKey, made: bytes, signed: bytes) -> None:
+    """
+    Check an algorithm's name and signature, as ``Signer.signature`` returns them, by this key over exactly these bytes.
+
+    :raises Malformed: of a form or algorithm that we do not verify. :raises EvidenceRejected: it does not fit.
+    """
     fields = strings(made, what=_WHAT)
     if len(fields) != 2:
         raise Malformed(f"the SSH signature has {len(fields)} fields, not an algorithm and a value", hint=_HINT)

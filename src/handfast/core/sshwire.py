@@ -24,8 +24,10 @@ from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from handfast.core import sshcert
+from handfast.core.sshcert import Kind
 from handfast.core.sshdata import Reader, mpint, string, strings
-from handfast.core.sshkeys import CERTIFICATE_SUFFIX, PROVABLE, SshKey, from_blob
+from handfast.core.sshkeys import CERTIFICATE_SUFFIX, SshKey, from_blob
 from handfast.core.sshsig import fits, load_public
 from handfast.errors import Malformed, Unreachable, UntrustedPeer
 
@@ -48,7 +50,6 @@ _PLAIN = (
 FAMILIES = (*_PLAIN, *(tuple(name + CERTIFICATE_SUFFIX for name in family) for family in _PLAIN))
 ALGORITHMS = tuple(name for family in FAMILIES for name in family)
 
-_HOST_CERTIFICATE = 2  # PROTOCOL.certkeys
 _REPLIED, _SIGNATURE = "its reply", "its signature"
 
 # Never used, and yet both sides have to have one in common (RFC 4253 §7.1): so what any server still has.
@@ -146,30 +147,6 @@ def verify(key: SshKey, signature: bytes, message: bytes, *, algorithm: str) -> 
         )
 
 
-def certified(certificate: bytes) -> SshKey:
-    """
-    Return the key in a host certificate of OpenSSH (PROTOCOL.certkeys).
-
-    *Not* checked: the authority's signature, the names and times in it.
-
-    :raises Malformed: not a certificate of a key type that we know, or a user's.
-    """
-    fields = Reader(certificate, what="the certificate")
-    named = fields.string().decode("ascii", "replace")
-    algorithm = named.removesuffix(CERTIFICATE_SUFFIX)
-    if algorithm == named or algorithm not in _KEY_FIELDS:
-        raise Malformed(f"the certificate is of a type that we do not know: {named[:_MAX_NAME]!r}")
-    fields.string()  # the nonce
-    key = [algorithm.encode(), *(fields.string() for _ in range(_KEY_FIELDS[algorithm]))]
-    fields.take(8)  # the serial
-    if (kind := fields.uint32()) != _HOST_CERTIFICATE:
-        raise Malformed(f"the certificate is of type {kind}, which is not a host's")
-    return from_blob(b"".join(map(string, key)))
-
-
-_KEY_FIELDS = dict.fromkeys(PROVABLE, 2) | {"ssh-ed25519": 1}
-
-
 def _type(algorithm: str) -> str:
     """Return how a key names itself that signs with this algorithm (RFC 8332 §3)."""
     plain = algorithm.removesuffix(CERTIFICATE_SUFFIX)
@@ -180,7 +157,12 @@ def _key(shown: bytes, algorithm: str) -> SshKey:
     """Return the key that has to sign for what was shown, which has to be of the type that was agreed."""
     if not shown.startswith(string(_type(algorithm).encode())):
         raise Malformed(f"shows a key of type {shown[4:40]!r}, where {algorithm!r} was agreed")
-    return certified(shown) if algorithm.endswith(CERTIFICATE_SUFFIX) else from_blob(shown)
+    if not algorithm.endswith(CERTIFICATE_SUFFIX):
+        return from_blob(shown)
+    certificate = sshcert.read(shown)
+    if certificate.kind is not Kind.HOST:
+        raise Malformed(f"shows a {certificate.kind} certificate, which is not a host's")
+    return certificate.key
 
 
 # --- messages ---

@@ -16,6 +16,7 @@ import hashlib
 import struct
 
 ANSWER = b"handfast/1 introduction answer"
+SSH_CERTIFICATES = b"handfast/1 ssh certificates"
 NONCE = b"handfast/1 registrar nonce"
 
 
@@ -41,3 +42,8 @@ def answer(request: bytes, certificate: bytes, trust: tuple[bytes, ...], time: s
     ``time`` is the registrar's clock as RFC 3339 text.
     """
     return digest(ANSWER, request, certificate, struct.pack(">I", len(trust)), *trust, time.encode())
+
+
+def certificates(issued: tuple[bytes, ...], *, host_ca: bytes, user_ca: bytes) -> bytes:
+    """Return what stands for ``certificate`` in ``answer`` where SSH certificates (wire form) are answered."""
+    return digest(SSH_CERTIFICATES, host_ca, user_ca, *issued)

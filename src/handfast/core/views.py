@@ -16,7 +16,7 @@ from msgspec import Meta
 from handfast.core import knownhosts
 from handfast.core.hosts import Grade, Host, HostKey, RetiredKey
 from handfast.core.names import MAX_NAMES
-from handfast.core.records import CredentialRecord, Event, Invitation, Machine
+from handfast.core.records import CredentialRecord, Event, Invitation, Machine, SshRecord
 from handfast.core.roles import Role
 from handfast.core.sshkeys import SshKey
 from handfast.core.wire import NameText
@@ -116,8 +116,34 @@ class RetiredKeyView(msgspec.Struct, frozen=True):
     reason: str
 
 
+class CertificateView(msgspec.Struct, frozen=True):
+    """
+    An SSH certificate. ``serial`` is decimal, as OpenSSH writes it; ``kind`` is ``host`` or ``user``.
+
+    ``holder`` is a machine, or a person in words; ``fingerprint`` is of its key. It is good from ``since`` to
+    ``until``; ``status`` is ``valid``, ``expired``, ``revoked``, or ``intended`` where it was not signed yet.
+    """
+
+    serial: str
+    kind: str
+    holder: str
+    method: str
+    fingerprint: str
+    principals: list[str]
+    since: str
+    until: str
+    status: str
+    revoked_at: str | None
+    revoked_reason: str | None
+    why: list[str]
+
+
 class HostView(msgspec.Struct, frozen=True):
-    """A machine as SSH sees it. ``known_hosts`` has the lines for the keys that are believed."""
+    """
+    A machine as SSH sees it. ``known_hosts`` has the lines for the keys that are believed.
+
+    ``certificates`` are the newest; they are there where one machine is asked for, not in lists of machines.
+    """
 
     machine: str
     names: list[str]
@@ -127,6 +153,7 @@ class HostView(msgspec.Struct, frozen=True):
     keys: list[HostKeyView]
     retired: list[RetiredKeyView]
     known_hosts: list[str]
+    certificates: list[CertificateView] = []
 
 
 class InviteRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -155,17 +182,27 @@ class InviteAnswer(msgspec.Struct, frozen=True):
 
 
 class RevokeRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """POST /v1/revocations. ``what`` is a machine's name or a serial."""
+    """
+    POST /v1/revocations. ``what`` is a machine's name, a serial in hex, or an invitation's key id.
+
+    Of ``kind`` ``ssh`` it is the serial of an SSH certificate, in decimal digits, and nothing else.
+    """
 
     what: NameText
     reason: Annotated[str, Meta(max_length=200)]
+    kind: Literal["credential", "ssh"] = "credential"
 
 
 class RevokeAnswer(msgspec.Struct, frozen=True):
-    """The serials revoked, and fingerprints of host keys retired; invitations of the machine were cancelled too."""
+    """
+    The serials revoked, the fingerprints of host keys retired, and the serials of SSH certificates that went along.
+
+    Invitations of the machine were cancelled too.
+    """
 
     serials: list[str]
     host_keys: list[str] = []
+    ssh: list[str] = []
 
 
 def invitation_view(invitation: Invitation, now: datetime) -> InvitationView:
@@ -242,7 +279,26 @@ def machine_view(
     )
 
 
-def host_view(host: Host, *, accept: Grade) -> HostView:
+def certificate_view(record: SshRecord, now: datetime) -> CertificateView:
+    """Return an SSH certificate as it is seen at ``now``."""
+    leaf = record.leaf
+    return CertificateView(
+        serial=str(record.serial),
+        kind=record.kind.value,
+        holder=record.holder,
+        method=record.method,
+        fingerprint=leaf.key.fingerprint,
+        principals=list(leaf.principals),
+        since=time_text(leaf.valid_after),
+        until=time_text(leaf.valid_before),
+        status=record.status(now),
+        revoked_at=_maybe(record.revoked_at),
+        revoked_reason=record.revoked_reason,
+        why=list(record.why),
+    )
+
+
+def host_view(host: Host, *, accept: Grade, certificates: Sequence[CertificateView] = ()) -> HostView:
     """Return a machine with its host keys, of which those known at least as well as ``accept`` are believed."""
     believed, place = host.believed(accept), host.place
     return HostView(
@@ -254,6 +310,7 @@ def host_view(host: Host, *, accept: Grade) -> HostView:
         keys=[_key_view(key, host, believed=key in believed) for key in sorted(host.current)],
         retired=[_retired_view(each) for each in host.retired],
         known_hosts=knownhosts.lines(place.spellings(host.machine), believed),
+        certificates=list(certificates),
     )
 
 

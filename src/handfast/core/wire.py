@@ -48,6 +48,30 @@ class IntroductionAnswer(msgspec.Struct, frozen=True):
     signature: bytes
 
 
+class CertificatesAnswer(msgspec.Struct, frozen=True):
+    """
+    What asking for SSH certificates returns, in the order of the keys, and both SSH CAs' keys (all in wire form).
+
+    ``signature`` is by the registrar's TLS key, over ``transcript.answer`` of the request, of
+    ``transcript.certificates``, the roots and the time: so whoever knows the pin knows the SSH CAs.
+    """
+
+    certificates: list[bytes]
+    host_ca: bytes
+    user_ca: bytes
+    trust: list[bytes]
+    time: str
+    signature: bytes
+
+
+class SshRevokedAnswer(msgspec.Struct, frozen=True):
+    """POST /v1/ssh/revocations: ``serial`` is decimal, as ssh-keygen has it; ``holder`` had that certificate."""
+
+    serial: str
+    holder: str
+    kind: str
+
+
 class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
     """An RFC 9457 problem. ``code`` is one of errors.py; ``reasons`` only for those entitled to know."""
 

@@ -2,8 +2,8 @@
 One file for each way of being introduced; the registrar's half and the newcomer's half side by side.
 
 Every module opens with five lines (Proof, Answer, Trusts, Replay, Spec), does no I/O, imports no other
-introducer, and offers ``REGISTRAR_HALF``, or ``HOST_HALF`` where nothing but SSH host keys become known. Being
-known here is not being enabled: only configuration enables a method (``wiring``).
+introducer, and offers ``REGISTRAR_HALF``, ``HOST_HALF`` where nothing but SSH host keys become known, or ``SSH_HALF``
+for SSH certificates. Being known here is not being enabled: only configuration enables a method (``wiring``).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import pkgutil
 from collections.abc import Iterator
 from typing import Any
 
-from handfast.core.ports import HostIntroducer, Introducer
+from handfast.core.ports import HostIntroducer, Introducer, SshIntroducer
 
 
 def known() -> dict[str, Introducer]:
@@ -29,6 +29,11 @@ def known() -> dict[str, Introducer]:
 def known_for_hosts() -> dict[str, HostIntroducer]:
     """Return those by which nothing but SSH host keys become known, by name."""
     return {half.name: half for half in _halves("HOST_HALF")}
+
+
+def known_for_certificates() -> dict[str, SshIntroducer]:
+    """Return those that lead to SSH certificates, by name."""
+    return {half.name: half for half in _halves("SSH_HALF")}
 
 
 def _halves(which: str) -> Iterator[Any]:

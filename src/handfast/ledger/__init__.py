@@ -1,14 +1,15 @@
 """
-The store and its log: invitations, intents, credentials, machines, revocations, events.
+The store and its log: invitations, intents, credentials, machines, revocations, host keys, SSH certificates, events.
 
 Every write is one durable transaction that includes its log entry. The log is an RFC 6962 Merkle
 tree; ``audit.verify`` proves it, and the tables, against signed checkpoints.
 
     statements, tables    what is stored and asked, in SQLAlchemy Core, once for both dialects
     database              a connection, the compiled statements, the driver's errors as ours
-    operations            the changes: decide, write, log
+    operations            the changes: decide, write, log; for SSH: hosts, ssh_certificates, ssh_revocations, approvals
     writer                one thread, group commit
-    store                 the ledger itself
+    connections           one to write, one for each thread that reads
+    store, ssh_store      the ledger itself
     sqlite, postgres      what differs
     schema, migrations    how the tables come to be
     audit                 whether all of it still proves itself

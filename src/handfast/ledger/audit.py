@@ -13,29 +13,35 @@ can write the store. Keep one elsewhere.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from itertools import pairwise
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from handfast.core import checkpoint as checkpoints
-from handfast.core import sshkeys
 from handfast.core.checkpoint import Checkpoint
-from handfast.core.hosts import Host
 from handfast.core.merkle import Frontier, leaf_hash
-from handfast.core.records import Event
-from handfast.errors import Fault, HandfastError, LogTampered, Malformed
-from handfast.ledger import entries, host_entries, host_statements, operations, rows, statements
+from handfast.errors import Fault, HandfastError, Malformed
+from handfast.ledger import (
+    approvals,
+    audit_ssh,
+    entries,
+    host_entries,
+    host_statements,
+    operations,
+    rows,
+    ssh_entries,
+    statements,
+)
+from handfast.ledger.audit_facts import UNREADABLE, Facts, tampered
 from handfast.ledger.database import Row, Session
 from handfast.ledger.entries import serial_text, time_of
 from handfast.ledger.store import SqlLedger
 
-# What reading a value raises that the ledger never wrote; SQLite keeps text in a BLOB column if told to.
-_UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, OverflowError)
 Progress = Callable[[int, int], None]
 _PAGE = 1000
-_HINT = "keep this store for inquiry, and restore a backup that verifies"
+_OF_ROWS = entries.OF_TABLES | {host_entries.REGISTERED} | ssh_entries.OF_TABLES | approvals.OF_TABLES
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,38 +54,6 @@ class AuditReport:
     credentials: int
     invitations: int
     external_size: int | None = None
-
-
-@dataclass(slots=True)
-class _Facts:
-    """The logged entries that speak of rows, by leaf hash; each is taken out by the row that makes it."""
-
-    leaves: dict[bytes, int] = field(default_factory=dict)
-    hosts: dict[str, Host] = field(default_factory=dict)
-    revisions: dict[str, int] = field(default_factory=dict)
-    revision: int = 0
-    retired: set[tuple[str, bytes]] = field(default_factory=set)
-
-    def change(self, event: Event) -> None:
-        """Follow a machine's host keys and place."""
-        self.hosts[event.subject] = host_entries.applied(self.hosts.get(event.subject), event)
-        self.revision += 1
-        self.revisions[event.subject] = self.revision
-        if event.kind != host_entries.DESCRIBED:
-            held = (event.subject, sshkeys.parse(event.fields["key"]).digest)
-            (self.retired.add if event.kind == host_entries.KEY_RETIRED else self.retired.discard)(held)
-
-    def add(self, leaf: bytes, index: int, event: Event) -> None:
-        if leaf in self.leaves:
-            raise _tampered(f"entry {index} ({event.kind} of {event.subject!r}) repeats entry {self.leaves[leaf]}")
-        self.leaves[leaf] = index
-
-    def claim(self, what: str, event: Event) -> int:
-        """Return the index of the entry that a row makes."""
-        index = self.leaves.pop(leaf_hash(entries.encode(event)), None)
-        if index is None:
-            raise _tampered(f"{what} is not what the log says: no entry {event.kind!r} fits its row")
-        return index
 
 
 def verify(
@@ -103,8 +77,8 @@ def verify(
     with ledger.snapshot() as session:
         try:
             return _verify(session, log_key, origin, elsewhere, progress)
-        except _UNREADABLE as error:
-            raise _tampered(f"the store holds a value that the ledger never writes: {error}") from error
+        except UNREADABLE as error:
+            raise tampered(f"the store holds a value that the ledger never writes: {error}") from error
 
 
 def _verify(
@@ -116,6 +90,7 @@ def _verify(
     invitations = tables.invitations()
     credentials = tables.credentials()
     tables.hosts()
+    audit_ssh.verify(session, facts)
     tables.nothing_left()
     return AuditReport(
         size=head.size,
@@ -127,35 +102,31 @@ def _verify(
     )
 
 
-def _tampered(what: str) -> LogTampered:
-    return LogTampered(what, hint=_HINT)
-
-
 def _stored_checkpoints(session: Session, key: Ed25519PublicKey, origin: str) -> list[Checkpoint]:
     found = []
     for size, note in session.all(statements.ALL_CHECKPOINTS):
         try:
             checkpoint = checkpoints.verify(note, origin, key)
         except HandfastError as error:
-            raise _tampered(f"the checkpoint stored for size {size} does not verify: {error.message}") from error
+            raise tampered(f"the checkpoint stored for size {size} does not verify: {error.message}") from error
         if checkpoint.size != size:
-            raise _tampered(f"the checkpoint stored for size {size} is one of size {checkpoint.size}")
+            raise tampered(f"the checkpoint stored for size {size} is one of size {checkpoint.size}")
         found.append(checkpoint)
     return found
 
 
-def _log(session: Session, wanted: list[Checkpoint], progress: Progress | None) -> tuple[Frontier, _Facts]:
+def _log(session: Session, wanted: list[Checkpoint], progress: Progress | None) -> tuple[Frontier, Facts]:
     """Make the tree again; compare it with its head and, on the way, with every checkpoint."""
     head = _head(session)
     for checkpoint in wanted:
         if checkpoint.size > head.size:
-            raise _tampered(
+            raise tampered(
                 f"the log was truncated: it has {head.size} entries, a checkpoint of {checkpoint.size} was signed"
             )
     at_size: dict[int, list[Checkpoint]] = {}
     for checkpoint in wanted:
         at_size.setdefault(checkpoint.size, []).append(checkpoint)
-    tree, facts = Frontier(), _Facts()
+    tree, facts = Frontier(), Facts()
     _compare(tree, at_size.get(0, []))
     for low in range(0, head.size, _PAGE):
         high = min(low + _PAGE, head.size)
@@ -165,52 +136,53 @@ def _log(session: Session, wanted: list[Checkpoint], progress: Progress | None) 
             if tree.size in at_size:
                 _compare(tree, at_size[tree.size])
         if len(page) != high - low:
-            raise _tampered(f"entry {low + len(page)} of {head.size} is missing")
+            raise tampered(f"entry {low + len(page)} of {head.size} is missing")
         if progress is not None:
             progress(high, head.size)
     if tree.peaks != head.peaks:
-        raise _tampered(f"the head of the log at size {head.size} does not fit its entries")
+        raise tampered(f"the head of the log at size {head.size} does not fit its entries")
     count, lowest, highest = session.all(statements.COUNT_EVENTS)[0]
     if count != head.size:
-        raise _tampered(f"the log of size {head.size} has entries beyond its ends ({lowest} to {highest})")
+        raise tampered(f"the log of size {head.size} has entries beyond its ends ({lowest} to {highest})")
     return head, facts
 
 
 def _head(session: Session) -> Frontier:
     try:
         return Frontier.decode(*session.head(statements.HEAD))
-    except (Malformed, Fault, *_UNREADABLE) as error:
-        raise _tampered(f"the head of the log is damaged: {error}") from error
+    except (Malformed, Fault, *UNREADABLE) as error:
+        raise tampered(f"the head of the log is damaged: {error}") from error
 
 
 def _compare(tree: Frontier, signed: list[Checkpoint]) -> None:
     for checkpoint in signed:
         if checkpoint.root != tree.root():
-            raise _tampered(
+            raise tampered(
                 f"the first {tree.size} entries have the root {tree.root().hex()[:16]}…, "
                 f"not {checkpoint.root.hex()[:16]}… as was signed: one of them was changed"
             )
 
 
-def _leaf(expected: int, row: Row, facts: _Facts) -> bytes:
+def _leaf(expected: int, row: Row, facts: Facts) -> bytes:
     index, kind, subject, entry, stored, marker = row
     if index != expected:
-        raise _tampered(f"entry {expected} is missing")
+        raise tampered(f"entry {expected} is missing")
     leaf = leaf_hash(entry) if isinstance(entry, bytes) else None
     if leaf is None or leaf != stored:
-        raise _tampered(f"entry {index} was changed: it does not have the hash that was stored with it")
+        raise tampered(f"entry {index} was changed: it does not have the hash that was stored with it")
     try:
         event = entries.decode(entry)
     except Malformed as error:
-        raise _tampered(f"entry {index} cannot be read: {error.message}") from error
+        raise tampered(f"entry {index} cannot be read: {error.message}") from error
     if (event.kind, event.subject) != (kind, subject):
         said = f"{event.kind!r} of {event.subject!r}"
-        raise _tampered(f"entry {index} is filed as {kind!r} of {subject!r}, and says {said}")
+        raise tampered(f"entry {index} is filed as {kind!r} of {subject!r}, and says {said}")
     if marker != entries.marker_of(event):
-        raise _tampered(f"entry {index} is filed under the marker {marker!r}, and says {entries.marker_of(event)!r}")
+        raise tampered(f"entry {index} is filed under the marker {marker!r}, and says {entries.marker_of(event)!r}")
+    facts.latest = max(facts.latest, event.at)
     if event.kind in host_entries.OF_A_MACHINE:
         facts.change(event)
-    elif event.kind in entries.OF_TABLES or event.kind == host_entries.REGISTERED:
+    elif event.kind in _OF_ROWS:
         facts.add(leaf, index, event)
     return leaf
 
@@ -218,7 +190,7 @@ def _leaf(expected: int, row: Row, facts: _Facts) -> bytes:
 class _Tables:
     """The rows, each against the entries it makes. What is left in the end was removed or put in."""
 
-    def __init__(self, session: Session, facts: _Facts) -> None:
+    def __init__(self, session: Session, facts: Facts) -> None:
         self._session = session
         self._facts = facts
         closed = session.all(statements.ALL_CLOSED_MARKERS)
@@ -232,8 +204,8 @@ class _Tables:
             what = f"the invitation {row[0]!r}"
             try:
                 invitation = rows.invitation_from_row(row)
-            except _UNREADABLE as error:
-                raise _tampered(f"{what} cannot be read: {error}") from error
+            except UNREADABLE as error:
+                raise tampered(f"{what} cannot be read: {error}") from error
             self._facts.claim(what, entries.invited(invitation))
             if invitation.marker in self._closed:
                 at, reason = self._closed.pop(invitation.marker)
@@ -251,10 +223,10 @@ class _Tables:
                 seen += 1
                 try:
                     self._credential(row)
-                except _UNREADABLE as error:
-                    raise _tampered(f"the credential {row[0]!r} cannot be read: {error}") from error
+                except UNREADABLE as error:
+                    raise tampered(f"the credential {row[0]!r} cannot be read: {error}") from error
         if seen != count:
-            raise _tampered(f"{count - seen} credentials have serials that the ledger never makes")
+            raise tampered(f"{count - seen} credentials have serials that the ledger never makes")
         return count
 
     def _credential(self, row: Row) -> None:
@@ -285,7 +257,7 @@ class _Tables:
             at = record.revoked_at
             self._facts.claim(what, entries.taken_back(kind, serial, machine=machine, reason=reason, at=at))
             if self._closed.pop(record.successor_marker, None) != (at, reason):
-                raise _tampered(f"{what} was revoked and could still introduce a successor")
+                raise tampered(f"{what} was revoked and could still introduce a successor")
 
     def hosts(self) -> None:
         """Every machine with host keys, its places and keys, against what its events make."""
@@ -297,9 +269,9 @@ class _Tables:
         for name in sorted(made.keys() | kept.keys()):
             host, revision = made.get(name), self._facts.revisions.get(name)
             if host is None or kept.get(name) != [host_entries.host_to_json(host), host_entries.words(host), revision]:
-                raise _tampered(f"the host keys or the place of {name!r} are not what the log makes them")
+                raise tampered(f"the host keys or the place of {name!r} are not what the log makes them")
         if self._session.all(host_statements.COUNT_HOST_WORDS)[0][0] != len(made):
-            raise _tampered("the index of what machines are searched by is not what the log makes it")
+            raise tampered("the index of what machines are searched by is not what the log makes it")
         keys = {each.key.digest: host.machine for host in made.values() for each in host.keys}
         places = {
             each: host.machine for host in made.values() if host.lives for each in host.place.spellings(host.machine)
@@ -309,18 +281,18 @@ class _Tables:
             ("names of machines", places, host_statements.ALL_HOST_PLACES),
         ):
             if dict(self._session.all(statement)) != wanted:
-                raise _tampered(f"the index of {what} is not what the log makes it")
+                raise tampered(f"the index of {what} is not what the log makes it")
         if set(self._session.all(host_statements.ALL_HOST_RETIRED_KEYS)) != self._facts.retired:
-            raise _tampered("the list of retired host keys is not what the log makes it")
+            raise tampered("the list of retired host keys is not what the log makes it")
 
     def nothing_left(self) -> None:
         for marker in self._closed:
-            raise _tampered(f"the marker {marker!r} was closed by nothing in the log")
+            raise tampered(f"the marker {marker!r} was closed by nothing in the log")
         if self._facts.leaves:
             index = min(self._facts.leaves.values())
-            raise _tampered(f"entry {index} speaks of a row that is not in the store, or was changed")
+            raise tampered(f"entry {index} speaks of a row that is not in the store, or was changed")
         made = {name: (self._newest[name][1], self._first[name][1]) for name in self._first}
         kept = {name: (role, time_of(at)) for name, role, at in self._session.all(statements.ALL_MACHINES)}
         for name in sorted(made.keys() | kept.keys()):
             if made.get(name) != kept.get(name):
-                raise _tampered(f"the machine {name!r} is not what its credentials in the log make it")
+                raise tampered(f"the machine {name!r} is not what its credentials in the log make it")

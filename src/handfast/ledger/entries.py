@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 import msgspec
 
 from handfast.core.flow import Grant
-from handfast.core.records import Event, Invitation
+from handfast.core.records import REASONS, Event, Invitation
 from handfast.errors import Malformed
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -33,9 +33,16 @@ REFUSED = "introduction.refused"
 CRL_PUBLISHED = "crl.published"
 # Only the ledger writes these, together with the row they speak of.
 OF_TABLES = frozenset({INVITED, CANCELLED, INTENDED, ISSUED, REVOKED, ABANDONED})
-HOST_PREFIXES = ("host.", "hostkey.")  # and these: see ``host_entries``
+PREFIXES = ("host.", "hostkey.", "sshcert.", "approval.")  # and these: see ``host_entries``, ``ssh_entries``
 # What strangers can have us log, and so is logged a few times for each marker only.
 _BOUNDED = frozenset({SECOND_KEY, SAME_HOST_KEY, FOREIGN_HOST_KEY, REFUSED})
+
+
+SUPERSEDED = "superseded"
+"""The reason to take back what is replaced: nothing is wrong with its key."""
+
+ABANDONED_REASON = "cessationOfOperation"
+MAX_LINE = 400  # characters
 
 
 class _Entry(msgspec.Struct, forbid_unknown_fields=True):
@@ -103,6 +110,18 @@ def decode(entry: bytes) -> Event:
     if canonical != entry:
         raise Malformed(f"an entry of the log that is not in canonical form: {entry[:80]!r}")
     return event
+
+
+def check_reason(reason: str) -> None:
+    """:raises Malformed: not a reason of RFC 5280 §5.3.1 for taking back."""
+    if reason not in REASONS:
+        raise Malformed(f"not a reason to revoke: {reason[:40]!r}", hint="use one of " + ", ".join(REASONS))
+
+
+def check_line(text: str, *, what: str) -> None:
+    """:raises Malformed: text that could forge a line of `log show`, or is as long as a page."""
+    if not text.strip() or not text.isprintable() or len(text) > MAX_LINE:
+        raise Malformed(f"not {what}: {text[:80]!r}", hint=f"one line of text, at most {MAX_LINE} characters")
 
 
 def marker_of(event: Event) -> str | None:

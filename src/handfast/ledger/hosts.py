@@ -8,36 +8,31 @@ from datetime import datetime
 from handfast.core import sshkeys
 from handfast.core.flow import HostGrant, Once
 from handfast.core.hosts import (
-    MAX_PLACES,
-    SSH_PORT,
-    Grade,
     Host,
     HostKey,
     How,
     Place,
     RetiredKey,
     placed,
-    spelling,
     superseded,
     without_hosts,
 )
 from handfast.core.records import Event
 from handfast.core.sshkeys import SshKey
 from handfast.errors import AlreadySpent, InvitationCancelled, NotFound, Refused
-from handfast.ledger import alarms, entries, host_entries
+from handfast.ledger import alarms, entries, host_entries, ssh_revocations
 from handfast.ledger import host_statements as statements
 from handfast.ledger.entries import micros
+from handfast.ledger.host_checks import check, place_after, read
 from handfast.ledger.writer import Transaction
-
-SUPERSEDED = "superseded"
-_NEW_KEYS = "make new host keys on the machine: rm /etc/ssh/ssh_host_*; ssh-keygen -A"  # it makes only missing ones
 
 
 def register(tx: Transaction, grant: HostGrant, once: Once | None, *, at: datetime) -> Host:
     """
     Spend the marker against these keys, and record them; the same keys get the same answer.
 
-    :raises AlreadySpent: no use is left for other keys. :raises Refused: as ``check``, or the marker was closed.
+    :raises AlreadySpent: no use is left for other keys.
+    :raises Refused: as ``host_checks.check``, or the marker was closed.
     """
     keys = host_entries.keys_sha256(grant)
     if once is not None and _spent_before(tx, grant, once, keys, at=at):
@@ -58,7 +53,7 @@ def register_with(tx: Transaction, grant: HostGrant, once: Once, *, at: datetime
 
     An invitation may be for several keys of one machine, and yet its SSH host keys come by it once.
 
-    :raises AlreadySpent: other host keys came by it. :raises Refused: as ``check``.
+    :raises AlreadySpent: other host keys came by it. :raises Refused: as ``host_checks.check``.
     """
     if grant.how is How.INVITATION:
         register(tx, grant, Once(f"{once.marker}:ssh"), at=at)
@@ -85,122 +80,36 @@ def _spent_before(tx: Transaction, grant: HostGrant, once: Once, keys: bytes, *,
     return False
 
 
-def check(tx: Transaction, grant: HostGrant, *, at: datetime) -> None:
-    """
-    Refuse what must not be recorded, before anything is written.
-
-    :raises Refused: a key is another machine's now, which is an alarm: two machines with one key can each pose as the
-        other. Or it was retired, and this is not an operator's word. Or one of the names is another machine's own. Or
-        better evidence came since it was decided.
-    """
-    before = read(tx, grant.machine)
-    _check_grade(grant, before)
-    for key in grant.keys:
-        _check_owner(tx, grant, key, at=at)
-        if grant.how is not How.OPERATOR:
-            _check_retired(tx, grant.machine, key, before)
-    _check_foundation(tx, grant, before, at=at)
-    _check_ports(tx, grant)
-    if grant.place is not None and len(placed(before, grant.place, grant.how).hosts()) > MAX_PLACES:
-        raise Refused(f"{grant.machine!r} would have over {MAX_PLACES} names", hint="see `handfast host show`")
-    for name in () if grant.place is None else (*grant.place.names, *grant.place.aliases):
-        other = read(tx, name) if name != grant.machine else None
-        if other is not None and other.lives:
-            raise Refused(
-                f"{name!r} is itself a machine with host keys, and cannot be a name of {grant.machine!r}",
-                hint=f"remove it first, if it is gone: handfast host remove {name}",
-            )
-
-
-def _check_grade(grant: HostGrant, before: Host | None) -> None:
-    # Policy has decided on what it read before this transaction. Operators have the last word there, and so here.
-    best = None if before is None else before.grade
-    if before is None or best is None or grant.how is How.OPERATOR or grant.how.grade >= best:
-        return
-    known = before.current
-    if set(grant.keys) - known or (grant.complete and known - set(grant.keys)):
-        raise Refused(
-            f"the host keys of {grant.machine!r} became known better than by {grant.how.value} meanwhile",
-            hint=f"see `handfast host show {grant.machine}`",
-        )
-
-
-def _check_foundation(tx: Transaction, grant: HostGrant, before: Host | None, *, at: datetime) -> None:
-    """
-    Refuse what has to rest upon a key of the machine that counts, and does not.
-
-    A credential alone makes no host key known: it is often a service's, and the host keys are root's. Whoever renews
-    proves at least one of those that are known, or has an operator's new word.
-    """
-    known = {each.key for each in before.keys if each.how is not How.SCAN} if before is not None else set()
-    if grant.how in {How.RENEWAL, How.REINTRODUCTION} and not known & set(grant.keys):
-        alarms.alarm(tx, host_entries.foreign_key(min(grant.keys), machine=grant.machine, at=at))
-        raise Refused(
-            f"none of these host keys is known as one of {grant.machine!r}, and its credential does not vouch for them",
-            hint="an operator invites the machine anew, or enters a key: handfast host add",
-        )
-    proved = {each.key for each in before.keys if each.how.grade is Grade.PROVED} if before is not None else set()
-    if grant.how is How.HOSTKEYS_PROVE and not (grant.basis and proved >= set(grant.basis)):
-        raise Refused(
-            f"the connection to {grant.machine!r} was authenticated with a host key that does not count any more",
-            hint="connect again: handfast ssh",
-        )
-
-
-def _check_ports(tx: Transaction, grant: HostGrant) -> None:
-    """A port is the machine's own claim, not an operator's: it takes no place that another has there."""
-    if grant.place is None or grant.how is How.OPERATOR:
-        return
-    for port in grant.place.ports:
-        for host in grant.place.hosts() if port != SSH_PORT else ():
-            owner = tx.one(statements.HOST_PLACE, {"p_spelling": spelling(host, port)})
-            if owner is not None and owner[0] != grant.machine:
-                raise Refused(
-                    f"{spelling(host, port)!r} is where {owner[0]!r} is reached",
-                    hint=f"leave out the port; or remove {owner[0]}, if it is gone: handfast host remove {owner[0]}",
-                )
-
-
-def _check_retired(tx: Transaction, machine: str, key: SshKey, host: Host | None) -> None:
-    if tx.one(statements.HOST_RETIRED_KEY, {"p_machine": machine, "p_digest": key.digest}) is None:
-        return
-    known = next((each for each in host.retired if each.key == key), None) if host is not None else None
-    when = f" on {known.at:%Y-%m-%d} ({known.reason})" if known is not None else ""
-    raise Refused(
-        f"the host key {key.fingerprint} of {machine!r} was retired{when}",
-        hint=f"{_NEW_KEYS}; an operator may bring it back with `handfast host add`",
-    )
-
-
-def _check_owner(tx: Transaction, grant: HostGrant, key: SshKey, *, at: datetime) -> None:
-    machine, owner = grant.machine, tx.one(statements.HOST_KEY_OWNER, {"p_digest": key.digest})
-    if owner is not None and owner[0] != machine:
-        alarms.alarm(tx, host_entries.same_key(key, machine=machine, owner=owner[0], at=at))
-        if grant.how.possession and not _proved(read(tx, owner[0]), key):
-            return  # or whoever reports somebody's public key as his own could keep the owner out; see ``record``
-        raise Refused(
-            f"the host key {key.fingerprint} is {owner[0]!r}'s: with one key each could pose as the other",
-            hint=f"a cloned image? {_NEW_KEYS}; or remove {owner[0]}, if it is gone: handfast host remove {owner[0]}",
-        )
-
-
-def _proved(host: Host | None, key: SshKey) -> bool:
-    return host is not None and any(each.key == key and each.how.possession for each in host.keys)
+def foreseen(tx: Transaction, grant: HostGrant, *, at: datetime) -> Host | None:
+    """Return the machine as ``record`` will leave it."""
+    after = before = read(tx, grant.machine)
+    for event in _changes(before, grant, place_after(before, grant), at=at):
+        after = host_entries.applied(after, event)
+    return after
 
 
 def record(tx: Transaction, grant: HostGrant, *, at: datetime) -> Host:
     """Record what was decided and checked; nothing is written where all of it is known already."""
+    return _record(tx, grant, place_after(read(tx, grant.machine), grant), at=at)
+
+
+def accept(tx: Transaction, grant: HostGrant, *, at: datetime) -> Host:
+    """Record what a person has accepted, after ``check_possible``: the place is the machine's, whosever it was."""
+    place = None if grant.place is None else placed(read(tx, grant.machine), grant.place, grant.how)
+    return _record(tx, grant, place, at=at)
+
+
+def _record(tx: Transaction, grant: HostGrant, place: Place | None, *, at: datetime) -> Host:
     for key in grant.keys:
         owner = tx.one(statements.HOST_KEY_OWNER, {"p_digest": key.digest})
         if owner is not None and owner[0] != grant.machine:  # which had it without proof
             gone = RetiredKey(key, at, f"{grant.machine} has proved to have it")
             _apply(tx, read(tx, owner[0]), [host_entries.key_retired(owner[0], gone)], owner[0])
     before = read(tx, grant.machine)
-    return _apply(tx, before, list(_changes(before, grant, at=at)), grant.machine)
+    return _apply(tx, before, list(_changes(before, grant, place, at=at)), grant.machine)
 
 
-def _changes(before: Host | None, grant: HostGrant, *, at: datetime) -> Iterable[Event]:
-    place = None if grant.place is None else placed(before, grant.place, grant.how)
+def _changes(before: Host | None, grant: HostGrant, place: Place | None, *, at: datetime) -> Iterable[Event]:
     if place is not None and (before is None or before.place != place):
         yield host_entries.described(grant.machine, place, at=at)
     known = before.keys if before is not None else ()
@@ -209,7 +118,7 @@ def _changes(before: Host | None, grant: HostGrant, *, at: datetime) -> Iterable
             yield host_entries.key_added(grant.machine, HostKey(key, grant.how, grant.detail, at))
     if grant.complete:
         for key in superseded(before, grant.keys, grant.how):
-            yield host_entries.key_retired(grant.machine, RetiredKey(key, at, SUPERSEDED))
+            yield host_entries.key_retired(grant.machine, RetiredKey(key, at, entries.SUPERSEDED))
 
 
 def retire(tx: Transaction, machine: str, key: SshKey, *, reason: str, at: datetime) -> Host:
@@ -240,12 +149,6 @@ def remove(tx: Transaction, machine: str, *, reason: str, at: datetime) -> Host:
     return _apply(tx, before, [*changes, host_entries.described(machine, Place(), at=at)], machine)
 
 
-def read(tx: Transaction, machine: str) -> Host | None:
-    """Return the machine as this transaction sees it."""
-    row = tx.one(statements.HOST, {"p_machine": machine})
-    return None if row is None else host_entries.host_from_json(row[0])
-
-
 def _apply(tx: Transaction, before: Host | None, changes: list[Event], machine: str) -> Host:
     after = before
     for event in changes:
@@ -256,6 +159,8 @@ def _apply(tx: Transaction, before: Host | None, changes: list[Event], machine: 
         raise Refused(f"neither host keys nor a place for {machine!r}", hint="give at least one key")
     if changes:
         _write(tx, before, after, changes)
+        if before is not None:
+            ssh_revocations.keep_true(tx, after, at=changes[0].at)
     return after
 
 

@@ -12,15 +12,14 @@ from datetime import datetime
 
 from handfast.core import checkpoint as checkpoints
 from handfast.core.flow import Credential, Grant, Intent, Once
-from handfast.core.records import REASONS, CredentialRecord, Event, Invitation, RevocationState
+from handfast.core.records import CredentialRecord, Event, Invitation, RevocationState
 from handfast.errors import AlreadySpent, InvitationCancelled, Malformed, NotFound, Refused, Revoked
-from handfast.ledger import alarms, entries, hosts, rows, statements
+from handfast.ledger import alarms, entries, hosts, rows, ssh_revocations, statements
 from handfast.ledger.entries import micros, serial_text
 from handfast.ledger.writer import Transaction
 
 SERIAL_BITS = 127  # positive and at most 16 bytes in DER; RFC 5280 §4.1.2.2 allows 20
 MAX_REFUSALS = 10  # for one marker: nor for those who hold evidence that policy refuses
-_ABANDONED_REASON = "cessationOfOperation"
 _INVITATION, _SUCCESSOR = "invitation:", "successor:"
 
 
@@ -187,8 +186,7 @@ def revoke(tx: Transaction, serial: int, *, reason: str, at: datetime) -> None:
 
     :raises Malformed: not a reason of RFC 5280. :raises NotFound: :raises Revoked: it was revoked before.
     """
-    if reason not in REASONS:
-        raise Malformed(f"not a reason to revoke: {reason[:40]!r}", hint="use one of " + ", ".join(REASONS))
+    entries.check_reason(reason)
     record = _credential(tx, serial_text(serial))
     if record.revoked_at is not None:
         raise Revoked(
@@ -203,8 +201,8 @@ def abandon(tx: Transaction, *, before: datetime, at: datetime) -> int:
     stale = tx.all(statements.STALE_INTENTS, {"p_before": micros(before)})
     for row in stale:
         record = rows.credential_from_row(row)
-        _take_back(tx, record, kind=entries.ABANDONED, reason=_ABANDONED_REASON, at=at)
-    return len(stale)
+        _take_back(tx, record, kind=entries.ABANDONED, reason=entries.ABANDONED_REASON, at=at)
+    return len(stale) + ssh_revocations.abandon(tx, before=before, at=at)
 
 
 def _take_back(tx: Transaction, record: CredentialRecord, *, kind: str, reason: str, at: datetime) -> None:
@@ -232,7 +230,7 @@ def note(tx: Transaction, event: Event) -> None:
 
     :raises Malformed: its kind is the ledger's own, or a text has what is not printable.
     """
-    if event.kind in entries.OF_TABLES or event.kind.startswith(entries.HOST_PREFIXES):
+    if event.kind in entries.OF_TABLES or event.kind.startswith(entries.PREFIXES):
         raise Malformed(f"events of kind {event.kind!r} are written with their row", hint="use another kind")
     for text in (event.kind, event.subject, *event.fields, *event.fields.values()):
         if not text.isprintable():  # a line break would forge lines of `log show`, an escape drive a terminal

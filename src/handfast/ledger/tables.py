@@ -147,6 +147,53 @@ host_registrations = Table(
     Column("registered_at", Big, nullable=False),
 )
 
+# One SSH certificate for one key, an intent until its certificate is set. ``keys_sha256`` is over all keys that came
+# with it: a marker is spent against these. ``kind``, ``holder``, ``valid_before`` and ``key_sha256`` repeat what the
+# grant says, for searching; the audit compares them.
+ssh_certificates = Table(
+    "ssh_certificates",
+    metadata,
+    Column("serial", Big, primary_key=True, autoincrement=False),
+    Column("marker", Text()),
+    Column("keys_sha256", LargeBinary(), nullable=False),
+    Column("key_sha256", LargeBinary(), nullable=False),
+    Column("kind", Text(), nullable=False),
+    Column("holder", Text(), nullable=False),
+    Column("valid_before", Big, nullable=False),
+    Column("grant_json", Text(), nullable=False),
+    Column("intended_at", Big, nullable=False),
+    Column("issued_at", Big),
+    Column("certificate", LargeBinary()),
+)
+
+# ``valid_before`` is the certificate's own: what is over leaves the list of revoked keys.
+ssh_revocations = Table(
+    "ssh_revocations",
+    metadata,
+    Column("serial", Big, ForeignKey("ssh_certificates.serial"), primary_key=True, autoincrement=False),
+    Column("valid_before", Big, nullable=False),
+    Column("revoked_at", Big, nullable=False),
+    Column("reason", Text(), nullable=False),
+    Column("kind", Text(), nullable=False),  # of the event that took it back
+)
+
+# Host keys that wait for a person. The same question may be asked again once it is over: then ``turn`` is higher.
+approvals = Table(
+    "approvals",
+    metadata,
+    Column("approval_id", String(16), primary_key=True),
+    Column("turn", Integer(), primary_key=True, autoincrement=False),
+    Column("machine", Text(), nullable=False),
+    Column("grant_json", Text(), nullable=False),
+    Column("reasons", Text(), nullable=False),
+    Column("asked_at", Big, nullable=False),
+    Column("expires_at", Big, nullable=False),
+    Column("decision", Text()),
+    Column("decided_at", Big),
+    Column("decided_by", Text()),
+    Column("decided_reason", Text()),
+)
+
 # ``kind``, ``subject`` and ``marker`` repeat what the entry says, for searching; the audit compares them. Only what
 # is logged a few times for each marker has one here: see ``entries.marker_of``.
 events = Table(

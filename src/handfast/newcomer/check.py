@@ -56,12 +56,7 @@ def check_answer(
     """
     trust = tuple(answer.trust)
     digest = answer_transcript(request, answer.certificate, trust, answer.time)
-    _check_signature(registrar_leaf, digest, answer.signature)
-    if abs(signed_time - hello_time) > CLOCK_STEP:
-        raise UntrustedPeer(
-            f"the registrar's clock moved from {hello_time:%H:%M:%S} to {signed_time:%H:%M:%S} within one join",
-            hint="an old answer may have been replayed: run it again",
-        )
+    check_proof(registrar_leaf, digest, answer.signature, signed_time=signed_time, hello_time=hello_time)
     try:
         leaf = load_certificate(answer.certificate)
         chain = [load_certificate(der) for der in answer.chain]
@@ -92,6 +87,22 @@ def _check_identity(identity: Identity, *, trust_domain: str, wish: Wish, at: da
         raise UntrustedPeer(f"asked for the names {wished}, got {got}", hint="nothing was kept")
     if not identity.not_before <= at < identity.not_after:
         raise UntrustedPeer(f"the certificate is not valid at the registrar's own time {at:%Y-%m-%d %H:%M}Z")
+
+
+def check_proof(
+    leaf: x509.Certificate, digest: bytes, signature: bytes, *, signed_time: datetime, hello_time: datetime
+) -> None:
+    """
+    Check that an answer was signed by the TLS key of the connection, within minutes of its hello.
+
+    :raises UntrustedPeer: it was not.
+    """
+    _check_signature(leaf, digest, signature)
+    if abs(signed_time - hello_time) > CLOCK_STEP:
+        raise UntrustedPeer(
+            f"the registrar's clock moved from {hello_time:%H:%M:%S} to {signed_time:%H:%M:%S} within one join",
+            hint="an old answer may have been replayed: run it again",
+        )
 
 
 def _check_signature(leaf: x509.Certificate, digest: bytes, signature: bytes) -> None:

@@ -28,7 +28,7 @@ from handfast.core.invitation import Address
 from handfast.core.roles import Role
 from handfast.errors import HandfastError, Malformed, Refused, Unreachable, UntrustedPeer
 
-CONNECT_TIMEOUT = 10.0  # seconds for one address
+CONNECT_TIMEOUT = 10.0  # seconds for one address, and for an answer to begin
 DEADLINE = 30.0  # seconds for everything on one connection: a peer that drips bytes does not hold us
 _HELLO = "/v1/hello"
 T = TypeVar("T")
@@ -82,16 +82,23 @@ class Connection:
         return leaf
 
     def request(
-        self, method: str, path: str, body: bytes | None = None, *, limit: int = wire.MAX_ANSWER
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        *,
+        limit: int = wire.MAX_ANSWER,
+        patience: float = CONNECT_TIMEOUT,
     ) -> tuple[int, bytes]:
         """
-        Send one request and return status and body.
+        Send one request and return status and body; ``patience`` is for what takes the registrar long (seconds).
 
         :raises Unreachable: no whole answer in time.
         :raises Malformed: an answer longer than ``limit`` bytes.
         """
         headers = {"Accept": "application/json"} | ({"Content-Type": "application/json"} if body else {})
         try:
+            self._socket.settimeout(patience)
             self._http.request(method, path, body=body, headers=headers)
             with contextlib.closing(self._http.getresponse()) as response:
                 answer = self._read(response, limit)
@@ -114,14 +121,16 @@ class Connection:
             raise http.client.IncompleteRead(answer, response.length)
         return answer
 
-    def call(self, method: str, path: str, kind: type[T], body: bytes | None = None) -> T:
+    def call(
+        self, method: str, path: str, kind: type[T], body: bytes | None = None, *, patience: float = CONNECT_TIMEOUT
+    ) -> T:
         """
         Send one request and return its answer as ``kind``.
 
         :raises HandfastError: the class that the registrar's problem names.
         """
-        status, answer = self.request(method, path, body)
-        if status >= 400:
+        status, answer = self.request(method, path, body, patience=patience)
+        if status >= 400 or status == http.client.ACCEPTED:  # the latter where a person has to approve first
             raise problem(answer, status, self.address)
         return wire.decode(answer, kind)
 
@@ -163,26 +172,33 @@ TimeJudge = Callable[[datetime], datetime]
 
 @contextlib.contextmanager
 def verified(
-    addresses: Sequence[Address], context: ssl.SSLContext, *, pin: bytes, judge: TimeJudge
+    addresses: Sequence[Address],
+    context: ssl.SSLContext,
+    *,
+    pin: bytes,
+    judge: TimeJudge,
+    deadline: float | None = None,
 ) -> Iterator[Verified]:
     """
     Connect to the first address that answers and prove that it is the registrar under ``pin``.
 
+    ``deadline`` is for all that is done within (seconds); by default what a request needs that is answered at once.
+
     :raises Unreachable: none answers.
     :raises UntrustedPeer: it is somebody else, or right root and wrong role.
     """
-    connection = _first(addresses, context)
+    connection = _first(addresses, context, deadline or DEADLINE)
     try:
         yield _verify(connection, pin=pin, judge=judge)
     finally:
         connection.close()
 
 
-def _first(addresses: Sequence[Address], context: ssl.SSLContext) -> Connection:
+def _first(addresses: Sequence[Address], context: ssl.SSLContext, deadline: float) -> Connection:
     failures: list[Unreachable] = []
     for address in addresses:
         try:
-            return Connection(address, context, deadline=DEADLINE)
+            return Connection(address, context, deadline=deadline)
         except Unreachable as error:
             failures.append(error)
     raise Unreachable("; ".join(error.message for error in failures), hint=failures[0].hint if failures else "")

@@ -8,7 +8,7 @@ from pathlib import Path
 from handfast.adapters import files
 from handfast.core import sshkeys, sshsig
 from handfast.core.hostproof import HostKeys
-from handfast.core.sshkeys import MAX_KEYS
+from handfast.core.sshkeys import MAX_KEYS, SshKey
 from handfast.errors import HandfastError, Malformed, NotFound, TooMuch
 
 DEFAULT_DIRECTORY = Path("/etc/ssh")
@@ -37,6 +37,33 @@ def load(directory: Path, *, ports: tuple[int, ...]) -> tuple[HostKeys, tuple[st
     if len(found) > MAX_KEYS:
         raise TooMuch(f"{len(found)} SSH host keys in {str(directory)!r}, at most {MAX_KEYS} can be published")
     return HostKeys(tuple(found), ports), tuple(remarks)
+
+
+def located(directory: Path) -> dict[SshKey, Path]:
+    """Return where each key in ``directory`` is, or would be: of one in an ssh-agent the public half is there."""
+    private = {*directory.glob(_PATTERN), *(path.with_suffix("") for path in directory.glob(f"{_PATTERN}.pub"))}
+    return {key: path for path in sorted(private) if (key := public(path)) is not None}
+
+
+def public(path: Path) -> SshKey | None:
+    """Return which key sshd has at the path of a ``HostKey``, as far as that is known. *Not* checked: that it does."""
+    try:
+        return _signer(path).public
+    except HandfastError:  # in ssh-agent, or in hardware: what is there is the public half
+        beside = path if path.suffix == ".pub" else path.with_name(f"{path.name}.pub")
+    try:
+        return sshkeys.parse(beside.read_text("utf-8", errors="replace"))
+    except (OSError, HandfastError):
+        return None
+
+
+def readable(path: Path) -> bool:
+    """Whether there is a private key that we can sign with. :raises Unsafe, Fault: as ``load``."""
+    try:
+        sshsig.load_private(files.read_private(path, group=_group(), limit=sshsig.MAX_PRIVATE))
+    except Malformed:
+        return False
+    return True
 
 
 def _signer(path: Path) -> sshsig.Signer:

@@ -21,6 +21,7 @@ from handfast.core.invitation import Address
 from handfast.core.keys import format_pin
 from handfast.core.ports import FirstWay
 from handfast.errors import HandfastError, Refused
+from handfast.newcomer.certificates import Certified, attempt
 from handfast.newcomer.check import Checked
 from handfast.newcomer.connection import Verified, verified
 from handfast.newcomer.exchange import exchange
@@ -37,6 +38,7 @@ class Joined:
     registrar: str
     address: Address
     clock_offset: timedelta
+    certified: Certified | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +57,12 @@ def join(
     owner: str | None,
     now: Callable[[], datetime],
     published: Published | None = None,
+    remark: Callable[[str], None] = lambda _remark: None,
 ) -> Joined | None:
     """
     Be introduced this way and adopt the credential in the key store; with ``published``, SSH host keys as well.
+
+    These are certified then, if the registrar does it: ``remark`` is told where not, which costs no credential.
 
     Returns None where this machine was introduced this way before and has renewed since: nothing is to be done.
 
@@ -74,6 +79,7 @@ def join(
         with verified(way.addresses, newcomer_context(), pin=way.pin, judge=judge) as registrar:  # (2)
             way.check_time(registrar.time)
             checked = exchange(way, registrar, keys, published.keys if published else None)  # (3) and (4)
+            certified = attempt(registrar, published.keys.signers, pin=way.pin, remark=remark) if published else None
         offset = checked.time - now()
         identity = describe(checked, registrar, way.addresses, pin=way.pin, offset=offset, method=way.method)
         identity["origin"] = way.purpose
@@ -83,7 +89,7 @@ def join(
             checked.leaf, checked.chain, checked.trust, keys.private_key, keys.reintroduction_key, identity
         )
         keystore.adopt(material, layouts=layouts, owner=owner)  # (5)
-    return Joined(checked, registrar.identity.machine, registrar.connection.address, offset)
+    return Joined(checked, registrar.identity.machine, registrar.connection.address, offset, certified)
 
 
 def _keys(way: FirstWay, keystore: Keystore, now: datetime) -> Pending | None:

@@ -21,9 +21,10 @@ from handfast.core.hostproof import HostKeys
 from handfast.core.hosts import Place
 from handfast.core.invitation import Address
 from handfast.core.keys import parse_pin
-from handfast.errors import Fault, HandfastError, Malformed, Refused
+from handfast.errors import Fault, HandfastError, Malformed, Refused, Waiting
 from handfast.introducers import reintroduction, renewal
 from handfast.newcomer import hostkeys
+from handfast.newcomer.certificates import Certified, attempt
 from handfast.newcomer.check import Checked
 from handfast.newcomer.connection import Verified, parse_time, verified
 from handfast.newcomer.exchange import exchange
@@ -54,8 +55,14 @@ class Held:
         The point is drawn from the serial, so that it is the same each time a timer asks, and another
         one for every machine and every credential.
         """
-        draw = int.from_bytes(hashlib.sha256(self.serial.to_bytes(16, "big")).digest()[:4], "big") / 2**32
-        return self.issued_at + (self.identity.not_after - self.issued_at) * (EARLIEST + (LATEST - EARLIEST) * draw)
+        seed = hashlib.sha256(self.serial.to_bytes(16, "big")).digest()
+        return drawn(self.issued_at, self.identity.not_after, seed)
+
+
+def drawn(begins: datetime, ends: datetime, seed: bytes) -> datetime:
+    """Return when the successor of what holds in this time is due; ``seed`` is evenly spread, and its own."""
+    draw = int.from_bytes(seed[:4], "big") / 2**32
+    return begins + (ends - begins) * (EARLIEST + (LATEST - EARLIEST) * draw)
 
 
 def held(keystore: Keystore) -> Held:
@@ -89,13 +96,15 @@ def renew(
     now: Callable[[], datetime],
     publish: Published | None = None,
     remark: Callable[[str], None] = lambda _remark: None,
+    certified: Callable[[Certified], None] | None = None,
 ) -> Held:
     """
     Get and adopt the successor of the credential in the key store; return what is held now.
 
     SSH host keys that were published before are published again, so that a new one becomes known and one that is gone
     is retired; ``remark`` is told what of that cannot be done, which keeps nobody from renewing. ``publish`` are others
-    from now on, and who asks for that is refused if they are.
+    from now on, and who asks for that is refused if they are. With ``certified``, SSH certificates for them are asked
+    for as well, and given to it in the end.
 
     The registrar's clock, not ours, says whether the credential has expired, since it also judges.
 
@@ -107,23 +116,39 @@ def renew(
         old = held(keystore)
         keys = keystore.pending(f"successor:{old.serial:032x}")
         host = publish.keys if publish is not None else _published(old, remark)
+        found: list[Certified | None] = []
+
+        def certify(registrar: Verified) -> None:
+            if certified is not None and host is not None:
+                found.append(attempt(registrar, host.signers, pin=old.pin, remark=remark))
+
         try:
-            checked, registrar, method = _succeed(old, keys, host, keystore, now=now)
-        except Refused as error:
+            checked, registrar, method = _succeed(old, keys, host, keystore, now=now, then=certify)
+        except (Refused, Waiting) as error:
             if host is None or publish is not None:
                 raise
-            # A host key that was retired must not end the credential too, whose renewal nobody took back.
+            # A host key that was retired, or that a person has to look at, must not end the credential too, whose
+            # renewal nobody took back.
             checked, registrar, method = _succeed(old, keys, None, keystore, now=now)
             remark(f"the SSH host keys are not published: {error.message}")
         about = describe(checked, registrar, old.addresses, pin=old.pin, offset=checked.time - now(), method=method)
-        about["predecessor"] = f"{old.serial:032x}"
-        about["origin"] = old.material.identity.get("origin")  # so that `join` knows it when it is said again
-        before = {key: old.material.identity[key] for key in ("ssh_dir", "ssh_ports") if key in old.material.identity}
-        about |= before if publish is None else about_ssh(publish)
-        keystore.adopt(
-            Material(checked.leaf, checked.chain, checked.trust, keys.private_key, keys.reintroduction_key, about)
-        )
-        return held(keystore)
+        about |= _inherited(old, publish)
+        mine = (keys.private_key, keys.reintroduction_key)
+        keystore.adopt(Material(checked.leaf, checked.chain, checked.trust, *mine, about))
+        current = held(keystore)
+    if certified is not None and found and found[0] is not None:
+        certified(found[0])
+    return current
+
+
+def _inherited(old: Held, publish: Published | None) -> dict[str, object]:
+    """Return what ``identity.json`` says of where a credential comes from, and of host keys that go along."""
+    before = old.material.identity
+    # The origin is there so that `join` knows it when it is said again.
+    about = {"predecessor": f"{old.serial:032x}", "origin": before.get("origin")}
+    if publish is not None:
+        return about | about_ssh(publish)
+    return about | {key: before[key] for key in ("ssh_dir", "ssh_ports") if key in before}
 
 
 def _published(old: Held, remark: Callable[[str], None]) -> HostKeys | None:
@@ -143,18 +168,30 @@ def _published(old: Held, remark: Callable[[str], None]) -> HostKeys | None:
 
 
 def _succeed(
-    old: Held, keys: Pending, host: HostKeys | None, keystore: Keystore, *, now: Callable[[], datetime]
+    old: Held,
+    keys: Pending,
+    host: HostKeys | None,
+    keystore: Keystore,
+    *,
+    now: Callable[[], datetime],
+    then: Callable[[Verified], None] = lambda _registrar: None,
 ) -> tuple[Checked, Verified, str]:
     same = Wish(old.identity.role, old.identity.names)
     renewing = renewal.Renewing(old.material.private_key, old.serial, old.pin, same)
     with _connect(old, now=now, proving=None) as registrar:
         if registrar.time >= old.identity.not_after:
             returning = reintroduction.Returning(old.material.reintroduction_key, old.serial, old.pin, same)
-            return exchange(returning, registrar, keys, host), registrar, returning.method
+            checked, method = exchange(returning, registrar, keys, host), returning.method
+            then(registrar)
+            return checked, registrar, method
         if not old.identity.role.dials:  # its certificate cannot be a client's, see introducers.renewal
-            return exchange(renewing, registrar, keys, host), registrar, renewing.method
+            checked = exchange(renewing, registrar, keys, host)
+            then(registrar)
+            return checked, registrar, renewing.method
     with _connect(old, now=now, proving=keystore) as registrar:
-        return exchange(renewing, registrar, keys, host), registrar, renewing.method
+        checked = exchange(renewing, registrar, keys, host)
+        then(registrar)
+        return checked, registrar, renewing.method
 
 
 def _connect(old: Held, *, now: Callable[[], datetime], proving: Keystore | None) -> AbstractContextManager[Verified]:

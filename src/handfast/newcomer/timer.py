@@ -1,4 +1,4 @@
-"""The systemd service and timer that keep a credential fresh."""
+"""The systemd service and timer that keep a credential and SSH certificates fresh."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SYSTEM_UNITS = Path("/etc/systemd/system")
 _SERVICE = """\
 # Written by `handfast renew --install`; `handfast renew --out {out}` does the same by hand.
 [Unit]
-Description=Renew the Handfast credential in {out}
+Description=Renew what Handfast keeps in {out}
 After=network-online.target
 Wants=network-online.target
 
@@ -32,7 +32,7 @@ PrivateTmp=yes
 _TIMER = """\
 # Written by `handfast renew --install`. It asks often and changes seldom: --if-due decides.
 [Unit]
-Description=Ask whether the Handfast credential in {out} is due
+Description=Ask whether what Handfast keeps in {out} is due
 
 [Timer]
 OnBootSec=2min
@@ -44,11 +44,12 @@ WantedBy=timers.target
 """
 
 
-def install_timer(out: Path, *, command: str | None, unit_dir: Path | None) -> list[str]:
+def install_timer(out: Path, *, command: str | None, unit_dir: Path | None, ssh: bool = False) -> list[str]:
     """
-    Write the units for the credential in ``out`` and start the timer; return what was done, as sentences.
+    Write the units for what is in ``out`` and start the timer; return what was done, as sentences.
 
-    With ``unit_dir`` the units are only written there.
+    With ``ssh`` SSH certificates are asked for also where there are none yet. With ``unit_dir`` the units are only
+    written there.
 
     :raises UsageError: the path cannot stand in a unit, or this is no systemd.
     :raises Fault: systemctl failed; the units are in place.
@@ -62,7 +63,7 @@ def install_timer(out: Path, *, command: str | None, unit_dir: Path | None) -> l
     directory = unit_dir or _unit_directory()
     service, timer = directory / f"{name}.service", directory / f"{name}.timer"
     directory.mkdir(parents=True, exist_ok=True)
-    write_atomic(service, _SERVICE.format(out=place, command=_exec_start(place, command)).encode(), 0o644)
+    write_atomic(service, _SERVICE.format(out=place, command=_exec_start(place, command, ssh=ssh)).encode(), 0o644)
     write_atomic(timer, _TIMER.format(out=place).encode(), 0o644)
     done = [f"wrote {service}", f"wrote {timer}"]
     if unit_dir is None:
@@ -73,8 +74,18 @@ def install_timer(out: Path, *, command: str | None, unit_dir: Path | None) -> l
     return done
 
 
+def has_timer(out: Path) -> bool:
+    """Whether this user's systemd has the units for ``out``, with whatever hook they were written for."""
+    return runs_systemd() and (_unit_directory() / f"handfast-renew-{_escape(out.absolute())}.timer").exists()
+
+
+def runs_systemd() -> bool:
+    """Whether this machine was booted with it (sd_booted(3))."""
+    return Path("/run/systemd/system").is_dir()
+
+
 def _unit_directory() -> Path:
-    if not Path("/run/systemd/system").is_dir():
+    if not runs_systemd():
         raise UsageError(
             "this machine does not run systemd", hint="run `handfast renew --if-due` from cron, or give --unit-dir"
         )
@@ -89,8 +100,8 @@ def _escape(path: Path) -> str:
     return b"-".join(parts).decode()
 
 
-def _exec_start(out: Path, command: str | None) -> str:
-    words = [*OURSELVES, "renew", "--out", str(out), "--if-due"]
+def _exec_start(out: Path, command: str | None, *, ssh: bool) -> str:
+    words = [*OURSELVES, "renew", "--out", str(out), *(["--ssh"] if ssh else []), "--if-due"]
     if command:
         words += ["--exec", command]
     return " ".join(_quote(word) for word in words)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 
-from handfast.core import dn
+from handfast.core import dn, span
 from handfast.core.flow import Finding, Grant
 from handfast.core.hosts import Host
 from handfast.core.names import IPAddress, Names
@@ -43,9 +43,7 @@ def decide(
     entitled, wish = finding.entitlement, finding.wish
     role = wish.role if wish.role is not None else _only(entitled.roles)
     names = wish.names or entitled.names
-    lifetime = rules.lifetime_of(role) if role is not None else rules.lifetime
-    if wish.lifetime is not None:
-        lifetime = min(lifetime, wish.lifetime)
+    lifetime = _lifetime(finding, rules.lifetime_of(role) if role is not None else rules.lifetime, now)
     reasons = (
         *_against_role(finding, rules, role),
         *_against_names(finding, issuer, names, located),
@@ -71,6 +69,13 @@ def decide(
         subject=wish.subject,
         host=None if finding.host is None else decide_host(finding.host, rules, known=known),
     )
+
+
+def _lifetime(finding: Finding, longest: timedelta, now: datetime) -> timedelta:
+    wished, until = finding.wish.lifetime, finding.entitlement.until
+    if wished is not None:
+        longest = min(longest, wished)
+    return longest if until is None else min(longest, until - now)
 
 
 def _refuse(reasons: tuple[str, ...], finding: Finding) -> None:
@@ -139,12 +144,13 @@ def _against_place_and_time(finding: Finding, rules: Rules, source: IPAddress | 
         verdict = f"not from {', '.join(map(str, networks))}" if networks else "and no network at all is allowed"
         yield f"the call comes from {source}, {verdict}"
     if finding.expired_at is not None and now > finding.expired_at + rules.return_within:
-        yield f"its credential ended at {finding.expired_at:%Y-%m-%d %H:%M}Z, over {rules.return_within} ago"
+        limit = span.written(rules.return_within)
+        yield f"its credential ended at {finding.expired_at:%Y-%m-%d %H:%M}Z, over {limit} ago"
 
 
 def _against_life(lifetime: timedelta, issuer: Issuer, now: datetime) -> Iterator[str]:
     if lifetime < SHORTEST:
-        yield f"a lifetime of {lifetime} is under {SHORTEST}"
+        yield f"a lifetime of {span.written(lifetime)} is under {span.written(SHORTEST)}"
     if issuer.not_after - now < SHORTEST:
         yield f"the issuing CA ends at {issuer.not_after:%Y-%m-%d %H:%M}Z"
 

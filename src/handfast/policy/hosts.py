@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 
 from handfast.core import sshsig
 from handfast.core.flow import HostFinding, HostGrant
 from handfast.core.hosts import Host, How
 from handfast.core.names import ip_address
+from handfast.core.records import Machine
 from handfast.core.sshkeys import MAX_KEYS, PROVABLE, SshKey
 from handfast.errors import HandfastError, PolicyRefused
 from handfast.policy.rules import Rules
 
 MAX_DETAIL = 200  # characters
+MAX_SHOWN = 4  # keys, or names, that a reason spells out
+MAX_REASON = 400  # characters, of which four names can be more
 
 
 def decide_host(finding: HostFinding, rules: Rules, *, known: Host | None) -> HostGrant:
@@ -27,15 +31,90 @@ def decide_host(finding: HostFinding, rules: Rules, *, known: Host | None) -> Ho
     """
     if reasons := tuple(against_host(finding, rules, known)):
         raise PolicyRefused(reasons, hint=f"see `handfast host show {finding.machine}`")
+    quiet = finding.how in rules.ssh.certificates.approve  # see ``changes``, which comes before
+    return _grant(finding, complete=finding.complete, quiet=quiet)
+
+
+def _grant(finding: HostFinding, *, complete: bool, quiet: bool) -> HostGrant:
     return HostGrant(
         machine=finding.machine,
         keys=tuple(sorted(set(finding.keys))),
         how=finding.how,
         detail="".join(filter(str.isprintable, finding.detail))[:MAX_DETAIL],
         place=finding.place,
-        complete=finding.complete,
+        complete=complete,
         basis=finding.basis,
+        quiet=quiet,
     )
+
+
+def changes(
+    finding: HostFinding,
+    rules: Rules,
+    *,
+    known: Host | None,
+    others: Mapping[str, Host],
+    introduced: Machine | None = None,
+) -> tuple[str, ...]:
+    """
+    Return, where a person has to look first, what of that which is known these keys and this place would change.
+
+    ``others`` are the living machines that are reached as something which the finding claims, by how they are.
+    ``introduced`` is who has a credential in the machine's name. Nothing is changed by the first keys of a machine that
+    nobody knows, as something that nobody is reached as; nor by keys for which keys that are known vouch.
+    """
+    if finding.how not in rules.ssh.certificates.approve:
+        return ()
+    reasons = (*_of_keys(finding, known), *_of_name(finding, known, introduced), *_of_places(finding, others))
+    return tuple(reason if len(reason) <= MAX_REASON else f"{reason[: MAX_REASON - 1]}…" for reason in reasons)
+
+
+def propose(finding: HostFinding, rules: Rules, *, known: Host | None, others: Mapping[str, Host]) -> HostGrant:
+    """
+    Return what a person is asked about: that these are all the machine's keys, however well it had others.
+
+    :raises PolicyRefused: with every reason that not even a person's yes would lift.
+    """
+    keys = set(finding.keys)
+    retired = {each.key for each in known.retired} & keys if known is not None else set()
+    reasons = (
+        *_against(finding.machine, finding.how, rules),
+        *_against_keys(keys),
+        *(f"{key.fingerprint} was retired: only an operator brings it back" for key in sorted(retired)),
+        *(f"{name!r} is itself a machine" for name in sorted(others) if others[name].machine == name),
+    )
+    if reasons:
+        raise PolicyRefused(reasons, hint=f"see `handfast host show {finding.machine}`")
+    return _grant(finding, complete=True, quiet=False)
+
+
+def _of_keys(finding: HostFinding, known: Host | None) -> Iterator[str]:
+    had = known.current if known is not None else frozenset()
+    keys, machine = set(finding.keys), finding.machine
+    if not had or (finding.basis and had >= set(finding.basis)):
+        return
+    if new := keys - had:
+        yield f"new keys for {machine!r}: {_few(key.fingerprint for key in sorted(new))}"
+    if (gone := had - keys) and (new or finding.complete):
+        yield f"keys that {machine!r} has now, and would not have: {_few(key.fingerprint for key in sorted(gone))}"
+
+
+def _of_name(finding: HostFinding, known: Host | None, introduced: Machine | None) -> Iterator[str]:
+    # Who was introduced makes its host keys known by its credential. To answer at its address is less than that.
+    if finding.how is How.SSH_HOSTKEY and introduced is not None and not (known is not None and known.current):
+        yield f"{finding.machine!r} holds a credential as {introduced.role!s}, and by that no host keys"
+
+
+def _of_places(finding: HostFinding, others: Mapping[str, Host]) -> Iterator[str]:
+    for machine in sorted({host.machine for host in others.values()} - {finding.machine}):
+        taken = sorted(each for each, host in others.items() if host.machine == machine)
+        yield f"{machine!r} is reached now as {_few(map(repr, taken))}"
+
+
+def _few(texts: Iterable[str]) -> str:
+    found = list(texts)
+    more = f" and {len(found) - MAX_SHOWN} more" if len(found) > MAX_SHOWN else ""
+    return ", ".join(found[:MAX_SHOWN]) + more
 
 
 def expect_host(machine: str, how: How, rules: Rules, *, known: Host | None) -> None:
@@ -69,13 +148,7 @@ def against_host(finding: HostFinding, rules: Rules, known: Host | None) -> Iter
     """Give every reason against believing these keys."""
     yield from _against(finding.machine, finding.how, rules)
     had = known.current if known is not None else frozenset()
-    keys = set(finding.keys) if finding.complete else had | set(finding.keys)
-    if len(keys) > MAX_KEYS:
-        yield f"{len(keys)} host keys, at most {MAX_KEYS} are allowed"
-    for key in sorted(keys):
-        # OpenSSH takes some encodings for one key, which would be two here: one with another owner, or not retired.
-        if key.algorithm in PROVABLE and (why := _unfit(key)):
-            yield f"{key.fingerprint} ({key.algorithm}) is no fit host key: {why}"
+    yield from _against_keys(set(finding.keys) if finding.complete else had | set(finding.keys))
     best = known.grade if known is not None else None
     if best is not None and known is not None and finding.how.grade < best:
         # An operator takes back what he, or a rotation, has retired: nobody else can.
@@ -87,6 +160,16 @@ def against_host(finding: HostFinding, rules: Rules, known: Host | None) -> Iter
             )
         if finding.complete and (missing := had - set(finding.keys)):
             yield f"{', '.join(sorted(key.fingerprint for key in missing))} is known better than by {finding.how.value}"
+
+
+def _against_keys(keys: AbstractSet[SshKey]) -> Iterator[str]:
+    """Give every reason against these being all keys of a machine."""
+    if len(keys) > MAX_KEYS:
+        yield f"{len(keys)} host keys, at most {MAX_KEYS} are allowed"
+    for key in sorted(keys):
+        # OpenSSH takes some encodings for one key, which would be two here: one with another owner, or not retired.
+        if key.algorithm in PROVABLE and (why := _unfit(key)):
+            yield f"{key.fingerprint} ({key.algorithm}) is no fit host key: {why}"
 
 
 def _unfit(key: SshKey) -> str | None:

@@ -12,15 +12,16 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 
-from handfast.core import dn
+from handfast.core import dn, span
 from handfast.core.invitation import Address, InvitationLine, key_id
 from handfast.core.names import IPNetwork, Names, dns_name, machine_name
 from handfast.core.ports import Clock, Ledger
-from handfast.core.records import REASONS, CredentialRecord, Event, Invitation, Machine
+from handfast.core.records import REASONS, CredentialRecord, Event, Invitation, Machine, SshRecord
 from handfast.core.roles import GRANTABLE, Role
 from handfast.core.secret import Secret
 from handfast.errors import InvitationCancelled, Malformed, NotFound, Refused, Revoked, UsageError
 from handfast.introducers import nifi
+from handfast.registrar import ssh_revoke
 
 LONGEST_INVITATION = timedelta(days=30)
 MOST_USES = 1000
@@ -226,31 +227,72 @@ class Administration:
             doors = [invitation] if invitation.cancelled is None else []
             affected = partial(self._line, invitation, code)
         else:
-            view = self.show(what)
-            # A used one of which no certificate came too: when its intent is abandoned its key may ask again.
-            unissued = {held.marker for held in view.credentials if held.certificate is None}
-            doors = [each for each in view.invitations if _usable(each, unissued, now)]
-            affected = partial(self._revocable, view.name, now)
+            doors = self._doors(what, now)
+            affected = partial(self._revocable, machine_name(what), now)
         _finish([self.ledger.cancel(each.key_id, reason=code, at=now) for each in doors])
         revoked: set[int] = set()
         # Again, until nothing is found: a join or a renewal may have come in between. Each pass closes its way.
         while serials := set(affected()) - revoked:
             _finish([self.ledger.revoke(number, reason=code, at=now) for number in sorted(serials)])
             revoked |= serials
-        of_machine = record is None and invitation is None and code != "superseded"
-        retired = of_machine and self._retire_host_keys(machine_name(what), reason, now)
+        retired = code != "superseded" and self._ssh_of(record or invitation, what, reason, now)
         if not revoked and not doors and not retired:
             raise _nothing_left(what, record)
         self._remark(what, reason, code)
         return tuple(sorted(revoked))
 
-    def _retire_host_keys(self, machine: str, reason: str, now: datetime) -> bool:
-        """Whoever has the machine has its SSH host keys too, so they go with what it holds. Return whether any did."""
+    def _doors(self, name: str, now: datetime) -> list[Invitation]:
+        """Return by what a machine could still get in. :raises NotFound: no such machine, for SSH neither."""
         try:
-            self.ledger.remove_host(machine, reason=reason, at=now).result()
-        except NotFound:  # it had none
+            view = self.show(name)
+        except NotFound:
+            host = self.ledger.host(machine_name(name))
+            if host is not None and host.lives:  # it may have SSH certificates, and nothing else
+                return []
+            if ssh_revoke.is_serial(self.ledger, name):
+                raise NotFound(f"no machine {name!r}", hint="it is an SSH certificate's serial: add --ssh") from None
+            raise
+        # A used one of which no certificate came too: when its intent is abandoned its key may ask again.
+        unissued = {held.marker for held in view.credentials if held.certificate is None}
+        return [each for each in view.invitations if _usable(each, unissued, now)]
+
+    def machine_of(self, what: str) -> str | None:
+        """Return whose ``what`` is that ``revoke`` takes; None where nobody has it."""
+        serial, invitation = _serial(what), self.ledger.invitation(what.lower())
+        first = invitation or (self.ledger.credential(serial) if serial is not None else None)
+        if first is not None:
+            return first.machine
+        with contextlib.suppress(Malformed):
+            return machine_name(what)
+        return None
+
+    def revoke_ssh(self, serial: str, *, reason: str) -> SshRecord:
+        """
+        Take back one SSH certificate, by its serial in decimal digits, and return it.
+
+        :raises UsageError: as ``revoke``. :raises Malformed: no such serial. :raises NotFound: :raises Revoked: it was.
+        """
+        code = _reason(reason)
+        record = ssh_revoke.revoke_certificate(self.ledger, serial, reason=code, at=self.clock.now())
+        self._remark(serial, reason, code)
+        return record
+
+    def _ssh_of(self, first: CredentialRecord | Invitation | None, what: str, reason: str, now: datetime) -> bool:
+        """
+        Take back for SSH what a machine has, or its certificates where it has no credential left; return whether any.
+
+        Its host keys retire with the machine alone, and the ledger revokes in that transaction what certifies them.
+        """
+        code = _reason(reason)
+        if first is None:
+            machine = machine_name(what)
+            retired = ssh_revoke.remove(self.ledger, machine, reason=reason, at=now)
+            return ssh_revoke.take_back(self.ledger, machine, code=code, at=now) or retired
+        held, machine = self.ledger.credentials(first.machine), first.machine
+        came = isinstance(first, CredentialRecord) or any(each.marker == first.marker for each in held)
+        if not came or self._revocable(machine, now):
             return False
-        return True
+        return ssh_revoke.take_back(self.ledger, machine, code=code, at=now)
 
     def _remark(self, what: str, reason: str, code: str) -> None:
         if code == "unspecified" and reason != code:
@@ -305,7 +347,7 @@ def check_time(lasting: timedelta) -> None:
     """Refuse an invitation's length. :raises UsageError: zero, negative, or too long."""
     if not timedelta(seconds=1) <= lasting <= LONGEST_INVITATION:
         longest = f"{LONGEST_INVITATION.days}d"
-        raise UsageError(f"an invitation lasts from 1s to {longest}, not {lasting}", hint="see `--for`")
+        raise UsageError(f"an invitation lasts from 1s to {longest}, not {span.written(lasting)}", hint="see `--for`")
 
 
 def check_reason(text: str) -> None:

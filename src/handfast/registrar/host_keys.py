@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from handfast.core.flow import Evidence, HostFinding
@@ -18,16 +18,19 @@ from handfast.core.hosts import Host, How, Place
 from handfast.core.invitation import key_id
 from handfast.core.names import Names, machine_name
 from handfast.core.ports import HostIntroducer, Ledger
-from handfast.core.records import Invitation
+from handfast.core.records import Invitation, SshRecord
 from handfast.core.roles import Role
+from handfast.core.sshcert import Kind
 from handfast.core.sshkeys import SshKey
 from handfast.errors import AlreadySpent, NotFound, Refused, UsageError
 from handfast.policy.hosts import decide_host, expect_host
 from handfast.policy.rules import Rules
 from handfast.registrar.administer import check_reason, check_time
+from handfast.registrar.approvals import settle
 from handfast.registrar.introduce import LedgerContext, refusal
 
 ONE_TIME = frozenset({How.BUCKET, How.PHONE_HOME})
+_MOST_SHOWN = 20  # certificates of a machine
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +48,14 @@ class HostKeys:
 
         :raises Refused: by the introducer, by policy (every reason), or by the ledger: the marker is spent, a key is
             another machine's or was retired.
-        :raises Fault: the ledger could not make it durable.
+        :raises Waiting: a person has to look at them first. :raises Fault: the ledger could not make it durable.
         """
         introducer = self.introducers.get(evidence.method)
         if introducer is None:
             raise NotFound(f"no way {evidence.method[:40]!r} for host keys to become known here")
         finding = introducer.verify(evidence, self.context)  # (1)
         try:
+            await settle(finding, self.rules, self.ledger, at=self.context.now())
             grant = decide_host(finding, self.rules, known=self.ledger.host(finding.machine))  # (2)
             return await asyncio.wrap_future(self.ledger.register(grant, finding.once, at=self.context.now()))  # (3)
         except AlreadySpent:
@@ -87,6 +91,7 @@ class HostKeys:
         name = machine_name(machine)
         finding = HostFinding(name, keys, how, detail, None, place, complete, basis)
         grant = decide_host(finding, self.rules, known=self.ledger.host(name))
+        grant = replace(grant, quiet=False)  # the person who would be asked is the one who says it
         return self.ledger.register(grant, None, at=self.context.now()).result()
 
     def expect(self, machine: str, public_half: bytes, *, how: How, names: Names, lasting: timedelta) -> Invitation:
@@ -136,6 +141,11 @@ class HostKeys:
         if found is None:
             raise NotFound(f"no host keys of {machine!r} are known", hint="`handfast host list` shows whose are")
         return found
+
+    def certificates(self, machine: str) -> list[SshRecord]:
+        """Return the SSH certificates of a machine, the newest first, as many as a person looks at."""
+        held = self.ledger.ssh_certificates(machine)  # a person may be called as a machine is
+        return [each for each in held if each.kind is Kind.HOST][:_MOST_SHOWN]
 
     def retire(self, machine: str, fingerprint: str, *, reason: str) -> Host:
         """Take a key back, named by its fingerprint. :raises NotFound: the machine does not have it."""

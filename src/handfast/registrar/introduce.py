@@ -8,6 +8,7 @@ THE FLOW. Every way into this authority runs through ``Registrar.introduce``, in
     (5) issued    ledger                 what will be answered is what is on record
     (6) answer    the caller's TLS key   signs request, leaf, roots and time
 
+Before (2), where SSH host keys would change what is known, a person is asked (``approvals.settle``).
 Spending comes after verifying, so that nobody can burn another's invitation, and is durable before
 anything is signed, so that no certificate exists which the ledger does not know. A crash between (3)
 and (5) is mended by the newcomer's retry: the same key gets the same intent.
@@ -24,13 +25,16 @@ from typing import Protocol
 
 from handfast.core import nonce
 from handfast.core.flow import Answer, Credential, Evidence, Finding, Grant
+from handfast.core.hosts import Host
 from handfast.core.names import IPAddress, Names
 from handfast.core.ports import Authority, Clock, Introducer, Ledger
-from handfast.core.records import CredentialRecord, Event, Invitation
+from handfast.core.records import CredentialRecord, Event, Invitation, SshRecord
 from handfast.core.secret import Secret
+from handfast.core.sshkeys import SshKey
 from handfast.errors import AlreadySpent, NotFound, Refused
 from handfast.policy.decide import decide, to_locate
 from handfast.policy.rules import Rules
+from handfast.registrar.approvals import settle
 
 
 class Prover(Protocol):
@@ -57,6 +61,7 @@ class LedgerContext:
     pin: bytes
     trust_domain: str
     nonce_key: Secret
+    ssh_host_ca: SshKey
 
     def now(self) -> datetime:
         """Return the time, aware, UTC."""
@@ -91,6 +96,18 @@ class LedgerContext:
         """Count the machine's renewals since then, without those of ``record`` itself: they are retries."""
         return self.ledger.renewals_since(record, since)
 
+    def host_of_key(self, key: SshKey) -> Host | None:
+        """Return the machine whose SSH host key that is now."""
+        return self.ledger.host_of_key(key)
+
+    def ssh_certificate(self, serial: int) -> SshRecord | None:
+        """Return an SSH certificate, intended or issued."""
+        return self.ledger.ssh_certificate(serial)
+
+    def ssh_certificates_of(self, key: SshKey) -> list[SshRecord]:
+        """Return the last certificates for a key, the newest first."""
+        return self.ledger.ssh_certificates_of(key)
+
 
 @dataclass(frozen=True, slots=True)
 class Registrar:
@@ -116,11 +133,13 @@ class Registrar:
         ``admit`` may refuse what is proved before it costs more than proving it: who sends too much is known then.
 
         :raises Refused: by the introducer, by policy (every reason) or because the marker is spent.
+        :raises Waiting: a person has to look at its SSH host keys first.
         :raises Fault: the ledger could not make it durable; nothing was signed.
         """
         finding = self._verify(evidence)  # (1)
         admit(finding)
         try:
+            await settle(finding.host, self.rules, self.ledger, at=self.context.now())
             grant = await self._decide(finding, evidence)  # (2)
             now = self.context.now()
             intent = await asyncio.wrap_future(self.ledger.intend(grant, finding.once, at=now))  # (3)

@@ -10,10 +10,11 @@ from datetime import timedelta
 import msgspec
 
 from handfast.core import views
-from handfast.core.names import machine_name, network
+from handfast.core.names import network
 from handfast.core.records import Invitation, Machine
 from handfast.core.roles import Role
-from handfast.errors import Malformed, UsageError
+from handfast.errors import UsageError
+from handfast.registrar import ssh_revoke
 from handfast.registrar.administer import Administration
 
 _MOST = 20  # alarms and invitations of a machine in a list, as of credentials
@@ -50,6 +51,11 @@ class LocalOperator:
             secret = line.reveal()
         view = views.invitation_view(invitation, self.administration.clock.now())
         return views.InviteAnswer(secret, view, list(self.administration.remarks(invitation)))
+
+    def certificates(self) -> list[views.CertificateView]:
+        """Return the SSH certificates that are not over, the newest first; 1,000 at most."""
+        now = self.administration.clock.now()
+        return [views.certificate_view(each, now) for each in self.administration.ledger.ssh_certificates(after=now)]
 
     def list(self) -> list[views.MachineView]:
         """Return every machine, without history."""
@@ -99,15 +105,24 @@ class LocalOperator:
         )
 
     def revoke(self, request: views.RevokeRequest) -> views.RevokeAnswer:
-        """Revoke a machine or a serial; see ``Administration.revoke`` for what is refused."""
-        before = self._host_keys(request.what)
+        """Revoke a machine or a serial; see ``Administration.revoke`` and ``revoke_ssh`` for what is refused."""
+        if request.kind == "ssh":
+            taken = self.administration.revoke_ssh(request.what, reason=request.reason)
+            return views.RevokeAnswer([], [], [str(taken.serial)])
+        before = self._of_ssh(request.what)
         serials = self.administration.revoke(request.what, reason=request.reason)
-        retired = before - self._host_keys(request.what)
-        return views.RevokeAnswer([views.serial_text(serial) for serial in serials], sorted(retired))
+        keys, certificates = (then - now for then, now in zip(before, self._of_ssh(request.what), strict=True))
+        return views.RevokeAnswer(
+            [views.serial_text(serial) for serial in serials], sorted(keys), sorted(certificates, key=int)
+        )
 
-    def _host_keys(self, what: str) -> set[str]:
-        try:
-            host = self.administration.ledger.host(machine_name(what))
-        except Malformed:  # a serial as openssl prints it
-            return set()
-        return {each.key.fingerprint for each in host.keys} if host is not None else set()
+    def _of_ssh(self, what: str) -> tuple[set[str], set[str]]:
+        """Return fingerprints of host keys, and serials of certificates, that what is revoked may take along."""
+        administration = self.administration
+        machine = administration.machine_of(what)
+        host = administration.ledger.host(machine) if machine is not None else None
+        keys = {each.key.fingerprint for each in host.keys} if host is not None else set()
+        held = (
+            ssh_revoke.held(administration.ledger, machine, administration.clock.now()) if machine is not None else []
+        )
+        return keys, {str(each.serial) for each in held}

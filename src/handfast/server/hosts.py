@@ -20,12 +20,14 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from handfast.core import knownhosts, views
+from handfast.core import knownhosts, sshkeys, views, vouched
 from handfast.core.flow import Channel, Evidence
-from handfast.core.hosts import SSH_PORT, How, spelling
+from handfast.core.hosts import SSH_PORT, Host, How, spelling
 from handfast.core.invitation import key_id
+from handfast.core.knownhosts import Speaker
 from handfast.core.names import ip_address, machine_name
 from handfast.core.secret import Secret
+from handfast.core.vouched import Signature
 from handfast.errors import Fault, Malformed, NotAuthorized, NotFound, TooMuch
 from handfast.introducers.phone_home import PhoneHomeReport, public_half
 from handfast.policy.rules import HostRules, Readers
@@ -85,8 +87,14 @@ async def read(call: Call, work: Callable[..., T], *args: Any) -> T:
 async def host(call: Call) -> web.Response:
     """The SSH host keys of a machine, how each became known, and its lines for known_hosts."""
     service = call.state.service
-    found = await read(call, service.host_keys.host, call.request.match_info["name"])
-    return json(views.host_view(found, accept=service.host_keys.rules.ssh.accept))
+    return json(await read(call, lambda: shown(service, service.host_keys.host(call.request.match_info["name"]))))
+
+
+def shown(service: Service, host: Host) -> views.HostView:
+    """Return a machine as it is shown by itself: with its newest SSH certificates."""
+    now, accept = service.clock.now(), service.host_keys.rules.ssh.accept
+    held = [views.certificate_view(each, now) for each in service.host_keys.certificates(host.machine)]
+    return views.host_view(host, accept=accept, certificates=held)
 
 
 async def hosts(call: Call) -> web.Response:
@@ -107,35 +115,43 @@ async def lookup(call: Call) -> web.Response:
     readable(call)
     service, query = call.state.service, call.request.query
     wanted = spelling(_normal(query.get("host", "")), _port(query.get("port", str(SSH_PORT))))
-    found = await read(call, service.ledger.host_at, wanted)
-    if found is None:
-        raise NotFound(f"no machine is known as {wanted[:300]!r}")
-    return json(views.host_view(found, accept=service.host_keys.rules.ssh.accept))
+
+    def look_up() -> views.HostView:
+        found = service.ledger.host_at(wanted)
+        if found is None:
+            raise NotFound(f"no machine is known as {wanted[:300]!r}")
+        return shown(service, found)
+
+    return json(await read(call, look_up))
 
 
 async def snapshot_content(call: Call) -> web.Response:
     """All machines in one file, to be looked into offline; ``snapshot/signature`` vouches for it."""
     readable(call)
     made = await current(call)
-    return await _unless_held(call, made.content, made)
+    return await unless_held(call, made.content, made.sha256)
 
 
 async def snapshot_signature(call: Call) -> web.Response:
     """The registrar's word, of this moment, for its snapshot: ECDSA by its TLS key, with the chain to the pin."""
     readable(call)
     made = await current(call)
+    return json(vouch(call, snapshot.LABEL, made.sha256))
+
+
+def vouch(call: Call, label: bytes, sha256: bytes) -> Signature:
+    """Return our word, of this moment, for a file with this SHA-256; ``label`` says what kind of file."""
     identity, authority = call.state.identity, call.state.service.authority
     if identity is None:  # unreachable: these routes are on TLS listeners only
-        raise Fault("a snapshot without TLS")
-    return json(
-        snapshot.sign(
-            made.sha256,
-            at=call.state.service.clock.now(),
-            signer=lambda data: identity.key.sign(data, ec.ECDSA(hashes.SHA256())),
-            leaf=identity.certificate.public_bytes(Encoding.DER),
-            chain=authority.chain,
-            trust=authority.trust,
-        )
+        raise Fault("a word of ours without TLS")
+    return vouched.sign(
+        label,
+        sha256,
+        at=call.state.service.clock.now(),
+        signer=lambda data: identity.key.sign(data, ec.ECDSA(hashes.SHA256())),
+        leaf=identity.certificate.public_bytes(Encoding.DER),
+        chain=authority.chain,
+        trust=authority.trust,
     )
 
 
@@ -154,22 +170,25 @@ def _current(service: Service, held: Snapshot | None) -> Snapshot:
         return held
     # One statement: of what is read in several, a name that moves meanwhile could be nobody's, and ssh let a thief in.
     hosts = service.ledger.hosts(most=snapshot.MOST_MACHINES)
-    content = snapshot.build(hosts, least=rules.accept, registrar=service.name, pin=service.authority.pin)
-    made = (knownhosts.lines(each.place.spellings(each.machine), each.believed(rules.accept)) for each in hosts)
-    lines = "".join(f"{line}\n" for each in made for line in each)
+    speaker = Speaker(rules.certificates.patterns, sshkeys.parse(service.authority.public.ssh_host_ca))
+    content = snapshot.build(
+        hosts, least=rules.accept, registrar=service.name, pin=service.authority.pin, speaker=speaker
+    )
+    lines = "".join(f"{line}\n" for line in knownhosts.of_all(hosts, least=rules.accept, speaker=speaker))
     return Snapshot(revision, content, hashlib.sha256(content).digest(), lines.encode())
 
 
-async def _unless_held(call: Call, body: bytes, made: Snapshot) -> web.Response:
-    """Answer with the body, or with nothing where the client says that it has it."""
-    tag = made.sha256.hex()
+async def unless_held(call: Call, body: bytes, sha256: bytes, *, media_type: str = _TEXT) -> web.Response:
+    """Answer with the body, or with nothing where the client says that it has what ``sha256`` stands for."""
+    tag = sha256.hex()
     if any(each.value in {tag, "*"} for each in call.request.if_none_match or ()):
         answer = web.Response(status=304)
         answer.etag = tag
         return answer
     # Server: as the door sets it, which comes too late for an answer that is sent here.
     headers = {"Content-Length": str(len(body)), "Server": "handfast"}
-    answer = web.Response(body=_parts(body), content_type=_TEXT, charset="utf-8", headers=headers)
+    charset = "utf-8" if media_type == _TEXT else None
+    answer = web.Response(body=_parts(body), content_type=media_type, charset=charset, headers=headers)
     answer.etag = tag
     with call.state.downloads.place(prefix(call.source)):
         await _send(call, answer)
@@ -197,7 +216,7 @@ async def known_hosts(call: Call) -> web.Response:
     """Every machine's lines for known_hosts (C2SP well-known-ssh-hosts): what ssh and others read as they are."""
     readable(call)
     made = await current(call)
-    return await _unless_held(call, made.known_hosts, made)
+    return await unless_held(call, made.known_hosts, made.sha256)
 
 
 async def phone_home(call: Call) -> web.Response:

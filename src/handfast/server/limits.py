@@ -48,6 +48,18 @@ class Limits:
     downloads: int = 64  # of all machines at once, and so versions of that in memory: 60 MB with 100,000 machines
     downloads_per_source: int = 16
     download: float = 600.0  # for a whole one
+    # Looks at hosts, which strangers may ask for: each is up to 64 names and 64 hosts, for half a minute. A site behind
+    # one address has two for each of its machines that comes.
+    looks: float = 0.2  # a second and source
+    looks_burst: int = 20
+    looks_of_all: float = 5.0  # a second
+    looks_of_all_burst: int = 50
+    looking: int = 16  # at a time
+    looking_per_source: int = 2
+    # For holders of a credential who are registrars themselves, with strangers of their own: they are few.
+    looks_of_holder: float = 2.0
+    looks_of_holder_burst: int = 50
+    looking_per_holder: int = 8
     tick: float = 10.0  # between two looks at what is due: certificate, stale intents, checkpoint
 
 

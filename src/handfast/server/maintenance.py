@@ -14,6 +14,7 @@ from handfast.core.checkpoint import Checkpoint
 from handfast.core.merkle import Frontier
 from handfast.errors import HandfastError, LogTampered, Malformed
 from handfast.ledger.store import SqlLedger
+from handfast.server import openid
 from handfast.server.identity import Identity, obtain
 from handfast.server.state import State
 from handfast.wiring import CHECKPOINT, Service, log_origin
@@ -150,8 +151,15 @@ def _extended(log: SqlLedger, frontier: Frontier, size: int) -> Frontier:
     return frontier.extend(merkle.leaf_hash(entry) for entry in log.entries(frontier.size, size))
 
 
+async def refresh_foreign_lists(state: State) -> None:
+    """Fetch the revocation lists of other authorities whose certificates introduce machines here."""
+    await state.service.foreign_lists.refresh(state.service.clock.now())
+
+
 TASKS: dict[str, Callable[[State], Awaitable[None]]] = {
     "serving certificate": renew_serving,
     "stale intents": abandon_stale,
     "checkpoint": sign_checkpoint,
+    "revocation lists of others": refresh_foreign_lists,
+    "keys of OpenID providers": openid.refresh,
 }

@@ -8,6 +8,7 @@ and whether it was taken back. Every change is noted in the log with the operato
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from typing import TypeVar
 
 import msgspec
@@ -106,10 +107,16 @@ async def machine(call: Call) -> web.Response:
     return json(await call.state.in_thread(_fitting, _local(call), call.request.match_info["name"]))
 
 
+async def certificates(call: Call) -> web.Response:
+    """The SSH certificates that are not over, the newest first: 1,000 at most, and as many as an answer takes."""
+    found = await call.state.in_thread(_local(call).certificates)
+    return web.Response(body=_joined(found), content_type="application/json", headers=NO_STORE)
+
+
 async def revoke(call: Call) -> web.Response:
-    """Revoke a machine's credentials, or one serial."""
+    """Revoke a machine's credentials, or one serial, of a credential or of an SSH certificate."""
     request = wire.decode(call.body, views.RevokeRequest)
-    await _note(call, "revoke", machine_name(request.what.replace(":", "")))  # which a serial in hex is, too
+    await _note(call, "revoke", machine_name(request.what.replace(":", "")))  # which a serial is, too
     return json(await call.state.in_thread(_local(call).revoke, request))
 
 
@@ -140,8 +147,13 @@ async def metrics(call: Call) -> web.Response:
 
 
 def _page(local: LocalOperator, after: str) -> bytes:
+    return _joined(local.after(after))
+
+
+def _joined(found: Iterable[msgspec.Struct]) -> bytes:
+    """Return as many of them as JSON as there is room for."""
     views_, size = [], 0
-    for view in local.after(after):
+    for view in found:
         views_.append(msgspec.json.encode(view))
         size += len(views_[-1])
         if size > _PAGE:

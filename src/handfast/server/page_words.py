@@ -11,16 +11,22 @@ import msgspec
 from handfast.core import knownhosts, randomart, sshkeys
 from handfast.core.hostjson import place_from
 from handfast.core.hosts import SSH_PORT, Grade, Host, HostKey, How, Place
-from handfast.core.records import CredentialRecord, Event
+from handfast.core.records import CredentialRecord, Event, SshRecord
 from handfast.core.sshkeys import SshKey
 from handfast.errors import HandfastError
-from handfast.ledger import entries, host_entries
+from handfast.ledger import entries, host_entries, ssh_entries
 
 # What the JSON API gives to whoever may read machines; the rest of the log is for operators.
-FOR_READERS = frozenset({host_entries.DESCRIBED, host_entries.KEY_ADDED, host_entries.KEY_RETIRED})
+FOR_READERS = frozenset(
+    {
+        *(host_entries.DESCRIBED, host_entries.KEY_ADDED, host_entries.KEY_RETIRED),
+        *(ssh_entries.INTENDED, ssh_entries.ISSUED, ssh_entries.REVOKED, ssh_entries.WITHDRAWN),
+    }
+)
 MEANING = {
     Grade.PROVED: "The key itself signed: nobody but its holder can have made it known.",
     Grade.REPORTED: "A source that speaks for the machine said so; the key signed nothing.",
+    Grade.CHALLENGED: "The key answered at its addresses twice, and signed: who sits before the machine can do that.",
     Grade.SEEN: "Whoever sat between the machine and the observer may have put a key of their own here.",
 }
 _HASH = 64  # characters of a SHA-256 in hex: for programs
@@ -85,6 +91,18 @@ class Held:
     revoked: str
 
 
+@dataclass(frozen=True, slots=True)
+class Certified:
+    """An SSH certificate; ``revoked`` is why, if it is."""
+
+    serial: str
+    status: str
+    fingerprint: str
+    names: tuple[str, ...]
+    until: datetime
+    revoked: str
+
+
 MOST_HOSTS = 4  # of a machine in the list
 
 
@@ -134,6 +152,13 @@ def credential(record: CredentialRecord, now: datetime) -> Held:
     serial, status = entries.serial_text(record.serial), record.status(now)
     role, revoked = record.role.value, record.revoked_reason or ""
     return Held(serial, role, status, record.method, record.not_after, revoked)
+
+
+def certificate(record: SshRecord, now: datetime) -> Certified:
+    """Return an SSH certificate as it is seen at ``now``."""
+    leaf, why = record.leaf, record.revoked_reason or ""
+    fingerprint, names = leaf.key.fingerprint, leaf.principals
+    return Certified(str(record.serial), record.status(now), fingerprint, names, leaf.valid_before, why)
 
 
 def history(events: Sequence[Event]) -> tuple[Entry, ...]:
@@ -203,6 +228,16 @@ def _invited(fields: Mapping[str, str]) -> _Sentence:
     return f"Invited as {fields['role']}, until {until}", f"invitation {fields['invitation']}, for {fields['names']}"
 
 
+def _to_certify(fields: Mapping[str, str]) -> _Sentence:
+    names = fields["principals"].replace(",", ", ")
+    return f"An SSH certificate was decided for {names}", f"{fields['method']}, serial {fields['serial']}"
+
+
+def _certified(fields: Mapping[str, str]) -> _Sentence:
+    until = when(datetime.fromisoformat(fields["valid_before"]))
+    return f"SSH certificate issued, until {until}", f"serial {fields['serial']}"
+
+
 _SENTENCES: dict[str, Callable[[Mapping[str, str]], _Sentence]] = {
     host_entries.DESCRIBED: _described,
     host_entries.KEY_ADDED: _added,
@@ -214,6 +249,14 @@ _SENTENCES: dict[str, Callable[[Mapping[str, str]], _Sentence]] = {
     entries.ISSUED: _issued,
     entries.REVOKED: lambda of: ("Credential revoked", f"{of['reason']}, serial {of['serial']}"),
     entries.ABANDONED: lambda of: ("Credential abandoned before it was issued", f"serial {of['serial']}"),
+    ssh_entries.INTENDED: _to_certify,
+    ssh_entries.ISSUED: _certified,
+    ssh_entries.REVOKED: lambda of: ("SSH certificate revoked", f"{of['reason']}, serial {of['serial']}"),
+    ssh_entries.WITHDRAWN: lambda of: (
+        "SSH certificate revoked, as what it says is so no more",
+        f"{of['reason']}, serial {of['serial']}",
+    ),
+    ssh_entries.ABANDONED: lambda of: ("SSH certificate abandoned before it was issued", f"serial {of['serial']}"),
     entries.SECOND_KEY: lambda of: (
         "Another key asked for what was used already: somebody else may hold the secret",
         of["marker"],

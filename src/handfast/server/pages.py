@@ -22,7 +22,8 @@ import segno
 
 from handfast.core.hosts import Grade, Host, Place
 from handfast.core.ports import Clock
-from handfast.core.records import CredentialRecord, Event, Machine
+from handfast.core.records import CredentialRecord, Event, Machine, SshRecord
+from handfast.core.sshcert import Kind
 from handfast.errors import NotFound
 from handfast.server import page_words
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 ROWS = 50  # of a page of the list
 MOST_SEARCH = 200  # characters
 MOST_EVENTS = 100  # of a machine's history
+MOST_CERTIFICATES = 20  # of a machine, the newest
 _QR_MOST = 700  # characters: RSA of 4,096 bits; beyond that no phone reads it from a screen
 _TYPES = {"css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
 
@@ -61,6 +63,8 @@ class Machines(Protocol):
     def machine(self, name: str) -> Machine | None: ...
 
     def newest_credentials(self, machine: str) -> list[CredentialRecord]: ...
+
+    def ssh_certificates(self, holder: str | None = None) -> list[SshRecord]: ...
 
     def events(self, *, kind_prefix: str = "", subject: str | None = None) -> list[Event]: ...
 
@@ -152,7 +156,9 @@ class Pages:
         told = events if operator else [event for event in events if event.kind in page_words.FOR_READERS]
         now = self.clock.now()
         held = self.machines.newest_credentials(machine) if operator else []
+        certified = [each for each in self.machines.ssh_certificates(machine) if each.kind is Kind.HOST]
         return {
+            "certificates": [page_words.certificate(record, now) for record in certified[:MOST_CERTIFICATES]],
             "operator": operator,
             "history": page_words.history(told[-MOST_EVENTS:]),
             "earlier": max(0, len(told) - MOST_EVENTS),

@@ -32,7 +32,7 @@ from handfast.errors import (
 from handfast.registrar.introduce import Registrar
 from handfast.server.limits import prefix
 from handfast.server.state import Call, Published, State
-from handfast.wiring import NIFI
+from handfast.wiring_nifi import NIFI
 
 _UNPROVED = (Malformed, NotMine, EvidenceRejected, NotFound)  # anybody may send that
 NO_STORE = {"Cache-Control": "no-store"}
@@ -113,9 +113,9 @@ async def introduced(call: Call, registrar: Registrar, method: str) -> Answer:
     if identity is None:  # unreachable: introductions are on TLS listeners only
         raise Fault("an introduction without TLS")
     label = method if method in registrar.introducers else "unknown"
-    evidence = Evidence(method, call.body, Channel(identity.spki_sha256, _client(call), call.source))
-    admit = partial(_admit, state, call.source)
-    return await counted(call, label, registrar.introduce(evidence, identity, admit=admit))
+    evidence = Evidence(method, call.body, Channel(identity.spki_sha256, client(call), call.source))
+    flow = registrar.introduce(evidence, identity, admit=partial(_admit, state, call.source))
+    return await counted(call, label, flow)
 
 
 async def counted(call: Call, label: str, introduction: Awaitable[T]) -> T:
@@ -221,17 +221,21 @@ async def version(call: Call) -> web.Response:
     return json(Version(handfast.__version__))
 
 
-def _client(call: Call) -> x509.Certificate | None:
-    """The client's certificate, unless it has expired: TLS checked that once, and connections live on."""
-    client = call.peer.client
-    if client is None or call.state.service.clock.now() >= client.not_valid_after_utc:
+def client(call: Call) -> x509.Certificate | None:
+    """Return the client's certificate, unless it has expired: TLS checked that once, and connections live on."""
+    shown = call.peer.client
+    if shown is None or call.state.service.clock.now() >= shown.not_valid_after_utc:
         return None
-    return client
+    return shown
 
 
 def _admit(state: State, source: IPAddress | None, finding: Finding) -> None:
     """Count what is proved by its marker, or by its source where many hold it. :raises TooMuch: too often."""
-    bucket = f"{finding.method} from {prefix(source)}" if finding.shared else finding.once.marker
+    admit(state, f"{finding.method} from {prefix(source)}" if finding.shared else finding.once.marker)
+
+
+def admit(state: State, bucket: str) -> None:
+    """Count something that is proved, by what it is counted under. :raises TooMuch: too often."""
     if wait := state.introductions.wait(bucket):
         raise _too_often(state, wait)
     state.introductions.take(bucket)

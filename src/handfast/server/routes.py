@@ -6,9 +6,17 @@ from dataclasses import dataclass
 
 from handfast import introducers
 from handfast.core import views, wire
-from handfast.server import browse, hosts, operators, public
+from handfast.core.approvals import ApprovalRow, ApprovalView, DecideRequest
+from handfast.core.challenge import NONCE_PATH, TOKEN_PATH, Challenge, Parameters, Proof, TokenAnswer
+from handfast.core.openid import Providers
+from handfast.core.vantage import PATH as LOOK_PATH
+from handfast.core.vantage import LookRequest, SeenAnswer
+from handfast.core.vouched import Signature
+from handfast.introducers.ssh_pop import SshRevocation
+from handfast.server import approvals, browse, certificates, challenge, hosts, krl, openid, operators, public, vantage
 from handfast.server.state import Handler
 from handfast.ssh import snapshot
+from handfast.ssh.krl import CONTENT_PATH, SIGNATURE_PATH
 
 Shape = type | str | tuple[type, ...]  # JSON of a type or one of several, or a media type
 
@@ -28,6 +36,7 @@ class Route:
 
 
 _EVIDENCE = tuple(half.evidence for half in introducers.known().values() if half.native)
+_SSH_EVIDENCE = tuple(half.evidence for half in introducers.known_for_certificates().values())
 _PEM = "application/pem-certificate-chain"
 
 ROUTES = (
@@ -80,7 +89,33 @@ ROUTES = (
     ),
     Route(method="GET", path="/v1/ssh/lookup", handler=hosts.lookup, gives=views.HostView, query=("host", "port")),
     Route(method="GET", path=snapshot.CONTENT_PATH, handler=hosts.snapshot_content, gives="text/plain"),
-    Route(method="GET", path=snapshot.SIGNATURE_PATH, handler=hosts.snapshot_signature, gives=snapshot.Signature),
+    Route(method="GET", path=snapshot.SIGNATURE_PATH, handler=hosts.snapshot_signature, gives=Signature),
+    Route(
+        method="POST",
+        path="/v1/ssh/certificates/{method}",
+        handler=certificates.certify,
+        takes=_SSH_EVIDENCE,
+        gives=wire.CertificatesAnswer,
+    ),
+    Route(method="GET", path="/v1/ssh/providers", handler=openid.providers, gives=Providers),
+    Route(
+        method="POST",
+        path="/v1/ssh/revocations",
+        handler=certificates.revoke_certificate,
+        takes=SshRevocation,
+        gives=wire.SshRevokedAnswer,
+    ),
+    Route(
+        method="POST",
+        path=NONCE_PATH,
+        handler=challenge.hostkey_nonce,
+        takes=Parameters,
+        gives=Challenge,
+    ),
+    Route(method="POST", path=TOKEN_PATH, handler=challenge.hostkey_token, takes=Proof, gives=TokenAnswer),
+    Route(method="GET", path=CONTENT_PATH, handler=krl.content, gives=krl.MEDIA_TYPE),
+    Route(method="GET", path=SIGNATURE_PATH, handler=krl.signature, gives=Signature),
+    Route(method="POST", path=LOOK_PATH, handler=vantage.look, takes=LookRequest, gives=SeenAnswer),
     Route(
         method="POST",
         path="/v1/ssh/phone-home/{token}",
@@ -90,11 +125,41 @@ ROUTES = (
     ),
     Route(method="GET", path="/.well-known/ssh-known-hosts", handler=hosts.known_hosts, gives="text/plain"),
     Route(
+        method="GET",
+        path="/v1/ssh/certificates",
+        handler=operators.certificates,
+        gives=list[views.CertificateView],
+        operator=True,
+    ),
+    Route(
         method="POST",
         path="/v1/revocations",
         handler=operators.revoke,
         takes=views.RevokeRequest,
         gives=views.RevokeAnswer,
+        operator=True,
+    ),
+    Route(
+        method="GET",
+        path="/v1/approvals",
+        handler=approvals.approvals,
+        gives=list[ApprovalRow],
+        operator=True,
+        query=("all",),
+    ),
+    Route(
+        method="GET",
+        path="/v1/approvals/{approval_id}",
+        handler=approvals.approval,
+        gives=ApprovalView,
+        operator=True,
+    ),
+    Route(
+        method="POST",
+        path="/v1/approvals/{approval_id}",
+        handler=approvals.decide,
+        takes=DecideRequest,
+        gives=ApprovalView,
         operator=True,
     ),
     Route(method="GET", path="/v1/log/checkpoint", handler=operators.checkpoint, gives="text/plain", operator=True),

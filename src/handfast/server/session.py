@@ -29,7 +29,7 @@ from handfast.adapters.clock import SystemClock
 from handfast.authority import ceremony
 from handfast.authority.authority import FileAuthority
 from handfast.authority.room import building
-from handfast.core import keys
+from handfast.core import keys, span
 from handfast.core.flow import Once
 from handfast.core.names import Names, machine_name
 from handfast.core.ports import Clock
@@ -153,7 +153,8 @@ def new(name: str, directory: Path, *, lifetime: timedelta) -> SessionView:
         raise UsageError(f"not a session's name: {name!r}", hint=f"use at most {LONGEST_NAME} characters")
     if not SHORTEST <= lifetime <= LONGEST:
         raise UsageError(
-            f"a session lasts from {SHORTEST.seconds}s to {LONGEST.days}d, not {lifetime}", hint="see `--for`"
+            f"a session lasts from {SHORTEST.seconds}s to {LONGEST.days}d, not {span.written(lifetime)}",
+            hint="see `--for`",
         )
     state = State(name=name, parties={"server": Role.SERVER, "client": Role.CLIENT})
     config = _CONFIG.format(seconds=int(lifetime.total_seconds()))

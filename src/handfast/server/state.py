@@ -16,11 +16,13 @@ from handfast.core.names import IPAddress
 from handfast.server.connections import Connections, Peer
 from handfast.server.identity import Identity
 from handfast.server.limits import Buckets, Limits, Share, prefix
+from handfast.server.looks import Looks
 from handfast.server.metrics import Metrics
 from handfast.wiring import Service
 
 if TYPE_CHECKING:
     from handfast.server.hosts import Snapshot
+    from handfast.server.krl import Listed
 
 T = TypeVar("T")
 
@@ -37,11 +39,14 @@ class State:
     introductions: Buckets
     failures: Buckets
     reports: Buckets  # of SSH host keys, by the token that each came with
+    looks: Looks
     reading: Share
     downloads: Share
     crls: dict[bytes, Published] = field(default_factory=dict)  # by the pin of their authority
     snapshot: Snapshot | None = None  # of SSH hosts, as it was last built
+    listed: Listed | None = None  # the list of revoked SSH keys, as it was last made
     publishing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    listing: asyncio.Lock = field(default_factory=asyncio.Lock)  # of revoked SSH keys
     gathering: asyncio.Lock = field(default_factory=asyncio.Lock)  # of the snapshot
     signed: Frontier | None = None  # the log as of our last checkpoint, which every later one has to extend
     tampered: bool = False  # whether the log last seen does not
@@ -68,6 +73,7 @@ class State:
             Buckets(limits.introductions, limits.introductions_burst),
             Buckets(limits.failures, limits.failures_burst),
             Buckets(limits.failures, limits.failures_burst),
+            Looks.within(limits),
             Share(limits.readings, limits.readings_per_source),
             Share(limits.downloads, limits.downloads_per_source),
         )

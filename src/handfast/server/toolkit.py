@@ -23,7 +23,8 @@ from handfast.nifi.options import ServerOptions
 from handfast.nifi.service import Adopted
 from handfast.nifi.stores import new_password
 from handfast.server.up import up
-from handfast.wiring import NIFI, Overrides, Service
+from handfast.wiring import Overrides, Service
+from handfast.wiring_nifi import NIFI
 
 
 def serve(

@@ -26,6 +26,7 @@ import msgspec
 
 from handfast.adapters.aws import Account
 from handfast.adapters.tls import public_client_context
+from handfast.core import span
 from handfast.core.flow import Channel, Evidence
 from handfast.core.hosts import Host
 from handfast.core.records import Invitation
@@ -75,7 +76,7 @@ def presign(
     """
     seconds = int(lasting.total_seconds())
     if not 0 < seconds <= LONGEST.total_seconds():
-        raise UsageError(f"a signed URL cannot last {lasting}", hint=f"from one second to {LONGEST.days} days")
+        raise UsageError(f"a signed URL cannot last {span.written(lasting)}", hint=f"1s to {LONGEST.days}d")
     parts = urlsplit(url)
     stamp = now.astimezone(UTC).strftime("%Y%m%dT%H%M%SZ")
     scope = f"{stamp[:8]}/{account.region}/s3/aws4_request"

@@ -22,7 +22,7 @@ import msgspec
 
 from handfast.adapters.files import faults, private_directory, read_private, write_atomic
 from handfast.core import knownhosts, wire
-from handfast.errors import NotFound, Refused, Unsafe, UsageError
+from handfast.errors import HandfastError, NotFound, Refused, Unsafe, UsageError
 from handfast.ssh import launcher, snapshot
 
 SOURCE = "source.json"
@@ -30,6 +30,7 @@ LAUNCHER = "launcher.py"
 MOST = timedelta(days=7)
 OLDEST_SSH = (8, 5)  # the first with KnownHostsCommand, March 2021
 _VERSION = re.compile(r"OpenSSH_(?:for_Windows_)?([0-9]+)\.([0-9]+)")
+_NOBODY = "nobody.invalid"  # a host that no line of a configuration is about
 _TOKENS = "%I %h %p %n %k %H %t %f %K"  # as launcher.Call takes them
 _SHELL = (
     '[ -x "$0" ] && [ -r "$1/launcher.py" ] && exec "$0" -IS "$1/launcher.py" "$@"; '
@@ -43,7 +44,7 @@ _HEAD = """\
 # But for this: on loopback, where tunnels end, no host key is left unchecked, as we would not be asked about any.
 Host *
     NoHostAuthenticationForLocalhost no
-    KnownHostsCommand """
+"""
 
 
 class Source(msgspec.Struct, frozen=True):
@@ -85,6 +86,11 @@ class Where:
         return self.ssh / "known_hosts.d" / "handfast"
 
     @property
+    def revoked(self) -> Path:
+        """The list of revoked keys and certificates, which ssh reads itself."""
+        return self.state / launcher.REVOKED
+
+    @property
     def include(self) -> bytes:
         """The line in the user's configuration."""
         return f'Include "{_quotable(self.dropin)}"\n'.encode()
@@ -107,14 +113,16 @@ def install(where: Where, source: Source, *, refresh: Sequence[str], python: Pat
     """
     Write everything, the line in the user's file last; again is harmless. Return what was done.
 
-    The snapshot has to be in place: without it no connection would go on.
+    The snapshot has to be in place: without it no connection would go on. Where a CA speaks in it, ssh is told of the
+    list of revoked keys, if that is there: machines that are known are judged without it. ssh reads a single list:
+    where the user or the system has set another one, that stays, and no CA speaks.
 
     :raises NotFound: there is no snapshot.
     :raises Refused: ssh is too old, or a path cannot be written in its configuration.
     :raises Unsafe: a file or directory is another user's, or others can write it.
     """
     check_version(ssh)
-    snapshot.load(where.state)
+    speaks = snapshot.speaker(snapshot.load(where.state).content) is not None
     include, command = where.include, where.command(python)
     made = list(_earlier(where).made)
     directories = [where.ssh, where.dropin.parent] + [where.known_hosts.parent] * (source.known_hosts is not None)
@@ -125,7 +133,12 @@ def install(where: Where, source: Source, *, refresh: Sequence[str], python: Pat
     if before is None:
         made.append(str(where.config))
     copy_launcher(where)
+    other = _other_list(where, ssh) if speaks else None
+    options = [f"KnownHostsCommand {command}"]
     settings = [f"most {source.most}", *(f"refresh {word}" for word in refresh)]
+    if speaks and other is None and where.revoked.exists():
+        options.append(f'RevokedHostKeys "{_quotable(where.revoked)}"')
+        settings.append("revoked here")
     write_atomic(where.state / launcher.SETTINGS, "".join(f"{line}\n" for line in settings).encode())
     source = msgspec.structs.replace(source, made=tuple(dict.fromkeys(made)))
     write_atomic(where.state / SOURCE, msgspec.json.encode(source))
@@ -134,7 +147,9 @@ def install(where: Where, source: Source, *, refresh: Sequence[str], python: Pat
         write_known_hosts(where)
         done.append(f"{where.known_hosts} has the keys for programs that read such a file")
     _own(where.dropin)
-    write_atomic(where.dropin, f"{_HEAD}{command}\n".encode())
+    write_atomic(where.dropin, (_HEAD + "".join(f"    {option}\n" for option in options)).encode())
+    if other is not None:
+        done.append(f"RevokedHostKeys {other} stays: ssh does not read our list, and is told of no certificate's CA")
     after = include + _without(before or b"", include)
     if after == before:
         return [*done, f"{where.config} includes {where.dropin} already"]
@@ -166,7 +181,7 @@ def remove(where: Where) -> list[str]:
             _replace(target, after)
         done.append(f"{where.config} is as it was")
     ours = [where.dropin, where.known_hosts]
-    ours += [where.state / name for name in (*_STATE, launcher.SIGNATURE, launcher.HOSTS, SOURCE)]
+    ours += [where.state / name for name in (*_STATE, launcher.REVOKED, launcher.SIGNATURE, launcher.HOSTS, SOURCE)]
     done += [f"removed {path}" for path in ours if _unlink(path)]
     for path in (where.known_hosts.parent, where.dropin.parent, where.ssh):
         if str(path) in source.made and path.is_dir() and not any(path.iterdir()):
@@ -175,6 +190,19 @@ def remove(where: Where) -> list[str]:
 
 
 _STATE = (LAUNCHER, launcher.SETTINGS, launcher.ASKED, "lock")
+
+
+def _other_list(where: Where, ssh: str) -> str | None:
+    """Return the list of revoked host keys that ssh reads, if it is not ours."""
+    listed = effective(_NOBODY, ssh=ssh).get("revokedhostkeys", "none")
+    return None if listed in {"none", str(where.revoked)} else listed
+
+
+def _speaks(where: Where) -> bool:
+    try:
+        return snapshot.speaker(snapshot.load(where.state).content) is not None
+    except HandfastError:  # no snapshot, or a damaged one: the launcher vetoes, and the doctor says it
+        return False
 
 
 def load_source(where: Where) -> Source:
@@ -193,9 +221,8 @@ def write_known_hosts(where: Where) -> None:
     """Write the keys of the snapshot as a known_hosts file, for programs that do not know KnownHostsCommand."""
     kept = snapshot.load(where.state)
     least = snapshot.about(kept.content).least
-    lines = []
-    for host in snapshot.hosts(kept.content):
-        lines += knownhosts.lines(host.place.spellings(host.machine), host.believed(least))
+    hosts = list(snapshot.hosts(kept.content))
+    lines = knownhosts.of_all(hosts, least=least, speaker=snapshot.speaker(kept.content))
     _own(where.known_hosts)
     write_atomic(where.known_hosts, "".join(f"{line}\n" for line in lines).encode())
 
@@ -220,6 +247,14 @@ def check(where: Where, host: str, *, python: Path, ssh: str = "ssh") -> Effect:
     asked = options.get("knownhostscommand") == where.command(python)
     findings = [] if asked else list(_in_the_way(where, options))
     findings += [words for key, words in _WORTH_KNOWING.items() if options.get(key) in ("true", "yes")]
+    listed = options.get("revokedhostkeys", "none")
+    if listed == str(where.revoked) and not where.revoked.exists():
+        findings.append(f"{where.revoked} is not there, and ssh refuses every host: run `handfast ssh-config refresh`")
+    elif asked and listed != str(where.revoked) and _speaks(where):
+        findings.append(
+            f"RevokedHostKeys is {listed[:200]}: ssh does not read what our registrar has taken back, and is told of no"
+            " machine that came since; `handfast ssh-config install` sets it if it is not set"
+        )
     if options.get("stricthostkeychecking") in ("false", "no", "off"):
         findings.append("StrictHostKeyChecking is off: our machines are checked all the same, others are not")
     return Effect(options, asked, tuple(findings))

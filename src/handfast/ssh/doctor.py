@@ -103,7 +103,7 @@ def diagnose(
         sentences += [f"refused: {veto.args[0]}", *veto.args[1:]]
         return Diagnosis(host, False, tuple(sentences), None, effect, kept)
     machine = None if line is None else snapshot.read(line)
-    sentences += _about(machine, effect)
+    sentences += [*_about(machine, effect), *_spoken_for(machine, effect, where, kept)]
     source = config.load_source(where)
     fresh = -timedelta(seconds=launcher.OLD) < now - kept.at < timedelta(seconds=source.most)
     if machine is not None and not fresh:
@@ -173,6 +173,15 @@ def _about(machine: Host | None, effect: Effect) -> list[str]:
     if machine.keys:
         return [*lines, "refused: every other key"]
     return [*lines, "refused: it has no key that is believed any more"]
+
+
+def _spoken_for(machine: Host | None, effect: Effect, where: Where, kept: Kept) -> list[str]:
+    """Say what a certificate would do, for a machine that came after the snapshot."""
+    speaker = snapshot.speaker(kept.content)
+    if machine is not None or speaker is None or effect.options.get("revokedhostkeys") != str(where.revoked):
+        return []
+    ca, names = speaker.key.fingerprint, ", ".join(speaker.patterns)
+    return [f"a certificate by our CA {ca} is believed, if its name is the one looked for and fits {names}"]
 
 
 def _grade(grade: Grade) -> str:

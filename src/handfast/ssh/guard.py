@@ -14,10 +14,10 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-import socket
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
+from handfast.adapters.resolve import addresses_of
 from handfast.core.hosts import SSH_PORT
 from handfast.core.names import IPAddress, IPNetwork, dns_name, ip_address
 from handfast.errors import Malformed, PolicyRefused, TooMuch, Unreachable
@@ -71,17 +71,15 @@ Resolve = Callable[[str], Awaitable[Sequence[IPAddress]]]
 
 async def resolve(name: str) -> Sequence[IPAddress]:
     """
-    Ask the system's resolver for the addresses of a DNS name, as it stands: no search domain is put behind it.
+    Ask the system for the addresses of a DNS name, as it stands: no search domain is put behind it.
 
     :raises Unreachable: it has none, or no resolver answers in time.
     """
     try:
         async with asyncio.timeout(PATIENCE):
-            loop = asyncio.get_running_loop()
-            found = await loop.getaddrinfo(f"{name}.", None, type=socket.SOCK_STREAM)
+            return await asyncio.to_thread(addresses_of, name)
     except (OSError, UnicodeError):  # a TimeoutError is an OSError
         raise Unreachable(f"no address of {name!r} was found", hint="look it up with `getent ahosts`") from None
-    return [ipaddress.ip_address(str(place[0]).partition("%")[0]) for *_, place in found]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

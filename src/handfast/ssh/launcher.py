@@ -8,6 +8,7 @@ the network.
 Said by exit code and output (ssh_config(5), measured on 9.2 and read in 10.5):
     nothing, exit 0           not a machine of ours: ssh goes on as if we were not here
     lines of keys, exit 0     ours: these keys are its own
+    a line of a CA, exit 0    not known to be ours: ssh believes a certificate, if its name fits the line's patterns
     a sentence, exit 1        ours, and something is wrong. ssh ends, whatever its configuration and known_hosts say.
 """
 
@@ -18,6 +19,7 @@ import time
 
 MAGIC = b"handfast-ssh-hosts 1"
 HOSTS, SIGNATURE, SETTINGS, ASKED = "hosts", "hosts.sig", "settings", "asked"
+REVOKED = "revoked.krl"  # ssh reads it itself: RevokedHostKeys
 OLD = 86400  # seconds: from then on the age is said
 STALE = 300  # seconds: from then on a refresh is begun in the background
 AGAIN = 60  # seconds between two beginnings of it: a registrar that is down is not asked at every connection
@@ -86,9 +88,10 @@ def answer(call: Call, directory: str, now: float) -> list[bytes]:
     if abs(age) > STALE:
         refresh(f"{directory}/{ASKED}", settings[b"refresh"], now)
     machine = call.find(data)
-    if machine is None:
-        return []
     most = int(settings[b"most"][0])
+    if machine is None:
+        # A CA speaks for machines that came since; but never without the list of what it has taken back since.
+        return authority(data) if b"revoked" in settings and -OLD < age < most else []
     if not -OLD < age < most:
         raise Veto(
             f"{name(machine)}: REFUSED. What is known of its keys is {days(age)}; {most // 86400} days are allowed.",
@@ -297,6 +300,13 @@ def find(data: Data, wanted: bytes) -> bytes | None:
         else:
             high = begin
     return None
+
+
+def authority(data: Data) -> list[bytes]:
+    """Return the line that lets the CA speak for its names, or none."""
+    begin = data.find(b"\n") + 1
+    line = data[begin : data.find(b"\n", begin)]
+    return [b"@cert-authority " + line[3:]] if line.startswith(b"ca ") else []
 
 
 def index(data: Data) -> int:

@@ -4,6 +4,7 @@ The offline snapshot: every machine that ssh may ask about, in one file that is 
 Text: lines end with a line feed, fields stand between tabs, words between blanks. Read here and by ``launcher``:
 
     handfast-ssh-hosts 1 · registrar · pin · least grade · machines · offset of the index · size of the file
+    ca PATTERNS ALGORITHM BASE64                               the SSH host CA, if it may speak for any name
     how METHOD WORDS                                           one for each method: how a key became known, for people
     MACHINE · place NAMES ADDRESSES ALIASES PORTS · key ALGORITHM BASE64 GRADE METHOD TIME DETAIL · … · old ALGORITHM
         BASE64 TIME REASON · …                                 one for each machine; fields of other kinds are skipped
@@ -19,24 +20,19 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 
 import msgspec
-from cryptography import x509
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from handfast.adapters.files import private_directory, read_private, write_atomic
-from handfast.core import sshkeys, wire
-from handfast.core.chain import load_certificate, verify_chain
+from handfast.core import knownhosts, sshkeys, vouched, wire
 from handfast.core.hosts import Grade, Host, HostKey, How, Place, RetiredKey
 from handfast.core.keys import format_pin
-from handfast.core.roles import Role
-from handfast.core.transcript import digest
+from handfast.core.knownhosts import AUTHORITY, Speaker
 from handfast.core.views import time_text
+from handfast.core.vouched import Get, Signature
 from handfast.errors import Malformed, UntrustedPeer
 from handfast.ssh import launcher
 
@@ -44,22 +40,7 @@ LABEL = b"handfast/1 ssh snapshot"
 MAX_SNAPSHOT = 1 << 30  # bytes; 100,000 machines with three keys each need about 90 million
 MOST_MACHINES = 10**9  # more than that has room for
 CONTENT_PATH, SIGNATURE_PATH = "/v1/ssh/snapshot", "/v1/ssh/snapshot/signature"
-CLOCK_STEP = timedelta(minutes=5)
 _BEGIN = 10  # digits of a number in the first line, so that it is as long before they are known
-
-# Returns the body of a GET of this path, of at most so many bytes, from the registrar that the pin names.
-Get = Callable[[str, int], bytes]
-
-
-class Signature(msgspec.Struct, frozen=True):
-    """The registrar's word that this was what it knew at ``time``; DER, and ECDSA with SHA-256 by its TLS key."""
-
-    sha256: bytes
-    time: str
-    signature: bytes
-    leaf: bytes
-    chain: list[bytes]
-    trust: list[bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,16 +62,19 @@ class Kept:
     signature: Signature | None
 
 
-def build(hosts: Iterable[Host], *, least: Grade, registrar: str, pin: bytes) -> bytes:
+def build(hosts: Iterable[Host], *, least: Grade, registrar: str, pin: bytes, speaker: Speaker | None = None) -> bytes:
     """
     Return the snapshot of these machines; keys known less well than ``least`` are not in it.
+
+    ``speaker`` is for names that none of them has: a machine that came after it was made is known by its certificate.
 
     A machine of which nothing is known well enough is left out: ssh then behaves as if it were nobody's. One that
     only has retired keys is in it, so that its name is refused. A machine's own name is its own, whoever else
     claims it, but for one that is gone; of two that claim another spelling, the one that comes first has it.
     """
     head = _head(registrar, pin, least)
-    lines = [f"how {how} {how.words}\n".encode() for how in How]
+    lines = [f"ca{line.removeprefix(AUTHORITY)}\n".encode() for line in (speaker.lines if speaker else ())]
+    lines += [f"how {how} {how.words}\n".encode() for how in How]
     offset = len(head(0, 0, 0)) + sum(map(len, lines))
     gone: dict[bytes, int] = {}
     names: dict[bytes, int] = {}
@@ -172,6 +156,14 @@ def about(content: launcher.Data) -> About:
 _ANEW = "get it anew with `handfast ssh-config refresh`; both sides should run the same version"
 
 
+def speaker(content: launcher.Data) -> Speaker | None:
+    """Return the SSH host CA, with the names for which it may speak; None where it may for none."""
+    for line in launcher.authority(content):
+        (read,) = knownhosts.read(line.decode())
+        return Speaker(read.hosts, read.key)
+    return None
+
+
 def lookup(content: launcher.Data, host: str, port: int) -> Host | None:
     """Return the machine that is reached so, with the keys believed and those retired; None for one not ours."""
     line = launcher.at(content, launcher.normal(os.fsencode(host)), str(port).encode())
@@ -184,7 +176,7 @@ def hosts(content: launcher.Data) -> Iterator[Host]:
     while at < end:
         stop = content.find(b"\n", at)
         line = content[at:stop]
-        if not line.startswith(b"how "):
+        if not line.startswith((b"how ", b"ca ")):
             yield read(line)
         at = stop + 1
 
@@ -217,68 +209,22 @@ def _time(text: str) -> datetime:
 # --- the registrar's word for it ---
 
 
-def transcript(sha256: bytes, time: str) -> bytes:
-    """Return what the registrar signs: the hash of the file, and the time as it is sent."""
-    return digest(LABEL, sha256, time.encode())
-
-
-def sign(
-    sha256: bytes,
-    *,
-    at: datetime,
-    signer: Callable[[bytes], bytes],
-    leaf: bytes,
-    chain: Iterable[bytes],
-    trust: Iterable[bytes],
-) -> Signature:
-    """
-    Return the signature of a snapshot with this SHA-256.
-
-    ``signer`` makes an ECDSA signature with SHA-256 (DER) by the key of ``leaf``, of the 32 bytes that it is given.
-    """
-    time = time_text(at)
-    return Signature(sha256, time, signer(transcript(sha256, time)), leaf, list(chain), list(trust))
-
-
 def verify(content: launcher.Data, signature: Signature, *, pin: bytes, now: datetime) -> datetime:
     """
-    Return when the registrar under ``pin`` said that this is what it knows.
+    Return when the registrar under ``pin`` said that this is what it knows; see ``vouched.verify``.
 
-    Checked: the hash, the chain to the pin at that time in the role registrar, the signature, that the snapshot
-    names this pin, and that the time is not to come. *Not* checked: how old it is.
+    Checked besides: that the snapshot names this pin.
 
     :raises UntrustedPeer: any of it is wrong.
     """
+    at = vouched.verify(content, signature, label=LABEL, what="snapshot", pin=pin, now=now, anew=_ANEW)
     try:
-        at = _time(signature.time)
-        leaf = load_certificate(signature.leaf)
-        chain = [load_certificate(der) for der in signature.chain]
-        roots = [load_certificate(der) for der in signature.trust]
         said = about(content)
-    except (Malformed, ValueError, OverflowError) as error:
-        raise UntrustedPeer(f"the signature of the snapshot cannot be read: {error}", hint=_ANEW) from None
-    verify_chain(leaf, chain, roots, pin=pin, role=Role.REGISTRAR, at=at)
-    _check_signature(leaf, signature)
-    if hashlib.sha256(content).digest() != signature.sha256:
-        raise UntrustedPeer("the registrar's signature is for another snapshot", hint=_ANEW)
+    except Malformed as error:
+        raise UntrustedPeer(f"the registrar vouches for what is no snapshot: {error.message}", hint=_ANEW) from None
     if said.pin != pin:
         raise UntrustedPeer(f"the snapshot is one of the authority {format_pin(said.pin)}", hint=_ANEW)
-    if at > now + CLOCK_STEP:
-        raise UntrustedPeer(
-            f"the snapshot was signed at {time_text(at)}, and here it is {time_text(now)}",
-            hint="set the clock of this machine, or the registrar's",
-        )
     return at
-
-
-def _check_signature(leaf: x509.Certificate, signature: Signature) -> None:
-    key = leaf.public_key()
-    try:
-        if not isinstance(key, ec.EllipticCurvePublicKey):
-            raise InvalidSignature
-        key.verify(signature.signature, transcript(signature.sha256, signature.time), ec.ECDSA(hashes.SHA256()))
-    except InvalidSignature:
-        raise UntrustedPeer("the registrar's signature of the snapshot does not fit", hint=_ANEW) from None
 
 
 # --- getting and keeping it ---

@@ -43,7 +43,7 @@ class LedgerHosts:
 
 
 class RegistrarHosts:
-    """The machines that a registrar tells us of. ``get`` returns the body of a GET; see ``snapshot.Get``."""
+    """The machines that a registrar tells us of. ``get`` returns the body of a GET; see ``core.vouched.Get``."""
 
     def __init__(self, get: Callable[[str, int], bytes]) -> None:
         self._get = get

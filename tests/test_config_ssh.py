@@ -141,7 +141,10 @@ RULE = '[[ssh.users]]\norigins = ["operator"]\nprincipals = ["ann"]\n'
         ('origins = ["*"]\nown = "name"', "ssh.users[2].origins: '*' is neither 'operator' nor 'oidc:<provider>'"),
         ('origins = ["oidc:"]\nown = "name"', "ssh.users[2].origins: 'oidc:' is neither"),
         ('origins = ["operator"]\nown = "mine"', "ssh.users[2].own: 'mine' is none of none, name, local-part"),
-        ('origins = ["operator"]\nown = "local-part"', "ssh.users[2].own: 'local-part' without emails: root@ any domain"),
+        (
+            'origins = ["operator"]\nown = "local-part"',
+            "ssh.users[2].own: 'local-part' without emails: root@ any domain",
+        ),
     ],
 )
 def test_a_rule_says_whom_it_is_for_and_as_whom(tmp_path: Path, rule: str, words: str) -> None:

@@ -1,4 +1,4 @@
-"""What every introducer to SSH certificates must do, played over all that are known: a new one is tested by being there."""
+"""What every introducer to SSH certificates must do, played over all: a new one is tested by being there."""
 
 from __future__ import annotations
 

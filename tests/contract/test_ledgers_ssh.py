@@ -78,19 +78,19 @@ def test_serials_that_are_none_of_ours(store: SqlLedger, serial: int) -> None:
 
 
 def test_the_same_again_is_the_same_answer(store: SqlLedger) -> None:
-    """Same key and names: the certificate on record, while over a third of its life is left; then a new one."""
+    """Same key and names: the certificate on record, while over half of its life is left; then a new one."""
     known(store, 1)
     (first,) = get(store, ssh_grant(host_leaf(1)))
     size = store.head().size
-    third = host_leaf(1).valid_before - WEEK / 3
-    for at in (NOW, LATER, third - timedelta(seconds=1)):
+    half = host_leaf(1).valid_before - WEEK / 2
+    for at in (NOW, LATER, half - timedelta(seconds=1)):
         later = host_leaf(1, start=at - NOW)  # policy would have it begin later
         (again,) = store.intend_ssh(ssh_grant(later), None, at=at).result()
         assert (again.serial, again.leaf, again.certificate) == (first, host_leaf(1), certificate(first))
     (other_order,) = store.intend_ssh(ssh_grant(host_leaf(1, "10.0.0.1", "web1.lan")), None, at=NOW).result()
     assert (other_order.serial, store.head().size) == (first, size)
-    renewed = host_leaf(1, start=third - NOW)
-    (new,) = get(store, ssh_grant(renewed), at=third)
+    renewed = host_leaf(1, start=half - NOW)
+    (new,) = get(store, ssh_grant(renewed), at=half)
     assert new != first
     assert get(store, ssh_grant(host_leaf(1, "web1.lan"))) not in ((first,), (new,))  # other names
     assert store.ssh_certificates_of(ssh_key(1))[0].serial == new

@@ -207,6 +207,7 @@ def test_whoever_has_the_key_takes_the_certificate_back(site: Site) -> None:
     assert site.path("rsa").exists()
 
 
+@pytest.mark.peer("ssh-agent")
 def test_nobody_else_takes_it_back(site: Site) -> None:
     """Not with another key, and not a certificate of another authority; without any key nothing is sent."""
     site.join()
@@ -214,8 +215,12 @@ def test_nobody_else_takes_it_back(site: Site) -> None:
     assert "and the key is" in revoke(site, site.path(), "--key", other, code=3)
     alone = site.host.directory / "alone-cert.pub"
     alone.write_text(site.path().read_text())
-    assert "where is its key?" in revoke(site, alone, code=2)
-    assert "no certificate 4711 in the ssh-agent" in revoke(site, "4711", code=3)
+    for what in (alone, "4711"):
+        assert "there is no ssh-agent (SSH_AUTH_SOCK is not set)" in revoke(site, what, code=2)
+    assert "cannot read '/nowhere-cert.pub'" in revoke(site, "/nowhere-cert.pub", code=2)
+    with ssh_agent() as agent:
+        env = {"SSH_AUTH_SOCK": str(agent)}
+        assert "no certificate 4711 in the ssh-agent" in revoke(site, "4711", code=3, env=env)
     foreign = site.host.directory / "foreign"
     make_key(foreign)
     keygen = (program("ssh-keygen"), "-q", "-s", foreign, "-I", "x", "-h", "-n", "x", "-z", "9")

@@ -66,7 +66,9 @@ def test_one_command(fleet: Fleet) -> None:
 def test_ssh_keygen_reads_it(fleet: Fleet) -> None:
     """Its principals, its CA, and how its holder was accepted are what `ssh-keygen -L` shows."""
     sshd = fleet.sshd(fleet.network.server)
-    fleet.join(sshd, "db1", install=False)
+    told = fleet.join(sshd, "db1", install=False, flags=("--json",)).json()
+    assert told["certificates"] == [str(certificate(sshd))]
+    assert sshkeys.parse(told["host_ca"]) == sshkeys.parse(fleet.host_ca)
     shown = sshd.host.run("ssh-keygen", "-L", "-f", sshd.certificate_file()).stdout
     for line in (f"db1.{ZONE}", SERVER, "host certificate", sshkeys.parse(fleet.host_ca).fingerprint):
         assert line in shown

@@ -19,6 +19,7 @@ from handfast.core.sshcert import SshCertificate
 from handfast.newcomer import sshd
 from tests.interop.hosts import HANDFAST, Host, Registrar, local_host
 from tests.interop.sshd_stage import NOW, OTHER_CA, OwnSshd, certificate
+from tests.ledger.material import ssh_key
 
 ROOT = Path(__file__).parents[2]
 pytestmark = [pytest.mark.peer("ssh", "sshd", "ssh-keygen"), pytest.mark.root, pytest.mark.timeout(180)]
@@ -123,6 +124,32 @@ def test_a_host_key_that_was_made_anew(registrar: Registrar, server: OwnSshd) ->
     assert shown.key == server.keys["p256"]
     assert server.shown() == kept
     assert "SSH certificates are not due before" in registrar.host.handfast(*renew).stderr
+
+
+def test_a_certificate_that_was_taken_back(registrar: Registrar, server: OwnSshd) -> None:
+    """Its address is another machine's now: the next run sees that on the registrar's list, and sshd shows the rest."""
+    line = registrar.invite("web1", "--san", "web1.example", "--san", "192.0.2.7")
+    out = registrar.host.join(line, "web1", *flags(server))
+    first = server.shown()
+    assert first is not None
+    assert "192.0.2.7" in first.principals
+    other = ("--key", str(ssh_key(50)), "--san", "192.0.2.7")
+    registrar.host.handfast("host", "add", "web2", *other, "--data", registrar.data)
+    done = registrar.host.handfast("renew", "--out", out, "--ssh", "--if-due")
+    assert f"the registrar has taken back the SSH certificate {first.serial} of {first.key.fingerprint}" in done.stderr
+    shown = server.shown()
+    assert shown is not None
+    assert shown.principals == ("web1", "web1.example")
+    assert "SSH certificates are not due before" in registrar.host.handfast("renew", "--out", out, "--if-due").stderr
+
+
+def test_a_list_that_cannot_be_had(registrar: Registrar, server: OwnSshd) -> None:
+    """While the registrar is away a run that is not due says so, and ends well: nothing can be done about it."""
+    out = registrar.host.join(registrar.invite("web1"), "web1", *flags(server))
+    registrar.process.stop()
+    done = registrar.host.handfast("renew", "--out", out, "--ssh", "--if-due")
+    assert "whether the registrar has taken these SSH certificates back is not known: cannot reach" in done.stderr
+    assert "SSH certificates are not due before" in done.stderr
 
 
 def _grow_old(out: Path, server: OwnSshd) -> SshCertificate:
@@ -234,8 +261,9 @@ def test_users_and_what_was_revoked(registrar: Registrar, server: OwnSshd) -> No
     assert (server.etc / "handfast" / "user_ca.pub").read_text() == f"{user_ca}\n"
     registrar.invite("web2")  # the log grows, and so does the list's version
     registrar.revoke("web1")
-    done = registrar.host.handfast("renew", "--out", out, "--ssh", "--if-due")
+    done = registrar.host.handfast("renew", "--out", out, "--ssh", "--if-due", code=3)
     assert "sshd has a newer list of revoked SSH keys" in done.stderr
+    assert "the registrar has taken back the SSH certificate" in done.stderr
     after = krl.read(revoked.read_bytes())
     assert after.version > before.version
     assert after.certificates

@@ -110,6 +110,8 @@ ASKED = (
     Case("65-names", "a name more than allowed", "malformed", sent={"names": [f"w{n}.lan" for n in range(65)]}),
     Case("17-addresses", "an address more than allowed", "malformed", sent={
         "addresses": [f"10.0.0.{n}" for n in range(17)]}),
+    Case("65-places", "names and addresses, more in all than a machine can have", "malformed", sent={
+        "names": [f"w{n}.lan" for n in range(63)]}),
     Case("5-ports", "a port more than allowed", "malformed", sent={"ports": [22, 23, 24, 25, 26]}),
     Case("5-keys", "a key more than allowed", "malformed", sent={"keys": [blob(stage.ed25519(n)) for n in range(5)]}),
     Case("wildcard", "a wildcard", "malformed", sent={"names": ["*.lan"]}),

@@ -99,6 +99,7 @@ def test_verifying_changes_nothing() -> None:
 BAD_PARAMETERS: dict[str, tuple[dict[str, Any], str]] = {
     "no name": ({"names": []}, "names"),
     "65 names": ({"names": [f"w{n}.lan" for n in range(65)]}, "names"),
+    "63 names, 2 addresses": ({"names": [f"w{n}.lan" for n in range(63)]}, "over 64 names and addresses"),
     "a wildcard": ({"names": ["*.lan"]}, r"not a DNS name: '\*\.lan'"),
     "a trailing dot": ({"names": ["web1.lan."]}, r"the name 'web1\.lan\.' is not in its one form"),
     "upper case": ({"names": ["Web1.lan"]}, "the name 'Web1.lan' is not in its one form"),

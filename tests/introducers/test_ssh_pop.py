@@ -132,7 +132,7 @@ def test_a_key_that_was_reported_vouches_for_nothing() -> None:
 @pytest.mark.parametrize("signers", [(STRANGER,), (STRANGER, NEW)])
 def test_P2_a_key_that_is_nobody_s_proves_nothing(signers: tuple[Signer, ...]) -> None:
     """Everybody has one."""
-    rejected(by_pop(signers=signers), "none of these keys is a known host key")
+    rejected(by_pop(signers=signers), "none of these . keys is a known host key")
 
 
 def test_P2_keys_of_two_machines() -> None:
@@ -238,7 +238,7 @@ def test_P2_what_a_key_proved_in_an_introduction_is_no_proof_here() -> None:
 def test_a_key_that_was_retired_is_nobody_s() -> None:
     """The ledger does not have it as the machine's any more; beside another of the machine's it counts as new."""
     stage = with_hosts(a_host(ALSO_KNOWN))
-    rejected(by_pop(stage=stage), "none of these keys is a known host key")
+    rejected(by_pop(stage=stage), "none of these . keys is a known host key")
     again = verified(by_pop(signers=(KNOWN, ALSO_KNOWN), stage=stage))
     assert again.host is not None  # and policy refuses it, as does the ledger
     assert again.host.keys == (KNOWN.public,)
@@ -254,7 +254,7 @@ def test_a_stranger_costs_no_signature(monkeypatch: pytest.MonkeyPatch) -> None:
         return real(signature, message, namespace=namespace)
 
     monkeypatch.setattr(sshsig, "verify", counted)
-    rejected(by_pop(signers=tuple(signer(number) for number in range(50, 50 + MAX_KEYS))), "none of these keys")
+    rejected(by_pop(signers=tuple(signer(number) for number in range(50, 50 + MAX_KEYS))), "none of these 32 keys")
     assert seen == []
     many = tuple(signer(number) for number in range(50, 49 + MAX_KEYS))
     honest = by_pop(signers=(*many, KNOWN))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -26,9 +25,9 @@ from handfast.core.sshkeys import SshKey
 from handfast.core.sshleaf import SshLeaf
 from handfast.core.sshoptions import Critical
 from handfast.core.sshsig import Signer
-from handfast.errors import EvidenceRejected, Fault, PolicyRefused, TooMuch, UntrustedPeer
+from handfast.errors import EvidenceRejected, PolicyRefused, TooMuch, UntrustedPeer
 from handfast.newcomer import certificates, hostkeys
-from handfast.newcomer.certificates import Certified, attempt, check_certificates, obtain, write
+from handfast.newcomer.certificates import Certified, attempt, check_certificates, obtain
 from handfast.newcomer.check import CLOCK_STEP
 from handfast.newcomer.connection import Connection, Verified, verified
 from handfast.server.limits import Limits
@@ -279,34 +278,12 @@ def test_too_often_is_not_asked_again_for_each(tmp_path: Path) -> None:
             ask(registrar, (signer(1), signer(2)))
 
 
-# --- on the disk ---
-
-
-def test_they_are_written_beside_their_keys(tmp_path: Path) -> None:
-    """Readable for all, in one step, over what was there; a link there is replaced, and not followed."""
+def test_where_each_key_is(tmp_path: Path) -> None:
+    """By its private half, whatever the file is called and whatever lies beside; what is no key is passed over."""
     keys = [ssh_keygen(tmp_path, kind).rename(tmp_path / f"ssh_host_{kind}_key") for kind in ("ed25519", "p256")]
     for kind in ("ed25519", "p256"):
         (tmp_path / f"{kind}.pub").rename(tmp_path / f"ssh_host_{kind}_key.pub")
-    victim = tmp_path / "victim"
-    victim.write_text("mine")
-    (tmp_path / "ssh_host_p256_key-cert.pub").symlink_to(victim)
-    located = hostkeys.located(tmp_path)
-    assert located == {public(path): path for path in keys}
-    made = [sshleaf.issue(leaf(key), HOST_CA, serial=1) for key in located]
-    written = write(made, located)
-    assert written == tuple(path.with_name(f"{path.name}-cert.pub") for path in located.values())
-    for path, each in zip(written, made, strict=True):
-        assert path.read_text() == f"{each}\n"
-        assert not path.is_symlink()
-        assert stat.S_IMODE(path.stat().st_mode) == 0o644
-    assert victim.read_text() == "mine"
-    assert not list(tmp_path.glob(".*"))
-
-
-def test_where_they_cannot_be_written(tmp_path: Path) -> None:
-    """A directory in the way is said."""
-    path = tmp_path / "ssh_host_ed25519_key"
-    path.with_name(f"{path.name}-cert.pub").mkdir()
-    made = sshleaf.issue(leaf(), HOST_CA, serial=1)
-    with pytest.raises(Fault):
-        write([made], {KEYS[0]: path})
+    odd = tmp_path / "ssh_host_odd_key"
+    odd.write_text("no key")
+    odd.chmod(0o600)
+    assert hostkeys.located(tmp_path) == {public(path): path for path in keys}

@@ -120,10 +120,10 @@ def test_a_machine_that_has_joined_is_certified(house: House) -> None:
 
 
 def test_asked_again_it_is_the_same_until_it_is_old(house: House) -> None:
-    """The same certificate and nothing on record, as long as a third of its life is left; then another one."""
+    """The same certificate and nothing on record, as long as half of its life is left; then another one."""
     joined(house, 1)
     first, events = read(certify(house, 1)), house.kinds()
-    house.clock.time += 4 * DAY
+    house.clock.time += 3 * DAY
     assert read(certify(house, 1)) == first
     assert house.kinds() == events
     house.clock.time += DAY

@@ -14,6 +14,7 @@ from handfast.core import wire
 from handfast.core.challenge import TOKEN_PATH, Challenge, TokenAnswer
 from handfast.core.hosts import How
 from handfast.core.look import Answered
+from handfast.core.names import ip_address
 from handfast.errors import PolicyRefused, Waiting
 from handfast.introducers import ssh_hostkey
 from handfast.introducers.ssh_hostkey import PAYLOAD_NAMESPACE
@@ -60,6 +61,17 @@ def test_rsa_over_the_wire(home: House) -> None:
     """An RSA key signs with SHA-2, and is certified."""
     certified = home.enrol(replace(WANTED, signers=(rsa_key(),)))
     assert [each.key.algorithm for each in certified.certificates] == ["ssh-rsa"]
+
+
+def test_the_longest_name_and_the_most_places(home: House) -> None:
+    """A name of 253 characters is certified, and so are 48 names with 16 addresses at four ports, in one request."""
+    longest = ".".join(["a" * 62] * 4)[:249] + ".lan"
+    certified = home.enrol(replace(WANTED, names=(longest,)))
+    assert longest in certified.certificates[0].principals
+    names = tuple(f"{'b' * 50}.{'c' * 60}.{'d' * 60}.{number:02}.lan" for number in range(48))
+    addresses = tuple(ip_address(f"2001:db8:ffff:ffff:ffff:ffff:ffff:{number:x}") for number in range(16))
+    certified = home.enrol(Wanted((rsa_key(), rsa_key(4096)), names, addresses, (22, 2222, 2223, 2224)))
+    assert set(certified.certificates[0].principals) == {*names, *map(str, addresses)}
 
 
 def test_said_again_it_is_the_same_answer(home: House) -> None:

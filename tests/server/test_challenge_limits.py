@@ -18,7 +18,7 @@ from handfast.core.challenge import NONCE_PATH, TOKEN_PATH, Challenge, Parameter
 from handfast.core.invitation import Address
 from handfast.core.look import Look, Seen
 from handfast.core.sshsig import Signer
-from handfast.errors import Malformed, NotFound, PolicyRefused, Unreachable, UntrustedPeer
+from handfast.errors import Malformed, NotFound, PolicyRefused, TooMuch, Unreachable, UntrustedPeer
 from handfast.introducers import ssh_hostkey
 from handfast.introducers.ssh_hostkey import TOKEN_NAMESPACE
 from handfast.newcomer import challenge as newcomer
@@ -88,6 +88,33 @@ def test_a_source_that_asks_too_often(tmp_path: Path) -> None:
             assert (problem.status, problem.code) == (429, "too-much")
             assert int(client.headers["Retry-After"]) > 60
         assert len(home.sights.asked) == 2
+
+
+def test_a_host_waits_for_its_turn(home: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many behind one address at once: refused with when to come again, a host does that, in both steps."""
+    look, waits = home.sights.look, list[float]()
+    turns = iter((False, True, False, True))
+
+    async def at_times(asked: Look) -> tuple[Seen, ...]:
+        if not next(turns):
+            raise TooMuch("others are looked at", hint="try again in 7 s", after=7)
+        return await look(asked)
+
+    monkeypatch.setattr(home.sights, "look", at_times)
+    certified = enrol(WANTED, [home.address], pin=home.pin, now=home.running.clock.now, sleep=waits.append)
+    assert certified.certificates
+    assert len(waits) == 2
+    assert all(7 <= seconds <= 14 for seconds in waits)
+
+
+def test_a_host_does_not_wait_for_ever(tmp_path: Path) -> None:
+    """After a minute it says when to come again, and ends with exit code 3."""
+    limits = Limits(looks=0.05, looks_burst=1)
+    waits: list[float] = []
+    with house(tmp_path / "data", limits=limits) as home, pytest.raises(TooMuch, match="too often") as caught:
+        enrol(WANTED, [home.address], pin=home.pin, now=home.running.clock.now, sleep=waits.append)
+    assert 0 < caught.value.after <= 20
+    assert sum(waits) <= newcomer.LONGEST_WAIT
 
 
 def test_all_together_ask_too_often(tmp_path: Path) -> None:

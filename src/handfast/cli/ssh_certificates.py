@@ -14,7 +14,7 @@ from handfast.adapters.clock import SystemClock
 from handfast.cli import ui
 from handfast.cli.arguments import FILE
 from handfast.core.keys import format_pin
-from handfast.errors import NotFound, Refused, UsageError
+from handfast.errors import HandfastError, NotFound, Refused, UsageError
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -31,6 +31,7 @@ _TRUST_USERS = (
     "With --install: have sshd trust the registrar's CA for users too, who then log in with its certificates alone; "
     "and the list of those revoked."
 )
+_REVOKED = "revoked.krl"  # in the machine's directory: the registrar's list, as it was last seen
 _SSHD_CONFIG = "With --install: the configuration of the sshd, if not /etc/ssh/sshd_config."
 
 
@@ -136,15 +137,17 @@ def renew(keystore: Keystore, held: SshHeld, *, if_due: bool, asked: Installing 
     """
     Get the next certificates, or with ``if_due`` see that these are where they belong; return whether they are others.
 
-    They are due also when a host key was made anew.
+    They are due also when a host key was made anew, or when the registrar has taken one back: what it said is true no
+    more, and whoever reads the registrar's list refuses the host until it shows another.
 
     :raises HandfastError: as ``certificates.obtain`` and ``finish``; those that there are stay.
     """
     with keystore.exclusive():
         if if_due and SystemClock().now() < held.due_at and not _made_anew(held):
-            _tend(keystore, held, asked)
-            ui.say(f"SSH certificates are not due before {held.due_at:%Y-%m-%d %H:%M}Z")
-            return False
+            _tend(keystore, held, asked)  # first of all: whom sshd refuses does not wait for our own certificates
+            if not _taken_back(keystore, held):
+                ui.say(f"SSH certificates are not due before {held.due_at:%Y-%m-%d %H:%M}Z")
+                return False
         certified, _ = _obtained(held.directory, held.agent, held.addresses, held.pin, held.certified.time)
         finish(keystore, replace(held, certified=certified), asked)
         return certified.certificates != held.certificates
@@ -267,10 +270,11 @@ def _beside(held: SshHeld, before: SshHeld | None) -> None:
 
 
 def _install(keystore: Keystore, held: SshHeld, where: Installed, *, unfinished: bool) -> None:
-    from handfast.newcomer import ssh_state, sshd
+    from handfast.newcomer import ssh_state, sshd, sshd_files
     from handfast.newcomer.sshd_files import Users
 
-    users = Users(held.certified.user_ca, _revoked(held, where)) if where.trust_users else None
+    listed = sshd_files.revoked_file(where.config)
+    users = Users(held.certified.user_ca, _revoked(held, listed)) if where.trust_users else None
     placed = sshd.install(held.certificates, pin=held.pin, config=where.config, users=users, unfinished=unfinished)
     for remark in placed.remarks:
         ui.warn(remark)
@@ -291,13 +295,33 @@ def _tend(keystore: Keystore, held: SshHeld, asked: Installing | None) -> None:
     elif where is not None:
         if not where.complete or not sshd.intact(held.certificates, pin=held.pin, config=where.config):
             _install(keystore, held, where, unfinished=not where.complete)
-        elif where.trust_users and sshd_files.write_krl(where.config, _revoked(held, where)):
-            ui.say("sshd has a newer list of revoked SSH keys")
+        elif where.trust_users:
+            listed = sshd_files.revoked_file(where.config)
+            if sshd_files.write_krl(where.config, _revoked(held, listed)):
+                ui.say("sshd has a newer list of revoked SSH keys")
 
 
-def _revoked(held: SshHeld, where: Installed) -> bytes:
-    """Return the registrar's list of revoked SSH keys, which is not older than the one that sshd has."""
-    from handfast.newcomer import sshd_files
+def _taken_back(keystore: Keystore, held: SshHeld) -> bool:
+    """Whether one of these certificates is on the registrar's list. Where that cannot be learned, it is only said."""
+    from handfast.core.krl import is_revoked, read
+    from handfast.ssh import krl
+
+    path = keystore.directory / _REVOKED
+    try:
+        content = _revoked(held, path)
+        krl.keep(path, content, before=krl.read(path))
+    except HandfastError as error:
+        ui.warn(f"whether the registrar has taken these SSH certificates back is not known: {error.message}")
+        return False
+    listed = read(content)
+    gone = [each for each in held.certificates if is_revoked(listed, each)]
+    for each in gone:
+        ui.say(f"the registrar has taken back the SSH certificate {each.serial} of {each.key.fingerprint}")
+    return bool(gone)
+
+
+def _revoked(held: SshHeld, path: Path) -> bytes:
+    """Return the registrar's list of revoked SSH keys, which is not older than the one at ``path``."""
     from handfast.newcomer.connection import problem
     from handfast.ssh import krl
 
@@ -310,7 +334,6 @@ def _revoked(held: SshHeld, where: Installed) -> bytes:
                 raise problem(answer, status, peer.connection.address)
             return answer
 
-        path = sshd_files.revoked_file(where.config)
         return krl.fetch(get, pin=held.pin, now=max(now, peer.time), held=krl.read(path)).content
 
     fetched: bytes = _ask(held.addresses, held.pin, held.certified.time, fetch)

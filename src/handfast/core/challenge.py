@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from handfast.core import look, sshkeys, sshsig, wire
+from handfast.core.hosts import MAX_PLACES
 from handfast.core.look import Look
 from handfast.core.names import IPAddress, dns_name, ip_address
 from handfast.core.sshkeys import SshKey
@@ -131,6 +132,8 @@ def to_look(asked: Parameters | Payload | LookRequest) -> Look:
     for what, given in {"names": names, "addresses": addresses, "ports": asked.ports, "keys": keys}.items():
         if len(set(given)) != len(given):
             raise Malformed(f"one of the {what} stands there twice", hint="give each once")
+    if len(names) + len(addresses) > MAX_PLACES:  # as many as a machine can have
+        raise Malformed(f"over {MAX_PLACES} names and addresses", hint="use several machines")
     return Look(names, addresses, keys, tuple(asked.ports))
 
 

@@ -34,7 +34,7 @@ class SshLedger(Protocol):
         """
         Spend ``once`` against the grant's keys, record ``grant.host``, reserve serials and log it, in one transaction.
 
-        Where a leaf's key has a certificate for the same names that is good for more than a third of its life, that one
+        Where a leaf's key has a certificate for the same names that is good for more than half of its life, that one
         is the answer. A host's leaf has to be the ledger's own word in the end: its key current, its names the
         machine's.
 

@@ -73,7 +73,11 @@ class SshRevokedAnswer(msgspec.Struct, frozen=True):
 
 
 class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
-    """An RFC 9457 problem. ``code`` is one of errors.py; ``reasons`` only for those entitled to know."""
+    """
+    An RFC 9457 problem.
+
+    ``code`` is one of errors.py; ``reasons`` only for those entitled to know. ``after`` is that of ``TooMuch``.
+    """
 
     title: str
     status: int
@@ -82,6 +86,7 @@ class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
     detail: str = ""
     hint: str = ""
     reasons: list[str] = []
+    after: int = 0
 
 
 T = TypeVar("T")

@@ -173,9 +173,7 @@ def make_payload(asked: Parameters, *, trust_domain: str, pin: bytes, nonce: byt
     )
 
 
-def proved(
-    proof: Proof, *, ca: SshKey, trust_domain: str, pin: bytes, server_spki: bytes, now: datetime
-) -> Look:
+def proved(proof: Proof, *, ca: SshKey, trust_domain: str, pin: bytes, server_spki: bytes, now: datetime) -> Look:
     """
     Return what is to be looked at again, for a host that has proved every private key, now and here.
 

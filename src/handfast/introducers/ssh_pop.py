@@ -139,7 +139,7 @@ class PopIntroducer:
         hosts = {key: host for key in keys if (host := context.host_of_key(key)) is not None}
         if not hosts:  # before a signature is looked at: a stranger's keys cost us nothing
             raise EvidenceRejected(
-                f"none of these keys is a known host key: {', '.join(key.fingerprint for key in keys)}",
+                f"none of these {len(keys)} keys is a known host key: {', '.join(key.fingerprint for key in keys[:3])}",
                 hint="`handfast join --ssh` makes them known",
             )
         proofs = {key: proof.signature for key, proof in zip(keys, request.keys, strict=True)}

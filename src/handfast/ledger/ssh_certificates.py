@@ -17,7 +17,7 @@ from handfast.ledger.database import Row
 from handfast.ledger.entries import micros
 from handfast.ledger.writer import Transaction
 
-_LEAST = 3  # a certificate answers again while a third of its life is left
+_LEAST = 2  # a certificate answers again while half of its life is left: later, hosts ask for the next one
 _HINT = "ask again: what is known of the machine has changed meanwhile"
 
 

@@ -77,7 +77,7 @@ class SshStore(Connections):
         """
         Spend a marker against these keys, record the grant's host keys, and reserve a serial for each leaf.
 
-        Where a host's key has a certificate for the same names that is good for more than a third of its life, that
+        Where a host's key has a certificate for the same names that is good for more than half of its life, that
         one is the answer; and a person's, the one that came of the same marker.
 
         :raises AlreadySpent: no use is left for other keys; an ``alarm.second-key`` event is logged.

@@ -1,17 +1,15 @@
 """
-SSH certificates of this machine: asked for with its host keys, checked like every answer, written beside the keys.
+SSH certificates of this machine: asked for with its host keys, and checked like every answer.
 
 ``obtain`` needs nothing but a registrar that has proved itself, so that joining, renewing and the timer share it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 
-from handfast.adapters import files
 from handfast.core import sshcert, sshkeys, transcript
 from handfast.core.hostproof import HostSigner
 from handfast.core.sshcert import Kind, SshCertificate
@@ -158,22 +156,6 @@ def _check(certificate: SshCertificate, ca: SshKey, *, kind: Kind, principals: C
     )
     if reasons:
         raise UntrustedPeer(f"{of}: {'; '.join(reasons)}", hint="nothing was kept; look at the registrar's log")
-
-
-def write(certificates: Sequence[SshCertificate], keys: Mapping[SshKey, Path]) -> tuple[Path, ...]:
-    """
-    Write each certificate beside its key, ``<key>-cert.pub``, in one step for each; return where.
-
-    ``keys`` says where each private key is. sshd reads certificates when it starts, and when it is told to read again.
-
-    :raises Fault: the disk.
-    """
-    written = []
-    for each in certificates:
-        beside = keys[each.key].with_name(keys[each.key].name + SUFFIX)
-        files.write_atomic(beside, f"{each}\n".encode(), 0o644)
-        written.append(beside)
-    return tuple(written)
 
 
 def _fingerprints(keys: Iterable[SshKey]) -> str:

@@ -14,10 +14,12 @@ slowest host that it looks at.
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TypeVar
 
 import msgspec
 
@@ -32,14 +34,16 @@ from handfast.core.names import IPAddress
 from handfast.core.sshcert import Kind
 from handfast.core.sshkeys import SshKey
 from handfast.core.wire import CertificatesAnswer
-from handfast.errors import UntrustedPeer
+from handfast.errors import TooMuch, UntrustedPeer
 from handfast.introducers.ssh_hostkey import NAME, challenged, present, prove
 from handfast.newcomer.certificates import PATH, Certified, check_certificates
 from handfast.newcomer.connection import Verified, verified
 
 PATIENCE = 60.0  # seconds for an answer with a look behind it: the registrar gives up sooner, and says why
 DEADLINE = 90.0  # seconds for such a connection
+LONGEST_WAIT = 60.0  # seconds until the registrar has time to look; a payload is good for four minutes
 
+T = TypeVar("T")
 Connect = Callable[[], AbstractContextManager[Verified]]
 
 
@@ -63,7 +67,14 @@ class Wanted:
         return Look(self.names, self.addresses, self.keys, self.ports)
 
 
-def enrol(wanted: Wanted, addresses: Sequence[Address], *, pin: bytes, now: Callable[[], datetime]) -> Certified:
+def enrol(
+    wanted: Wanted,
+    addresses: Sequence[Address],
+    *,
+    pin: bytes,
+    now: Callable[[], datetime],
+    sleep: Callable[[float], None] = time.sleep,
+) -> Certified:
     """
     Have the registrar of ``pin`` look at this host, and return a certificate for each of its keys.
 
@@ -73,6 +84,7 @@ def enrol(wanted: Wanted, addresses: Sequence[Address], *, pin: bytes, now: Call
     :raises Unreachable: no registrar answered in time.
     :raises UntrustedPeer: it is not the registrar of the pin, or asks for or answers something else.
     :raises Refused: it said no: what it saw is not what we said, or it does not do this.
+    :raises TooMuch: it has looked too often for us, and goes on with that for over a minute.
     :raises Waiting: a person has to look first.
     """
     messages.to_look(messages.parameters(wanted.look, newcomer_nonce=bytes(32)))
@@ -80,8 +92,8 @@ def enrol(wanted: Wanted, addresses: Sequence[Address], *, pin: bytes, now: Call
     def connect() -> AbstractContextManager[Verified]:
         return verified(addresses, newcomer_context(), pin=pin, judge=lambda _claimed: now(), deadline=DEADLINE)
 
-    ca, challenge = _challenge(wanted, connect, pin)  # (2)
-    token = _token(wanted, challenge, connect, pin)  # (3) and (4)
+    ca, challenge = _patiently(lambda: _challenge(wanted, connect, pin), sleep)  # (2)
+    token = _patiently(lambda: _token(wanted, challenge, connect, pin), sleep)  # (3) and (4)
     certified = _redeem(wanted, challenge, token, connect, pin)  # (5)
     if certified.host_ca != ca:
         raise UntrustedPeer(
@@ -90,6 +102,20 @@ def enrol(wanted: Wanted, addresses: Sequence[Address], *, pin: bytes, now: Call
             hint="nothing was kept; tell the registrar's operator",
         )
     return certified
+
+
+def _patiently(step: Callable[[], T], sleep: Callable[[float], None]) -> T:
+    """Take a step when the registrar has time to look: many hosts behind one address come at once."""
+    waited = 0.0
+    while True:
+        try:
+            return step()
+        except TooMuch as error:
+            pause = error.after + secrets.randbelow(1000 * error.after + 1) / 1000  # not again all at once
+            waited += pause
+            if not pause or waited > LONGEST_WAIT:
+                raise
+        sleep(pause)
 
 
 def _challenge(wanted: Wanted, connect: Connect, pin: bytes) -> tuple[SshKey, Challenge]:

@@ -250,6 +250,8 @@ def problem(answer: bytes, status: int, address: Address) -> HandfastError:
         return Unreachable(f"the registrar failed: {message}", hint="see its log, then run this again")
     if kind is errors.PolicyRefused:
         return errors.PolicyRefused(tuple(content.reasons) or (message,), hint=content.hint)
+    if kind is errors.TooMuch:
+        return errors.TooMuch(message, hint=content.hint, after=content.after)
     return kind(message, hint=content.hint)
 
 

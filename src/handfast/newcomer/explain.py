@@ -22,8 +22,10 @@ def explain(held: Held, *, now: datetime) -> list[str]:
     sentences = [
         f"This machine is {who.machine!r}, a {who.role} of the trust domain {who.trust_domain}.",
         f"It trusts one root, and no public authority: the key with SHA-256 {pin}.",
-        f"That pin came with the {_BROUGHT.get(origin, origin)} it joined with, before the first packet;"
-        " no network taught it.",
+        (
+            f"That pin came with the {_BROUGHT.get(origin, origin)} it joined with, before the first packet;"
+            " no network taught it."
+        ),
         (
             f"It accepted the registrar {about.get('registrar')!r} because that peer proved in the TLS handshake a key"
             " whose certificate chains to this root in the role of registrar; one for any other role is refused."

@@ -28,7 +28,7 @@ def load(directory: Path, *, ports: tuple[int, ...]) -> tuple[HostKeys, tuple[st
     remarks: list[str] = []
     for path in sorted(directory.glob(_PATTERN)):
         try:
-            found.append(_signer(path))
+            found.append(signer(path))
         except Malformed as error:
             remarks.append(f"{str(path)!r} is not published: {error.message}")
     if not found:
@@ -48,7 +48,7 @@ def located(directory: Path) -> dict[SshKey, Path]:
 def public(path: Path) -> SshKey | None:
     """Return which key sshd has at the path of a ``HostKey``, as far as that is known. *Not* checked: that it does."""
     try:
-        return _signer(path).public
+        return signer(path).public
     except HandfastError:  # in ssh-agent, or in hardware: what is there is the public half
         beside = path if path.suffix == ".pub" else path.with_name(f"{path.name}.pub")
     try:
@@ -66,17 +66,22 @@ def readable(path: Path) -> bool:
     return True
 
 
-def _signer(path: Path) -> sshsig.Signer:
-    signer = sshsig.load_private(files.read_private(path, group=_group(), limit=sshsig.MAX_PRIVATE))
+def signer(path: Path) -> sshsig.Signer:
+    """
+    Read a private key; with a public one beside it, that has to be its own.
+
+    :raises Malformed: not a key that we can sign with. :raises NotFound, Unsafe, Fault: it cannot be read.
+    """
+    found = sshsig.load_private(files.read_private(path, group=_group(), limit=sshsig.MAX_PRIVATE))
     beside = path.with_name(path.name + ".pub")
     try:
         said = sshkeys.parse(beside.read_text("utf-8", errors="replace"))
     except (OSError, HandfastError):
-        return signer  # sshd needs none, and ours follows from the private one
-    if said != signer.public:
+        return found  # sshd needs none, and ours follows from the private one
+    if said != found.public:
         # sshd would serve the private one's; whoever reads the other file would wait for a key that never comes.
-        raise Malformed(f"{beside.name} is another key: {said.fingerprint}, and not {signer.public.fingerprint}")
-    return signer
+        raise Malformed(f"{beside.name} is another key: {said.fingerprint}, and not {found.public.fingerprint}")
+    return found
 
 
 def _group() -> int | None:

@@ -24,7 +24,6 @@ from handfast.core.keys import parse_pin
 from handfast.errors import Fault, HandfastError, Malformed, Refused, Waiting
 from handfast.introducers import reintroduction, renewal
 from handfast.newcomer import hostkeys
-from handfast.newcomer.certificates import Certified, attempt
 from handfast.newcomer.check import Checked
 from handfast.newcomer.connection import Verified, parse_time, verified
 from handfast.newcomer.exchange import exchange
@@ -96,15 +95,13 @@ def renew(
     now: Callable[[], datetime],
     publish: Published | None = None,
     remark: Callable[[str], None] = lambda _remark: None,
-    certified: Callable[[Certified], None] | None = None,
 ) -> Held:
     """
     Get and adopt the successor of the credential in the key store; return what is held now.
 
     SSH host keys that were published before are published again, so that a new one becomes known and one that is gone
     is retired; ``remark`` is told what of that cannot be done, which keeps nobody from renewing. ``publish`` are others
-    from now on, and who asks for that is refused if they are. With ``certified``, SSH certificates for them are asked
-    for as well, and given to it in the end.
+    from now on, and who asks for that is refused if they are.
 
     The registrar's clock, not ours, says whether the credential has expired, since it also judges.
 
@@ -116,14 +113,8 @@ def renew(
         old = held(keystore)
         keys = keystore.pending(f"successor:{old.serial:032x}")
         host = publish.keys if publish is not None else _published(old, remark)
-        found: list[Certified | None] = []
-
-        def certify(registrar: Verified) -> None:
-            if certified is not None and host is not None:
-                found.append(attempt(registrar, host.signers, pin=old.pin, remark=remark))
-
         try:
-            checked, registrar, method = _succeed(old, keys, host, keystore, now=now, then=certify)
+            checked, registrar, method = _succeed(old, keys, host, keystore, now=now)
         except (Refused, Waiting) as error:
             if host is None or publish is not None:
                 raise
@@ -135,10 +126,7 @@ def renew(
         about |= _inherited(old, publish)
         mine = (keys.private_key, keys.reintroduction_key)
         keystore.adopt(Material(checked.leaf, checked.chain, checked.trust, *mine, about))
-        current = held(keystore)
-    if certified is not None and found and found[0] is not None:
-        certified(found[0])
-    return current
+        return held(keystore)
 
 
 def _inherited(old: Held, publish: Published | None) -> dict[str, object]:
@@ -168,30 +156,18 @@ def _published(old: Held, remark: Callable[[str], None]) -> HostKeys | None:
 
 
 def _succeed(
-    old: Held,
-    keys: Pending,
-    host: HostKeys | None,
-    keystore: Keystore,
-    *,
-    now: Callable[[], datetime],
-    then: Callable[[Verified], None] = lambda _registrar: None,
+    old: Held, keys: Pending, host: HostKeys | None, keystore: Keystore, *, now: Callable[[], datetime]
 ) -> tuple[Checked, Verified, str]:
     same = Wish(old.identity.role, old.identity.names)
     renewing = renewal.Renewing(old.material.private_key, old.serial, old.pin, same)
     with _connect(old, now=now, proving=None) as registrar:
         if registrar.time >= old.identity.not_after:
             returning = reintroduction.Returning(old.material.reintroduction_key, old.serial, old.pin, same)
-            checked, method = exchange(returning, registrar, keys, host), returning.method
-            then(registrar)
-            return checked, registrar, method
+            return exchange(returning, registrar, keys, host), registrar, returning.method
         if not old.identity.role.dials:  # its certificate cannot be a client's, see introducers.renewal
-            checked = exchange(renewing, registrar, keys, host)
-            then(registrar)
-            return checked, registrar, renewing.method
+            return exchange(renewing, registrar, keys, host), registrar, renewing.method
     with _connect(old, now=now, proving=keystore) as registrar:
-        checked = exchange(renewing, registrar, keys, host)
-        then(registrar)
-        return checked, registrar, renewing.method
+        return exchange(renewing, registrar, keys, host), registrar, renewing.method
 
 
 def _connect(old: Held, *, now: Callable[[], datetime], proving: Keystore | None) -> AbstractContextManager[Verified]:

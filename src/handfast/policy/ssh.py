@@ -17,7 +17,7 @@ from handfast.core.hosts import Host, HostKey, How, described, placed, with_key
 from handfast.core.records import REASONS, SshRecord
 from handfast.core.sshcert import CERTIFICATES, MAX_PRINCIPALS, Kind
 from handfast.core.sshkeys import SshKey
-from handfast.core.sshleaf import SshLeaf, is_host
+from handfast.core.sshleaf import MAX_KEY_ID, SshLeaf, is_host
 from handfast.errors import PolicyRefused
 from handfast.policy.hosts import against_host, decide_host
 from handfast.policy.rules import SHORTEST, CertificateRules, Rules
@@ -62,7 +62,7 @@ def decide_ssh(
     host = _with_finding(finding, known, now)
     entitled = principals(host) if host is not None else ()
     wished = tuple(dict.fromkeys(name.lower() for name in finding.wish.principals)) or entitled
-    lifetime = min(filter(None, (certificates.lifetime, finding.wish.lifetime)))
+    lifetime = min(each for each in (certificates.lifetime, finding.wish.lifetime) if each is not None)
     ways = {key: _ways(host, key, rules) for key in finding.keys}
     reasons = (
         *_against_names(machine, rules, wished, entitled),
@@ -78,7 +78,7 @@ def decide_ssh(
         SshLeaf(
             kind=Kind.HOST,
             key=key,
-            key_id=f"host {machine}",
+            key_id=f"host {machine}"[:MAX_KEY_ID],
             principals=wished,
             valid_after=begin - BACKDATE,
             valid_before=begin + lifetime,

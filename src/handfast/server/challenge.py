@@ -13,6 +13,7 @@ from handfast.introducers.ssh_hostkey import NAME
 from handfast.server import public
 from handfast.server.state import Call
 
+MOST_NOTES = 16  # of one look
 _log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 
@@ -37,4 +38,5 @@ def _admit(call: Call) -> AbstractContextManager[None]:
 
 
 def _tell(notes: tuple[str, ...]) -> None:
-    _log.warning("looked", notes=notes)  # nobody else is told: it would map our networks
+    # Nobody else is told: it would map our networks. A stranger has us look at much, and must not fill the log with it.
+    _log.warning("looked", notes=notes[:MOST_NOTES], more=max(0, len(notes) - MOST_NOTES))

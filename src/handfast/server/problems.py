@@ -81,7 +81,16 @@ def problem(error: HandfastError) -> Problem:
     if isinstance(error, _SILENT):
         return Problem(title=title, status=status, code=error.code)
     reasons = list(error.reasons) if isinstance(error, errors.PolicyRefused) else []
-    return Problem(title=title, status=status, code=error.code, detail=error.message, hint=error.hint, reasons=reasons)
+    after = error.after if isinstance(error, errors.TooMuch) else 0
+    return Problem(
+        title=title,
+        status=status,
+        code=error.code,
+        detail=error.message,
+        hint=error.hint,
+        reasons=reasons,
+        after=after,
+    )
 
 
 def refused(error: HandfastError) -> web.Response:

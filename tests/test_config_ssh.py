@@ -119,6 +119,14 @@ def test_what_is_not_said_is_as_by_default(tmp_path: Path, text: str) -> None:
         ("require = [[]]", "ssh.certificates.require: an alternative without any evidence: it would let every"),
         ('require = [["invited"]]', "ssh.certificates.require: 'invited' is none of invitation, renewal"),
         ('approve = ["anything"]', "ssh.certificates.approve: 'anything' is none of invitation"),
+        (
+            'require = [["scan"]]',
+            "ssh.certificates.require: 'scan' is not in [ssh] evidence: no host key is ever known so",
+        ),
+        (
+            'require = [["x5c"], ["invitation", "ssh-hostkey"]]',
+            "ssh.certificates.require: 'ssh-hostkey' is not in [ssh]",
+        ),
         ('patterns = ["*.example.org,*"]', "ssh.certificates.patterns: not for a known_hosts file"),
         ('patterns = ["*.example.org *"]', "ssh.certificates.patterns: not for a known_hosts file"),
         ('patterns = "*"', "ssh.certificates.patterns: '*' is not of the right kind"),
@@ -127,6 +135,15 @@ def test_what_is_not_said_is_as_by_default(tmp_path: Path, text: str) -> None:
 def test_a_mistake_about_certificates(tmp_path: Path, setting: str, words: str) -> None:
     """It is named with its whole key."""
     assert mistakes(tmp_path, f"[ssh.certificates]\n{setting}\n").startswith(words)
+
+
+def test_what_is_required_can_become_known(tmp_path: Path) -> None:
+    """What nothing can fulfil is named, also where the evidence was narrowed; what is on may be asked for."""
+    required = '[ssh.certificates]\nrequire = [["invitation"]]\n'
+    assert mistakes(tmp_path, f'[ssh]\nevidence = ["x5c"]\n{required}') == (
+        "ssh.certificates.require: 'invitation' is not in [ssh] evidence: no host key is ever known so"
+    )
+    assert load(tmp_path, required).certificates.require == (frozenset({How.INVITATION}),)
 
 
 RULE = '[[ssh.users]]\norigins = ["operator"]\nprincipals = ["ann"]\n'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -54,7 +55,9 @@ def test_without_a_table_nothing_is_trusted(tmp_path: Path) -> None:
 
 def test_everything_that_can_be_set(tmp_path: Path) -> None:
     """Each key, in the form in which it is written."""
-    text = """[x5c]
+    text = """[methods]
+    x5c = ["server"]
+    [x5c]
     roots = ["/etc/handfast/their-root.pem"]
     crls = ["/var/lib/their.crl", "http://crl.their.lan/ca.crl"]
     eku = ["clientAuth", "serverAuth"]
@@ -94,7 +97,17 @@ def test_everything_that_can_be_set(tmp_path: Path) -> None:
 def test_mistakes(tmp_path: Path, line: str, why: str) -> None:
     """Each is named with its key; nothing is half-configured."""
     with pytest.raises(ConfigError, match=re.escape(why)):
-        load(tmp_path, f"[x5c]\n{line}\n")
+        load(tmp_path, f"{ENABLED}{line}\n")
+
+
+@pytest.mark.parametrize("methods", ["", "[methods]\n", '[methods]\nnifi = ["server"]\n'])
+def test_settings_for_what_is_off_are_a_mistake(tmp_path: Path, methods: str) -> None:
+    """Whoever has written the table and forgotten the method would wait for machines that are all refused."""
+    why = "x5c: introduces nobody, as it is not in [methods]: say there which roles it leads to"
+    with pytest.raises(ConfigError, match=re.escape(f"has mistakes: {why}")):
+        load(tmp_path, f'{methods}[x5c]\nnames = ["*.lan"]\n')
+    off = "[methods]\nx5c = []\n"  # said in so many words
+    assert introducer(tmp_path, f'{off}[x5c]\nnames = ["*.lan"]\n') == X5cIntroducer()
 
 
 def test_enabled_it_has_what_it_judges_by(tmp_path: Path) -> None:
@@ -140,6 +153,25 @@ def test_roots_that_cannot_be_trusted(tmp_path: Path, content: bytes | None, mod
     assert why in caught.value.message
 
 
+@pytest.mark.peer("openssl")
+def test_a_root_by_openssl_alone(tmp_path: Path) -> None:
+    """A CA without a key usage, as `openssl req -x509` makes it, is refused at once, with what would mend it."""
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
+               "-subj", "/CN=theirs", "-keyout", "key.pem", "-out", "root.pem"]  # fmt: skip
+    text = f'{ENABLED}roots = ["{tmp_path}/root.pem"]\nnames = ["*.lan"]\n'
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    (tmp_path / "root.pem").chmod(0o644)
+    with pytest.raises(
+        ConfigError, match=r"\[x5c\] roots: .*root.pem': every certificate by 'CN=theirs' would be"
+    ) as caught:
+        introducer(tmp_path, text)
+    assert "key usage does not allow to sign" in caught.value.message
+    assert "-addext keyUsage=critical,keyCertSign,cRLSign" in caught.value.hint
+    mended = [*command, "-addext", "keyUsage=critical,keyCertSign,cRLSign"]
+    subprocess.run(mended, cwd=tmp_path, check=True, capture_output=True)
+    assert len(introducer(tmp_path, text).rules.roots) == 1
+
+
 def test_a_directory_is_no_file_of_roots(tmp_path: Path) -> None:
     """Nor is anything else that can be opened."""
     with pytest.raises(ConfigError, match="is a directory"):
@@ -159,5 +191,5 @@ def test_a_list_in_a_file_is_there_from_the_start(tmp_path: Path) -> None:
 
 def test_lists_of_a_method_that_is_off_are_not_fetched(tmp_path: Path) -> None:
     """Nothing is asked of anybody for it."""
-    settings = load(tmp_path, '[x5c]\ncrls = ["http://their.lan/crl"]\n')
+    settings = config.Config(x5c=X5cSettings(crls=("http://their.lan/crl",)))
     assert wiring_x5c.lists(settings, RevocationLists()).sources == ()

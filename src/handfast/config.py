@@ -73,6 +73,8 @@ def load(path: Path) -> Config:
         raise ConfigError(f"cannot read {str(path)!r}: {error}", hint="see docs/operations.md for an example") from None
     reader = Reader.of_tables(tree)
     name = reader.take("registrar.name", machine_name, "registrar")
+    said = set(reader.names("methods"))  # those that are disabled in so many words, too
+    rules = _rules(reader, name)
     config = Config(
         name=name,
         listen=reader.take("registrar.listen", parse_listen, Config().listen),
@@ -81,13 +83,13 @@ def load(path: Path) -> Config:
         crl_url=reader.take("registrar.crl_url", _url, None),
         permitted_dns=reader.take("constraints.dns", each(dns_name), ()),
         permitted_ips=reader.take("constraints.networks", each(network), ()),
-        rules=_rules(reader, name),
+        rules=rules,
         nifi=_nifi(reader),
         scan=scan_settings(reader.table("ssh.scan")),
         oidc=providers(reader),
-        x5c=x5c_settings(reader),
+        x5c=x5c_settings(reader, said),
     )
-    check_origins(reader, config.rules.ssh.certificates.users, config.oidc)
+    check_origins(reader, rules.ssh.certificates.users, config.oidc)
     if mistakes := reader.mistakes():
         raise ConfigError(f"{str(path)!r} has mistakes: " + "; ".join(mistakes), hint="see docs/operations.md")
     return config

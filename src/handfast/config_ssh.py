@@ -22,11 +22,16 @@ _ANYBODYS = sshkeys.parse("ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAAAAAAAAAAAAAAAA
 def host_rules(reader: Reader) -> HostRules:
     """Read what counts for SSH host keys, and what SSH certificates hold."""
     default = HostRules()
+    evidence = reader.take("ssh.evidence", _ways, default.evidence)
+    table = reader.table("ssh.certificates")
+    certificates = _certificates(table, _users(reader))
+    if closed := frozenset[How]().union(*certificates.require) - evidence:
+        table.mistake("require", f"{min(closed).value!r} is not in [ssh] evidence: no host key is ever known so")
     return HostRules(
-        evidence=reader.take("ssh.evidence", _ways, default.evidence),
+        evidence=evidence,
         accept=reader.take("ssh.accept", _grade, default.accept),
         readers=reader.take("ssh.readers", one_of(Readers), default.readers),
-        certificates=_certificates(reader.table("ssh.certificates"), _users(reader)),
+        certificates=certificates,
     )
 
 

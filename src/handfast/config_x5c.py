@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,9 +34,11 @@ class X5cSettings:
     cut: bool = False
 
 
-def x5c_settings(reader: Reader) -> X5cSettings:
-    """Read the table; what it leaves out allows nothing."""
+def x5c_settings(reader: Reader, methods: Container[str]) -> X5cSettings:
+    """Read the table; what it leaves out allows nothing. ``methods`` are all in [methods], also those disabled."""
     default = X5cSettings()
+    if reader.names("x5c") and "x5c" not in methods:
+        reader.mistake("x5c", "introduces nobody, as it is not in [methods]: say there which roles it leads to")
     crls = reader.take("x5c.crls", each(_source), default.crls)
     if len(crls) > MOST_LISTS:
         reader.mistake("x5c.crls", f"{len(crls)} lists, at most {MOST_LISTS}")

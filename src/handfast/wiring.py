@@ -38,7 +38,7 @@ from handfast.core.ports import Clock, Introducer, SshIntroducer
 from handfast.core.secret import Secret
 from handfast.core.ssh_ports import Looker
 from handfast.errors import ConfigError, NotFound, UsageError
-from handfast.introducers import x5c
+from handfast.introducers import operator_login, ssh_hostkey, ssh_pop, x5c
 from handfast.introducers.oidc import OidcIntroducer
 from handfast.nifi.issuing import Recorded
 from handfast.nifi.service import Adopted
@@ -322,12 +322,21 @@ def _context(store: SqlLedger, clock: Clock, public: PublicAuthority) -> LedgerC
 
 
 def _for_certificates(settings: Config, keys: ProviderKeys) -> dict[str, SshIntroducer]:
-    """Return the ways to SSH certificates that lead there under this configuration."""
+    """
+    Return the ways to SSH certificates that lead there under this configuration, each of them named here.
+
+    By proof of a key that is known, and as an operator, always: without host keys and rules for users nothing comes of
+    it. By an OpenID provider, where there is one; by the host-key challenge, where it is evidence.
+    """
     people = OidcIntroducer({each.name: each for each in settings.oidc}, keys.of)
+    open_ways = {
+        ssh_pop.NAME: True,
+        operator_login.NAME: True,
+        people.name: bool(settings.oidc),
+        ssh_hostkey.NAME: How.SSH_HOSTKEY in settings.rules.ssh.evidence,
+    }
     known = introducers.known_for_certificates() | {people.name: people}
-    evidence = settings.rules.ssh.evidence
-    closed = set(How) - evidence - {How.OPERATOR}  # which is what one says of hosts: as a person he logs in
-    return {name: half for name, half in known.items() if name not in closed}
+    return {name: half for name, half in known.items() if open_ways.get(name, False)}
 
 
 def _native(settings: Config, lists: RevocationLists) -> dict[str, Introducer]:

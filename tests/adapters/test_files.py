@@ -107,8 +107,10 @@ class TestWriteAtomic:
 
     def test_no_directory(self, tmp_path: Path) -> None:
         """A missing directory is a fault that names the path."""
-        with pytest.raises(Fault, match="no such file or directory"):
+        with pytest.raises(Fault) as caught:
             files.write_atomic(tmp_path / "no" / "f", b"x")
+        assert caught.value.message == f"cannot write {str(tmp_path / 'no' / 'f')!r}: no such file or directory"
+        assert caught.value.hint == f"make the directory {str(tmp_path / 'no')!r} first"
 
 
 def test_write_new_refuses_what_exists(tmp_path: Path) -> None:

@@ -91,7 +91,8 @@ def test_acceptance_takes_an_address_from_another(store: SqlLedger) -> None:
     """That is what a person was asked; the other's certificate by it is revoked."""
     known(store, 1)
     (old,) = get(store, ssh_grant(host_leaf(1)))
-    asked = store.ask(changed(2, "web2.lan", "web2.lan", "10.0.0.1"), WHY, at=NOW).result()
+    owners = frozenset({("10.0.0.1", "web1.lan")})
+    asked = store.ask(changed(2, "web2.lan", "web2.lan", "10.0.0.1"), WHY, owners, at=NOW).result()
     store.approve(asked.approval_id, by="ann", reason="moved", at=LATER).result()
     moved = store.host_at("10.0.0.1")
     assert moved is not None
@@ -106,8 +107,9 @@ def test_a_rejection_is_for_good(store: SqlLedger) -> None:
     for at in (LATER, NOW + timedelta(days=365)):
         with pytest.raises(Refused, match="were rejected on 2026-11-22 13:00 UTC by ann: not ours"):
             store.ask(changed(2), WHY, at=at).result()
-    with pytest.raises(Refused, match="is rejected by ann"):
+    with pytest.raises(Refused, match="is rejected by ann") as caught:
         store.approve(asked.approval_id, by="eve", reason="yes", at=LATER).result()
+    assert caught.value.hint == "if the keys are right: handfast host add"  # asking again is refused
     assert store.ask(changed(3), WHY, at=LATER).result().status(LATER) == "open"
     assert kinds(store) == ["approval.asked", "approval.rejected", "approval.asked"]
 
@@ -169,7 +171,7 @@ def test_what_no_person_can_accept(store: SqlLedger) -> None:
 def test_one_id_for_two_questions(store: SqlLedger, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever finds other keys with the same id does not have them accepted, nor asked about, in place of these."""
     first = approvals.identity(changed(2))
-    monkeypatch.setattr(approvals, "identity", lambda _grant: first)
+    monkeypatch.setattr(approvals, "identity", lambda _grant, _owners: first)
     store.ask(changed(2), WHY, at=NOW).result()
     with pytest.raises(Refused, match=f"other host keys have the approval {first}"):
         store.ask(changed(3), WHY, at=NOW).result()
@@ -202,7 +204,7 @@ def test_a_port_is_taken_by_a_persons_word_alone(store: SqlLedger) -> None:
     moved = host_grant(2, machine="web2.lan", how=How.SSH_HOSTKEY, places=("10.0.0.1",), ports=(2222,))
     with pytest.raises(Refused, match=r"'\[10\.0\.0\.1\]:2222' is where 'web1\.lan' is reached"):
         store.register(moved, None, at=NOW).result()
-    asked = store.ask(moved, WHY, at=NOW).result()
+    asked = store.ask(moved, WHY, frozenset({("[10.0.0.1]:2222", "web1.lan")}), at=NOW).result()
     store.approve(asked.approval_id, by="ann", reason="moved", at=NOW).result()
     found = store.host_at("[10.0.0.1]:2222")
     assert found is not None

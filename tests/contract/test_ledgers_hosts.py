@@ -9,7 +9,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from handfast.core.flow import Credential, HostGrant, Once
-from handfast.core.hosts import Grade, How, Place
+from handfast.core.hosts import REMOVED, Grade, How, Place
 from handfast.errors import AlreadySpent, InvitationCancelled, LogTampered, NotFound, Refused
 from handfast.ledger import audit
 from handfast.ledger.store import SqlLedger
@@ -125,7 +125,7 @@ def test_alarms_of_clones_are_bounded(store: SqlLedger) -> None:
 def test_a_key_of_a_removed_machine_is_free(store: SqlLedger) -> None:
     """What a destroyed machine had may be another's: its disk, for example."""
     store.register(host_grant(1), None, at=NOW).result()
-    store.remove_host("web1.lan", reason="gone", at=NOW).result()
+    store.remove_host("web1.lan", reason=REMOVED, at=NOW).result()
     moved = store.register(host_grant(1, machine="web2.lan", places=("web2.lan",)), None, at=NOW).result()
     assert moved.believed(Grade.PROVED) == (ssh_key(1),)
 
@@ -240,7 +240,7 @@ def test_the_log_keeps_no_more_than_it_must(store: SqlLedger) -> None:
 def test_many_rotations_stay_small(store: SqlLedger) -> None:
     """Of the retired keys the newest are kept with the machine: its row does not grow for ever."""
     for number in range(80):
-        store.register(host_grant(number), None, at=NOW + timedelta(minutes=number)).result()
+        store.register(host_grant(number), None, at=NOW + timedelta(hours=number)).result()
     host = store.host("web1.lan")
     assert host is not None
     assert [each.key for each in host.retired] == [ssh_key(number) for number in range(15, 79)]

@@ -20,7 +20,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from handfast.core import foreign
 from handfast.core.foreign import Usage
 from handfast.errors import EvidenceRejected, Malformed
-from tests.introducers.x5c_material import CLIENT, DAY, NOW, SERVER, Ca, p256, root, san, site
+from tests.introducers.x5c_material import CLIENT, DAY, NOW, SERVER, Ca, Extension, p256, root, san, site, usage
 
 THEIRS = site()
 ROOTS = (THEIRS.root.certificate,)
@@ -298,6 +298,43 @@ def test_what_is_no_root_is_refused(text: str, why: str) -> None:
     text = {"leaf": pem(THEIRS.leaf), "many": 65 * pem(THEIRS.root.certificate)}.get(text, text)
     with pytest.raises(Malformed, match=re.escape(why)):
         foreign.read_roots(text.encode())
+
+
+_BASIC = (pyca.BasicConstraints(ca=True, path_length=None), True)
+_SIGNS_CERTIFICATES = (usage(sign=False, ca=True), True)
+
+
+@pytest.mark.parametrize(
+    ("extensions", "why"),
+    [
+        ((_BASIC, _SIGNS_CERTIFICATES), ""),
+        ((_BASIC, (usage(sign=False, ca=True), False)), ""),
+        ((_BASIC, _SIGNS_CERTIFICATES, (pyca.NameConstraints([pyca.DNSName("lan")], None), True)), ""),
+        ((_BASIC, _SIGNS_CERTIFICATES, (pyca.ExtendedKeyUsage([SERVER]), True)), ""),
+        ((_BASIC, _SIGNS_CERTIFICATES, (san("ca.lan"), True)), ""),
+        ((_BASIC,), "its key usage does not allow to sign any"),
+        ((_BASIC, (usage(sign=True), True)), "its key usage does not allow to sign any"),
+        (((_BASIC[0], False), _SIGNS_CERTIFICATES), "the extension 2.5.29.19 not marked as critical"),
+        (
+            (_BASIC, _SIGNS_CERTIFICATES, (pyca.UnrecognizedExtension(pyca.ObjectIdentifier("1.2.3"), b"\5\0"), True)),
+            "the extension 1.2.3 marked as critical",
+        ),
+    ],
+)  # fmt: skip
+def test_a_root_is_one_that_a_path_can_end_at(extensions: tuple[Extension, ...], why: str) -> None:
+    """What is read as a root has leaves that are accepted; where all of them would be refused, that is said at once."""
+    key = p256("a root")
+    own = Ca(root("a root", key).issue(key, "a root", *extensions), key)
+    leaf = own.leaf(KEY, "web1.lan")
+    if not why:
+        assert path(leaf, roots=foreign.read_roots(pem(own.certificate).encode())) == (leaf, own.certificate)
+        return
+    with pytest.raises(
+        Malformed, match=f"every certificate by 'CN=a root' would be refused: .*{re.escape(why)}"
+    ) as caught:
+        foreign.read_roots(pem(own.certificate).encode())
+    assert "with the same key" in caught.value.hint
+    refused(leaf, why="candidates exhausted", roots=(own.certificate,))
 
 
 @pytest.mark.peer("openssl")

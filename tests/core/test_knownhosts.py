@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import fnmatch
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
+from types import FrameType
 
 import msgspec
 import pytest
@@ -302,3 +305,76 @@ def test_ssh_keygen_reads_the_whole_file(tmp_path: Path) -> None:
     assert [line.split()[0] for line in found.splitlines() if not line.startswith("#")] == [
         "@cert-authority", "web2,web2.lan", "@revoked", "@revoked", "@revoked",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("patterns", "name"),
+    [
+        (("*.lan",), "web1.lan"),
+        (("*.lan",), "a.b.lan"),
+        (("*.LAN",), "web1.lan"),
+        (("web?.lan",), "web1.lan"),
+        (("*?b?.lan",), "aabb.lan"),
+        (("*.lan", "web1.org"), "web1.org"),
+        (("!db.lan", "*.lan"), "web1.lan"),
+    ],
+)
+def test_a_name_for_which_a_ca_speaks(patterns: tuple[str, ...], name: str) -> None:
+    """As ssh reads patterns."""
+    assert knownhosts.speaks_for(patterns, name)
+
+
+@pytest.mark.parametrize(
+    ("patterns", "name"),
+    [
+        ((), "web1.lan"),
+        (("*.lan",), "web1.org"),
+        (("*.lan",), "lan"),
+        (("*.lan",), "web1.lan.evil.org"),
+        (("[*.lan]:2222",), "web1.lan"),
+        (("web?.lan",), "web10.lan"),
+        (("web1.lan",), "web1xlan"),
+        (("ab*ba",), "aba"),
+        (("!db.lan", "*.lan"), "db.lan"),
+        (("!*.lan",), "web1.org"),
+    ],
+)
+def test_a_name_for_which_it_does_not(patterns: tuple[str, ...], name: str) -> None:
+    """A negation alone fits nothing, and without a pattern nothing does."""
+    assert not knownhosts.speaks_for(patterns, name)
+
+
+@given(st.lists(st.text("ab.*?!", min_size=1, max_size=8), max_size=3), st.text("ab.", max_size=8))
+def test_patterns_mean_what_they_mean_to_the_shell(patterns: list[str], name: str) -> None:
+    """Another matcher says the same of each pattern, and one that is negated forbids."""
+    fits = [fnmatch.fnmatchcase(name, each.removeprefix("!")) for each in patterns]
+    bad = any(fit and each.startswith("!") for fit, each in zip(fits, patterns, strict=True))
+    assert knownhosts.speaks_for(patterns, name) is (any(fits) and not bad)
+
+
+LINEAR = {"casefold", "find", "split", "removeprefix", "startswith", "len", "append", "all", "any", "filter"}
+
+
+def steps(pattern: str, name: str) -> int:
+    """How many calls it takes to match; each is of one of ours, or of what takes time as its argument is long."""
+    found: list[str] = []
+
+    def count(_frame: FrameType, event: str, what: object) -> None:
+        if event in {"call", "c_call"}:
+            found.append(getattr(what, "__name__", ""))
+
+    sys.setprofile(count)
+    try:
+        knownhosts.speaks_for((pattern,), name)
+    finally:
+        sys.setprofile(None)
+    assert set(found) <= LINEAR | {"", "setprofile"}, "what it calls may take longer than its argument is long"
+    return len(found)
+
+
+@pytest.mark.parametrize("pattern", ["*-*-*-*.lan", "******b", "*a*a*a*a*a*ab", "*a?*a?*a?*a?b", "*?*?*?*?b", "*?a?b"])
+def test_stars_cost_a_stranger_nothing(pattern: str) -> None:
+    """A name that is four times as long takes at most four times the steps: no star makes the matcher try again."""
+    for letter in "a-":
+        short, long = (steps(pattern, letter * length) for length in (60, 240))
+        assert long <= 4 * short + 40, (short, long)

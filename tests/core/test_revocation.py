@@ -10,7 +10,7 @@ import pytest
 from cryptography import x509 as pyca
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from handfast.core import revocation
+from handfast.core import keys, revocation
 from handfast.core.revocation import Coverage, RevocationList
 from handfast.errors import EvidenceRejected, Malformed, Revoked, TooMuch
 from tests.introducers.x5c_material import DAY, NOW, Ca, Extension, p256, root, site
@@ -186,3 +186,37 @@ def test_a_list_is_frozen() -> None:
     """Nothing extends its time."""
     with pytest.raises(dataclasses.FrozenInstanceError):
         read(THEIRS.ca.crl()).until = NOW + DAY * 99  # type: ignore[misc]
+
+
+def test_of_one_sources_lists_the_newest_by_the_CA_counts() -> None:
+    """Yesterday's list beside today's hides nothing, and neither does a newer one by another key."""
+    impostor = Ca(root("their CA", p256("mallory")).certificate, p256("mallory"))
+    today, yesterday = THEIRS.ca.crl(THEIRS.leaf), THEIRS.ca.crl(begin=NOW - DAY)
+    forged = impostor.crl(begin=NOW - timedelta(minutes=1))
+    for order in ((today, yesterday, forged), (forged, yesterday, today)):
+        with pytest.raises(Revoked):
+            check(*order)
+    check(THEIRS.ca.crl(THEIRS.leaf, begin=NOW - DAY), THEIRS.ca.crl())  # it was on hold, and is no more
+
+
+def test_a_signature_is_looked_at_once_for_each_key() -> None:
+    """Of a large list that is 80 ms, for which everybody else would wait with each request."""
+    one, impostor = read(THEIRS.ca.crl()), root("their CA", p256("mallory")).certificate
+    assert one.signers() == frozenset()
+    for _ in range(2):
+        revocation.check_path(PATH, [one], coverage=Coverage.LEAF, at=NOW)
+        with pytest.raises(EvidenceRejected):
+            revocation.check_path((THEIRS.leaf, impostor), [one], coverage=Coverage.LEAF, at=NOW)
+    theirs = keys.spki(THEIRS.ca.certificate.public_key())
+    assert one.signers() == {theirs}
+    assert one._judged == {theirs: True, keys.spki(impostor.public_key()): False}
+
+
+def test_what_is_remembered_of_a_list_is_bounded() -> None:
+    """However many keys a CA's name has had."""
+    one = read(THEIRS.ca.crl())
+    for number in range(revocation.MAX_SIGNERS + 2):
+        assert not one.signed_by(keys.spki(p256(f"another {number}").public_key()))
+    assert len(one._judged) <= revocation.MAX_SIGNERS
+    assert not one.signed_by(b"no key")
+    assert one.signed_by(keys.spki(THEIRS.ca.certificate.public_key()))

@@ -177,7 +177,9 @@ class Stage:
         return []
 
     def _environment(self, host: Path) -> dict[str, str]:
-        own = {name: value for name, value in os.environ.items() if not name.startswith(("HANDFAST_", "XDG_", "PG"))}
+        # PYTHONWARNINGS, PYTHONDEVMODE: what Python programs such as ansible then print is about themselves.
+        theirs = ("HANDFAST_", "XDG_", "PG", "PYTHONWARNINGS", "PYTHONDEVMODE")
+        own = {name: value for name, value in os.environ.items() if not name.startswith(theirs)}
         return own | {
             "PATH": f"{self._bin}{os.pathsep}{os.environ['PATH']}",
             "HOME": str(host),

@@ -67,8 +67,9 @@ def test_ssh_keygen_reads_it(fleet: Fleet) -> None:
     """Its principals, its CA, and how its holder was accepted are what `ssh-keygen -L` shows."""
     sshd = fleet.sshd(fleet.network.server)
     told = fleet.join(sshd, "db1", install=False, flags=("--json",)).json()
-    assert told["certificates"] == [str(certificate(sshd))]
-    assert sshkeys.parse(told["host_ca"]) == sshkeys.parse(fleet.host_ca)
+    (view,) = told["ssh_certificates"]
+    assert (view["serial"], view["evidence"]) == (str(certificate(sshd).serial), "ssh-hostkey challenged")
+    assert sshkeys.parse(told["ssh"]["host_ca"]) == sshkeys.parse(fleet.host_ca)
     shown = sshd.host.run("ssh-keygen", "-L", "-f", sshd.certificate_file()).stdout
     for line in (f"db1.{ZONE}", SERVER, "host certificate", sshkeys.parse(fleet.host_ca).fingerprint):
         assert line in shown
@@ -84,15 +85,18 @@ def test_said_again_it_is_the_same(fleet: Fleet) -> None:
     assert sshd.certificate_file().read_text() == first
 
 
-def test_it_renews_without_being_looked_at(fleet: Fleet) -> None:
-    """Where it came from is remembered: `renew --ssh` needs nothing but the key, whatever DNS says by now."""
+def test_a_renewal_is_a_look(fleet: Fleet) -> None:
+    """What a look alone vouches for is looked at again; where that fails the key will do, while policy says so."""
     sshd = fleet.sshd(fleet.network.server)
     fleet.join(sshd, "db1")
+    again = sshd.host.handfast("renew", "--ssh", "--out", "identity")
+    assert "did not look" not in again.stderr
+    assert sum("hostkey/nonce" in line for line in fleet.registrar.process.lines) == 2
     fleet.names.names()
-    sshd.host.handfast("renew", "--ssh", "--out", "identity")
+    without = sshd.host.handfast("renew", "--ssh", "--out", "identity")
+    assert f"the registrar did not look at this host again: 'db1.{ZONE}' does not lead to" in without.stderr
     asked = [line for line in fleet.registrar.process.lines if '"route":"/v1/ssh/certificates/{method}"' in line]
-    assert len(asked) == 2
-    assert sum("hostkey/nonce" in line for line in fleet.registrar.process.lines) == 1
+    assert len(asked) == 3
     assert certificate(sshd).key == sshd.keys["ed25519"]
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from handfast.core import krl
 from handfast.core.krl import Krl, revoked
-from handfast.core.sshcert import Kind
+from handfast.core.sshcert import Kind, SshCertificate
 from handfast.errors import Refused
 from handfast.newcomer import running_sshd, sshd
 from handfast.newcomer.sshd_files import Users, write_krl
@@ -84,7 +85,11 @@ def test_a_trust_of_its_own(server: OwnSshd, setting: str) -> None:
     assert server.shown() is not None
 
 
-@pytest.mark.parametrize("content", [b"", b"SSHKRL\n\0", USERS.krl[:-1], b"ssh-ed25519 AAAA\n"])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"SSHKRL\n\0", USERS.krl[:-1], b"ssh-ed25519 AAAA\n"],
+    ids=["empty", "begun", "cut off", "keys as text"],
+)
 def test_a_damaged_list_is_never_written(server: OwnSshd, content: bytes) -> None:
     """sshd refuses every key with it; one that lies there already is replaced."""
     before = server.files()
@@ -98,6 +103,11 @@ def test_a_damaged_list_is_never_written(server: OwnSshd, content: bytes) -> Non
 
 
 # --- out again ---
+
+
+def plain(key: Path) -> SshCertificate:
+    """One by a CA that this sshd trusts for nothing: who logs in beside it has only the key."""
+    return certificate(public(key), ca=OTHER_CA, kind=Kind.USER, principals=("root",))
 
 
 @pytest.mark.parametrize("users", [None, USERS])
@@ -120,6 +130,56 @@ def test_remove_without_a_reload(server: OwnSshd, monkeypatch: pytest.MonkeyPatc
         sshd.remove(pin=PIN, config=server.config)
     assert not server.drop_in.exists()
     assert (server.etc / "handfast" / "revoked.krl").exists()
+
+
+def test_remove_where_nothing_shows_what_sshd_has_read(server: OwnSshd, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No certificate is left to be seen, and no reload is certain: without the list sshd would let nobody in."""
+    key = new_key(server.host.directory, "ed25519")
+    (server.etc / "authorized_keys").write_text(f"{public(key)}\n")
+    install(server, wanted := server.certificate(), users=USERS)
+    monkeypatch.setattr(running_sshd, "PATIENCE", 1.0)
+    server.certificate_file().unlink()
+    server.pid_file.unlink()
+    with pytest.raises(Refused, match="is removed, but sshd was not reloaded"):
+        sshd.remove(pin=PIN, config=server.config)
+    server.certificate_file().write_text(f"{wanted}\n")  # which is how ssh knows the host
+    assert server.login(plain(key), key) == "in it\n"
+
+
+def test_remove_where_no_sshd_runs(server: OwnSshd, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then nobody reads the list, and nothing of ours stays."""
+    before = server.files()
+    install(server, server.certificate(), users=USERS)
+    monkeypatch.setattr(running_sshd, "PATIENCE", 1.0)
+    assert server.process is not None
+    server.process.stop()
+    assert sshd.remove(pin=PIN, config=server.config)
+    assert server.files() == before
+
+
+def test_a_list_that_sshd_may_still_read_outlives_a_failure(server: OwnSshd) -> None:
+    """Our part was taken out by hand and sshd not reloaded; an installation that fails takes nobody's way in."""
+    key = new_key(server.host.directory, "ed25519")
+    (server.etc / "authorized_keys").write_text(f"{public(key)}\n")
+    install(server, wanted := server.certificate(), users=USERS)
+    server.drop_in.unlink()
+    server.config.write_text(server.config.read_text().replace("Include", "#Include"))
+    for users in (USERS, None):
+        with pytest.raises(Refused, match="does not read"):
+            install(server, wanted, users=users)
+        assert server.login(plain(key), key) == "in it\n"
+
+
+def test_a_list_goes_only_after_a_reload(server: OwnSshd) -> None:
+    """Our part was changed by hand to what is asked for now, and sshd has not read that: it is reloaded first."""
+    key = new_key(server.host.directory, "ed25519")
+    (server.etc / "authorized_keys").write_text(f"{public(key)}\n")
+    install(server, wanted := server.certificate(), users=USERS)
+    lines = server.drop_in.read_text().splitlines(keepends=True)
+    server.drop_in.write_text("".join(lines[:2]))
+    assert install(server, wanted).reloaded
+    assert not (server.etc / "handfast").exists()
+    assert server.login(plain(key), key) == "in it\n"
 
 
 def test_only_who_installed_removes(server: OwnSshd) -> None:

@@ -72,10 +72,6 @@ class SshStage(Stage):
         """Nothing."""
         return None
 
-    def ssh_certificates_of(self, key: SshKey) -> list[SshRecord]:
-        """Nothing."""
-        return []
-
 
 @dataclass(frozen=True)
 class Play:

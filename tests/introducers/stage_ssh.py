@@ -14,7 +14,6 @@ from handfast.core.flow import Channel, Evidence
 from handfast.core.hosts import Host, HostKey, How, Place
 from handfast.core.records import SshRecord
 from handfast.core.sshcert import Kind
-from handfast.core.sshkeys import SshKey
 from handfast.core.sshleaf import SshLeaf, issue
 from handfast.core.sshsig import Signer
 from handfast.introducers import ssh_pop
@@ -56,10 +55,6 @@ class SshStage(challenges.SshStage):
     def ssh_certificate(self, serial: int) -> SshRecord | None:
         """What is on stage."""
         return self.certificates.get(serial)
-
-    def ssh_certificates_of(self, key: SshKey) -> list[SshRecord]:
-        """What is on stage."""
-        return [each for each in self.certificates.values() if each.leaf.key == key]
 
 
 def with_hosts(*hosts: Host) -> SshStage:

@@ -225,6 +225,8 @@ def test_numbers_that_are_none(changes: dict[str, Any]) -> None:
         ("ada@example.org\n", True),
         ("ada@exa mple.org", True),
         ("ada@ex\u0430mple.org", True),
+        ("\u212aim@example.org", True),
+        ("kim@\u212aorp.example", True),
         ("a" * 65 + "@example.org", True),
     ],
 )

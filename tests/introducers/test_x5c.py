@@ -271,6 +271,16 @@ def test_a_stranger_learns_nothing_of_revocation() -> None:
     refused(by_x5c(key=OTHER_KEY), "does not fit", by=revoked)
 
 
+def test_lists_are_looked_through_for_allowed_names_only() -> None:
+    """They may be large: a certificate for names that are not allowed here costs us no look at them."""
+
+    def never() -> list[RevocationList]:
+        raise AssertionError("the lists were asked for")
+
+    none = X5cIntroducer(dataclasses.replace(X5C_RULES, names=()), never)
+    refused(by_x5c(), "web1.lan, 10.0.0.7", PolicyRefused, none)
+
+
 def test_P24_one_certificate_has_one_marker() -> None:
     """
     Another signature over the same content is the same certificate.

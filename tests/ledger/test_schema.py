@@ -19,12 +19,12 @@ from sqlalchemy import create_engine
 
 from handfast import ledger
 from handfast.core.flow import Credential, Once
-from handfast.errors import Fault
+from handfast.errors import Fault, Refused
 from handfast.ledger import audit, schema, statements
 from handfast.ledger.store import SqlLedger
 from handfast.ledger.tables import metadata
 from tests.ledger import postgres
-from tests.ledger.material import LOG_KEY, NOW, ORIGIN, grant, host_grant, invitation, tamper
+from tests.ledger.material import LOG_KEY, NOW, ORIGIN, grant, host_grant, invitation, ssh_key, tamper
 from tests.ledger.ssh_material import get, host_leaf, ssh_grant
 
 
@@ -159,14 +159,27 @@ def test_a_ledger_of_the_first_schema_is_migrated(path: Path, tmp_path: Path) ->
         assert store.host("web1.lan") == host
 
 
-def test_a_ledger_of_the_second_schema_is_migrated(path: Path) -> None:
-    """What it knows of machines can be certified, and the audit finds nothing amiss."""
+def test_a_ledger_of_the_second_schema_is_migrated(path: Path, tmp_path: Path) -> None:
+    """What it knows of machines can be certified, where they are and why keys were retired too; the audit agrees."""
+    migrated_to(tmp_path / "second.sqlite3", "0002")
+    second = schema_of(tmp_path / "second.sqlite3")
     with ledger.open_sqlite(path) as store:
-        store.register(host_grant(1), None, at=NOW).result()
-        newer = ("ssh_revocations", "ssh_certificates", "approvals")
-        tamper(store, *(f"DROP TABLE {name}" for name in newer), "UPDATE alembic_version SET version_num = '0002'")
+        store.register(host_grant(1, 2, 3, ports=(22, 2222)), None, at=NOW).result()
+        store.register(host_grant(1, 2), None, at=NOW).result()
+        store.retire("web1.lan", ssh_key(2), reason="stolen", at=NOW).result()
+        newer = {name for name, sql in schema_of(path).items() if sql.startswith("CREATE TABLE")} - set(second)
+        tamper(store, *(f"DROP TABLE {name}" for name in newer))
+        for table, columns in (("host_places", "spelling, machine"), ("host_retired_keys", "machine, digest")):
+            tamper(store, f"CREATE TABLE kept AS SELECT {columns} FROM {table}", f"DROP TABLE {table}")
+            tamper(store, second[table], f"INSERT INTO {table} SELECT * FROM kept", "DROP TABLE kept")
+        tamper(store, second["ix_host_places_machine"], "UPDATE alembic_version SET version_num = '0002'")
+    assert schema_of(path) == second  # so it is one of the second, with content
     with ledger.open_sqlite(path) as store:
         assert differences(store) == []
+        assert store.hosts_reached(["10.0.0.1"]) == {("10.0.0.1", "web1.lan"), ("[10.0.0.1]:2222", "web1.lan")}
+        with pytest.raises(Refused, match=r"was retired as one of 'web1\.lan' \(stolen\)"):
+            store.register(host_grant(2, machine="web2.lan", places=("web2.lan",)), None, at=NOW).result()
+        store.register(host_grant(3, machine="web2.lan", places=("web2.lan",)), None, at=NOW).result()
         assert (store.ssh_certificates(), store.approvals()) == ([], [])
         (serial,) = get(store, ssh_grant(host_leaf(1)))
         audit.verify(store, LOG_KEY.public_key(), ORIGIN)

@@ -52,7 +52,9 @@ def test_no_statement_of_the_flow_reads_a_whole_table(store: SqlLedger, name: st
     ("name", "index"),
     [
         ("SSH_STANDING", "ix_ssh_certificates_key (key_sha256=?)"),
-        ("SSH_CERTIFICATES_OF_KEY", "ix_ssh_certificates_key (key_sha256=?)"),
+        ("SSH_LAST_OF_HOST_KEY", "ix_ssh_certificates_key (key_sha256=?)"),
+        ("SSH_INTENTS_SINCE", "ix_ssh_certificates_key (key_sha256=? AND intended_at>?)"),
+        ("SSH_DISTRUSTED_SINCE", "ix_ssh_certificates_key (key_sha256=?)"),
         ("SSH_LIVE_OF_HOST", "ix_ssh_certificates_holder (holder=? AND valid_before>?)"),
         ("SSH_CERTIFICATES_OF_HOLDER", "ix_ssh_certificates_holder (holder=? AND valid_before>?)"),
         ("SSH_OF_MARKER", "ix_ssh_certificates_marker (marker=? AND keys_sha256=?)"),
@@ -89,7 +91,7 @@ def steps_of(store: SqlLedger, work: str) -> int:
     return count
 
 
-@pytest.mark.parametrize("name", ["SSH_STANDING", "SSH_LIVE_OF_HOST", "SSH_SPENDING", "SSH_REVOKED_SINCE"])
+@pytest.mark.parametrize("name", ["SSH_STANDING", "SSH_LIVE_OF_HOST", "SSH_SPENDING", "SSH_DISTRUSTED_SINCE"])
 def test_a_longer_store_costs_a_request_nothing(store: SqlLedger, name: str) -> None:
     """What is decided in the writer, where all others wait, takes the same with one certificate and with hundreds."""
     known(store, 1)

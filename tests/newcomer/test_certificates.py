@@ -26,7 +26,7 @@ from handfast.core.sshleaf import SshLeaf
 from handfast.core.sshoptions import Critical
 from handfast.core.sshsig import Signer
 from handfast.errors import EvidenceRejected, PolicyRefused, TooMuch, UntrustedPeer
-from handfast.newcomer import certificates, hostkeys
+from handfast.newcomer import hostkeys
 from handfast.newcomer.certificates import Certified, attempt, check_certificates, obtain
 from handfast.newcomer.check import CLOCK_STEP
 from handfast.newcomer.connection import Connection, Verified, verified
@@ -239,7 +239,7 @@ def test_one_that_was_retired_costs_the_others_nothing(registrar: Running) -> No
 
 
 def test_where_none_is_certified_the_reasons_are_those_for_all(registrar: Running) -> None:
-    """And who has to go on without is told once, with what asks again."""
+    """And who has to go on without is given them once, and told nothing besides."""
     register(registrar, signer(35), signer(36), machine="web3.lan")
     for number in (35, 36):
         (serial,) = [each.serial for each in certified(registrar, signer(number))]
@@ -250,10 +250,10 @@ def test_where_none_is_certified_the_reasons_are_those_for_all(registrar: Runnin
     remarks: list[str] = []
     with connected(registrar) as connection:
         pin = registrar.service.authority.pin
-        assert attempt(connection, (signer(35),), pin=pin, remark=remarks.append) is None
-    (remark,) = remarks
-    assert remark.startswith("no SSH certificates yet: certificate ")
-    assert remark.endswith(certificates.AGAIN)
+        why = attempt(connection, (signer(35), signer(36)), pin=pin, remark=remarks.append)
+    assert isinstance(why, PolicyRefused)
+    assert why.reasons == caught.value.reasons
+    assert remarks == []
 
 
 def certified(registrar: Running, one: Signer) -> tuple[Any, ...]:
@@ -263,9 +263,14 @@ def certified(registrar: Running, one: Signer) -> tuple[Any, ...]:
 
 
 def test_a_stranger_gets_nothing(registrar: Running) -> None:
-    """And hears why in no more than a word."""
-    with pytest.raises(EvidenceRejected, match="the evidence was not accepted"):
-        ask(registrar, (signer(39),))
+    """And hears why in no more than a word, and once where to look, whether one key asks or two."""
+    for keys in ((signer(39),), (signer(38), signer(39))):
+        remarks: list[str] = []
+        with connected(registrar) as connection:
+            why = attempt(connection, keys, pin=registrar.service.authority.pin, remark=remarks.append)
+        assert isinstance(why, EvidenceRejected)
+        assert (why.message, remarks) == ("the evidence was not accepted", [])
+        assert why.hint == "the registrar's log says why; if this machine's SSH host keys are new, join again"
 
 
 def test_too_often_is_not_asked_again_for_each(tmp_path: Path) -> None:

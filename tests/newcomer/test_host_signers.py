@@ -174,6 +174,7 @@ def test_nothing_there(tmp_path: Path) -> None:
     """The error says how to have some."""
     with pytest.raises(NotFound, match="no SSH host key in") as caught, found(tmp_path):
         pass
+    assert caught.value.message == f"no SSH host key in {str(tmp_path)!r}"  # once
     assert isinstance(caught.value, HandfastError)
     assert "ssh-keygen -A" in caught.value.hint
 

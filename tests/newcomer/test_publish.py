@@ -218,11 +218,12 @@ def test_who_asks_for_it_is_refused(fake: Fake, etc: Path, tmp_path: Path) -> No
 
 
 def test_a_registrar_that_certifies_none_costs_no_credential(fake: Fake, etc: Path, tmp_path: Path) -> None:
-    """One of before, or one that refuses: the machine has joined, and is told what asks again."""
+    """One of before, or one that refuses: the machine has joined, and whoever asked for more hears why."""
     keystore, remarks = Keystore(tmp_path / "out"), list[str]()
     way = Invited(a_line(PKI, fake.address), Wish())
     told = {"published": published(etc), "remark": remarks.append}
     made = join(way, keystore, layouts=("pem",), owner=None, now=lambda: NOW, **told)  # type: ignore[arg-type]
     assert made is not None
-    assert made.certified is None
-    assert remarks == ["no SSH certificates yet: no such route; `handfast renew --ssh` asks again"]
+    assert isinstance(made.certified, NotFound)
+    assert made.certified.message == "no such route"
+    assert remarks == []

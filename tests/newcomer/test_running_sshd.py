@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -47,6 +49,25 @@ def test_it_listens_nowhere() -> None:
     assert not running_sshd.answers(NOWHERE)
     with pytest.raises(Unreachable, match="nowhere"):
         running_sshd._shown(NOWHERE, ["ssh-ed25519"], 0.0)
+
+
+def test_who_turns_us_away_listens() -> None:
+    """A full sshd closes connections at once, and proves no key: it is there all the same, unlike one that is ended."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        place: tuple[str, int] = listening.getsockname()
+        assert running_sshd.may_listen(replace(NOWHERE, listens=(("127.0.0.2", 9), place)))
+    assert not running_sshd.may_listen(replace(NOWHERE, listens=(place,)))
+    assert not running_sshd.may_listen(NOWHERE)
+
+
+def test_nobody_knows_who_listens_behind_a_filter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then somebody may."""
+
+    def filtered(*_: object, **__: object) -> socket.socket:
+        raise TimeoutError
+
+    monkeypatch.setattr(socket, "create_connection", filtered)
+    assert running_sshd.may_listen(replace(NOWHERE, listens=(("127.0.0.1", 22),)))
 
 
 def test_the_algorithms_of_a_certificate() -> None:

@@ -80,6 +80,19 @@ def test_files(tmp_path: Path) -> None:
     assert (tmp_path / "id.pub").read_text() == f"{made.signer.public}\n"
 
 
+def test_a_key_that_was_made_there_since_is_not_replaced(tmp_path: Path) -> None:
+    """The certificate beside it is an earlier login's, and not that key's."""
+    path = tmp_path / "id"
+    into_file(login(), path)
+    path.unlink()
+    (tmp_path / "id.pub").unlink()
+    assert keygen("-q", "-t", "ed25519", "-N", "", "-f", path).returncode == 0
+    before = path.read_bytes()
+    with pytest.raises(Refused, match="not from an earlier login"):
+        into_file(login(), path)
+    assert path.read_bytes() == before
+
+
 def test_only_a_login_is_replaced(tmp_path: Path) -> None:
     """A key of one's own is not, nor one with another CA's certificate, nor a link, nor a directory."""
     path = tmp_path / "id"

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from handfast.core.invitation import Address
+from handfast.core.sshleaf import evidence_of, evidence_words
 from handfast.errors import Fault, NotFound, Unsafe
 from handfast.newcomer import ssh_state
 from handfast.newcomer.certificates import Certified
@@ -101,3 +102,27 @@ def test_the_first_that_ends_counts() -> None:
         held = replace(HELD, certified=replace(HELD.certified, certificates=(later, CERTIFICATE), time=at))
         assert held.ends == NOW + WEEK
         assert CERTIFICATE.valid_after < held.due_at < NOW + WEEK
+
+
+def test_what_programs_are_told() -> None:
+    """One form for all commands: a serial is text, since it is too long for JSON's numbers; the file's is not shown."""
+    assert ssh_state.certificates(HELD.certificates) == [
+        {
+            "serial": str(CERTIFICATE.serial),
+            "fingerprint": CERTIFICATE.key.fingerprint,
+            "algorithm": CERTIFICATE.key.algorithm,
+            "principals": list(CERTIFICATE.principals),
+            "until": CERTIFICATE.valid_before.isoformat(),
+            "evidence": evidence_of(CERTIFICATE),
+        }
+    ]
+    view = ssh_state.view(HELD)
+    assert view.keys() == {"ssh_certificates", "ssh"}
+    assert str(CERTIFICATE) not in str(view)
+
+
+def test_evidence_for_people() -> None:
+    """What a certificate says of itself, in words; and where it says nothing."""
+    assert evidence_words("invitation+ssh-hostkey proved") == "invitation and ssh-hostkey (proved)"
+    assert evidence_words("operator") == "operator"
+    assert evidence_words("") == "nothing that it says"

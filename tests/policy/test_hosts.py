@@ -135,7 +135,7 @@ def test_keys_are_counted() -> None:
     """Thirty-two at most, counted with those it has where they stay; a rotation counts the new ones."""
     assert decide_host(found(*range(MAX_KEYS)), RULES, known=known(99)).complete
     assert reasons(found(*range(MAX_KEYS + 1))) == ("33 host keys, at most 32 are allowed",)
-    more = found(*range(20), how=How.HOSTKEYS_PROVE, complete=False)
+    more = found(*range(20), how=How.INVITATION, complete=False)
     assert reasons(more, known(*range(15, 40))) == ("40 host keys, at most 32 are allowed",)
 
 

@@ -133,3 +133,6 @@ def test_notes_are_lines() -> None:
     assert "far: 192.0.2.1 at port 22: says '[2Jrootok'" in notes(LOOK, (Seen((), (evil,), by="far"),))
     many = Seen((), tuple(Answered(A, 22, failed=f"no {number}") for number in range(1000)))
     assert len(notes(LOOK, (many,))) == 200
+    (long,) = (each for each in notes(LOOK, (Seen((), (Answered(A, 22, failed="x" * 10_000),)),)) if "x" in each)
+    assert len(long) == 400
+    assert long.endswith("x…")

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from handfast.core.flow import HostFinding, SshFinding, SshGrant, SshWish
 from handfast.core.hosts import Grade, Host, HostKey, How, Place, RetiredKey
-from handfast.core.records import REASONS, SshRecord
+from handfast.core.records import DISTRUST, REASONS, SshPast, SshRecord
 from handfast.core.sshcert import Kind
 from handfast.core.sshkeys import SshKey
 from handfast.core.sshleaf import SshLeaf
 from handfast.core.sshoptions import UNLIMITED
 from handfast.errors import PolicyRefused
 from handfast.policy.rules import CertificateRules, HostRules, Rules
-from handfast.policy.ssh import DISTRUST, Previously, decide_ssh, principals
+from handfast.policy.ssh import decide_ssh, principals
 from tests.core.sshmaterial import key as made_of
 from tests.registrar.hosts import signer
 
@@ -24,7 +25,8 @@ NOW = datetime(2026, 11, 22, 12, 0, 0, 123456, tzinfo=UTC)
 DAY = timedelta(days=1)
 PLACE = Place.parse(["web1.lan", "www.lan", "10.0.0.7", "2001:db8::7"], aliases=["w1"], ports=(22, 2222))
 NAMES = ("web1", "w1", "web1.lan", "www.lan", "10.0.0.7", "2001:db8::7")
-NEVER = Previously(certificates={})
+Past = Mapping[SshKey, SshPast]
+NEVER: Past = {}
 
 
 def key(number: int) -> SshKey:
@@ -34,7 +36,11 @@ def key(number: int) -> SshKey:
 
 def known(keys: dict[int, tuple[How, ...]]) -> Host:
     """A machine and how its keys are known."""
-    entries = tuple(HostKey(key(number), how, "", NOW - 90 * DAY) for number, ways in keys.items() for how in ways)
+    entries = tuple(
+        HostKey(key(number), how, "", NOW - (9 if how.momentary else 90) * DAY)
+        for number, ways in keys.items()
+        for how in ways
+    )
     return Host("web1", PLACE, entries)
 
 
@@ -64,20 +70,33 @@ def rules(*require: frozenset[How], accept: Grade = Grade.CHALLENGED, evidence: 
 
 
 def decide(
-    finding: SshFinding, host: Host | None = BY_INVITATION, ruled: Rules | None = None, previous: Previously = NEVER
+    finding: SshFinding,
+    host: Host | None = BY_INVITATION,
+    ruled: Rules | None = None,
+    past: Past = NEVER,
+    shared: frozenset[str] = frozenset(),
 ) -> SshGrant:
     """Decide now."""
-    return decide_ssh(finding, ruled or rules(), known=host, previous=previous, now=NOW)
+    return decide_ssh(finding, ruled or rules(), known=host, shared=shared, past=past, now=NOW)
 
 
 def reasons(
-    finding: SshFinding, host: Host | None = BY_INVITATION, ruled: Rules | None = None, previous: Previously = NEVER
+    finding: SshFinding,
+    host: Host | None = BY_INVITATION,
+    ruled: Rules | None = None,
+    past: Past = NEVER,
+    hint: str = "see `handfast host show web1`",
 ) -> tuple[str, ...]:
     """Why it is refused."""
     with pytest.raises(PolicyRefused) as caught:
-        decide(finding, host, ruled, previous)
-    assert caught.value.hint == "see `handfast host show web1`"
+        decide(finding, host, ruled, past)
+    assert caught.value.hint == hint
     return caught.value.reasons
+
+
+def barred(number: int, reason: str) -> Past:
+    """Somebody has revoked one, and nobody has lifted that."""
+    return {key(number): SshPast(barred=certificate(number, revoked=reason))}
 
 
 def certificate(number: int, end: datetime = NOW + DAY, revoked: str | None = None) -> SshRecord:
@@ -95,9 +114,9 @@ def certificate(number: int, end: datetime = NOW + DAY, revoked: str | None = No
     )
 
 
-def before(number: int, end: datetime = NOW + DAY, revoked: str | None = None, **more: object) -> Previously:
-    """The ledger has this one."""
-    return Previously(certificates={key(number): certificate(number, end, revoked)}, **more)  # type: ignore[arg-type]
+def before(number: int, end: datetime = NOW + DAY, introduced_at: datetime | None = None) -> Past:
+    """It had a certificate until then."""
+    return {key(number): SshPast(certificate(number, end), introduced_at=introduced_at)}
 
 
 def test_it_says_what_the_registry_says() -> None:
@@ -137,10 +156,19 @@ def test_a_wish_narrows_and_never_widens() -> None:
     assert reason == f"not entitled to the names db1.lan, * (only {', '.join(NAMES)})"
 
 
+def test_P17_what_leads_to_others_too_is_left_out() -> None:
+    """A certificate has no port: a host that is shared is no name to wish for either."""
+    shared = frozenset({"www.lan", "10.0.0.7"})
+    (leaf,) = decide(found(1), shared=shared).leaves
+    assert leaf.principals == tuple(name for name in NAMES if name not in shared)
+    with pytest.raises(PolicyRefused, match=r"not entitled to the names www\.lan"):
+        decide(found(1, wish=SshWish(("www.lan",))), shared=shared)
+
+
 def test_what_ssh_would_read_otherwise_is_left_out() -> None:
     """A name that ends in a number is an address to the C library; with no other there is no certificate."""
     odd = dataclasses.replace(BY_INVITATION, machine="rack.7")
-    assert principals(odd) == NAMES[1:]
+    assert principals(odd, frozenset()) == NAMES[1:]
     bare = dataclasses.replace(odd, place=Place())
     assert "there is no name for 'rack.7' that a certificate can hold" in refused_as("rack.7", bare)
 
@@ -207,13 +235,14 @@ def test_evidence_combined_is_known_in_every_way_of_one_alternative() -> None:
         known({1: ways})
         for ways in ((How.INVITATION, How.RENEWAL), (How.INVITATION, How.RENEWAL, How.SSH_HOSTKEY), (How.X5C,))
     )
-    assert reasons(found(1), half, ruled) == (
+    again = "on that machine: handfast join --ssh-hostkey URL#PIN --name web1"
+    assert reasons(found(1), half, ruled, hint=again) == (
         f"{key(1).fingerprint} is known by invitation and renewal only; needed: invitation and ssh-hostkey, or x5c",
     )
     assert decide(found(1), whole, ruled).leaves[0].evidence == "invitation+ssh-hostkey proved"
     assert decide(found(1), other, ruled).leaves[0].evidence == "x5c proved"
     apart = known({1: (How.INVITATION,), 2: (How.SSH_HOSTKEY,)})
-    assert len(reasons(found(1, 2), apart, ruled)) == 2  # of one key each way is no key known both ways
+    assert len(reasons(found(1, 2), apart, ruled, hint=again)) == 2  # of one key each way is no key known both ways
 
 
 def test_what_the_finding_adds_counts_with_what_is_known() -> None:
@@ -252,7 +281,8 @@ def test_a_key_may_vouch_for_a_new_one() -> None:
 
 def test_a_new_key_is_not_what_its_voucher_is() -> None:
     """Where an invitation is required, a key that one with an invitation vouches for has none."""
-    assert reasons(found(1, 2, host=vouched(2)), ruled=rules(frozenset({How.INVITATION}))) == (
+    hint = "first join with an invitation: handfast join --ssh"
+    assert reasons(found(1, 2, host=vouched(2)), ruled=rules(frozenset({How.INVITATION})), hint=hint) == (
         f"{key(2).fingerprint} is known by hostkeys-prove only; needed: invitation",
     )
 
@@ -274,32 +304,58 @@ def test_what_was_retired_does_not_come_back_as_new() -> None:
 
 
 @pytest.mark.parametrize("reason", sorted(DISTRUST))
-def test_a_key_that_is_distrusted_is_not_certified_again(reason: str) -> None:
+def test_P17_a_key_that_is_distrusted_is_not_certified_again(reason: str) -> None:
     """Else whoever stole it would have the next certificate at once."""
-    assert reasons(found(1), previous=before(1, revoked=reason)) == (
-        f"certificate 4711 of {key(1).fingerprint} was revoked ({reason}): use another key",
-    )
-
-
-@pytest.mark.parametrize("reason", ["superseded", "affiliationChanged", "'web1' is not reached as '10.0.0.7'"])
-def test_a_key_that_is_not_distrusted_gets_the_next(reason: str) -> None:
-    """Its certificate was taken back for what it said, and not for its key."""
-    assert decide(found(1), previous=before(1, revoked=reason)).leaves
+    revoked = f"certificate 4711 of {key(1).fingerprint} was revoked ({reason})"
+    anew = "use another key, or an operator retires this one and enters it anew"
+    assert reasons(found(1), past=barred(1, reason)) == (f"{revoked}: {anew}",)
     assert set(REASONS) - DISTRUST == {"superseded", "affiliationChanged"}
 
 
-def test_after_its_end_a_certificate_has_a_successor_for_a_while() -> None:
-    """As long as credentials have theirs; then only what became known since helps."""
+def test_a_key_that_is_not_distrusted_gets_the_next() -> None:
+    """Its certificate was taken back for what it said, and not for its key: which one bars it, the ledger says."""
+    assert decide(found(1), past={key(1): SshPast(certificate(1, revoked="superseded"))}).leaves
+
+
+def test_P17_after_its_end_a_certificate_has_a_successor_for_a_while() -> None:
+    """As long as credentials have theirs; then only what became known since helps, and not what is yet to come."""
     month = Rules().return_within
-    assert decide(found(1), previous=before(1, NOW - month)).leaves
-    late = before(1, NOW - month - timedelta(seconds=1))
-    assert reasons(found(1), previous=late) == (
-        f"certificate 4711 of {key(1).fingerprint} ended over 30d ago, and nothing came since",
+    assert decide(found(1), past=before(1, NOW - month)).leaves
+    over = NOW - month - timedelta(seconds=1)
+    why = (f"certificate 4711 of {key(1).fingerprint} ended over 30d ago, and nothing came since",)
+    assert reasons(found(1), past=before(1, over)) == why
+    assert decide(found(1), past=before(1, over, NOW - DAY)).leaves
+    recent, ahead = (
+        dataclasses.replace(BY_INVITATION, keys=(HostKey(key(1), How.OPERATOR, "", at),))
+        for at in (NOW - DAY, NOW + DAY)
     )
-    again = dataclasses.replace(late, introduced_at=NOW - DAY)
-    assert decide(found(1), previous=again).leaves
-    recent = dataclasses.replace(BY_INVITATION, keys=(HostKey(key(1), How.SSH_HOSTKEY, "", NOW - DAY),))
-    assert decide(found(1), recent, rules(evidence=EVERY), late).leaves
+    assert decide(found(1), recent, past=before(1, over)).leaves
+    assert reasons(found(1), ahead, past=before(1, over)) == why
+
+
+@pytest.mark.parametrize("how", [How.SSH_HOSTKEY, How.X5C])
+def test_P17_what_was_so_at_one_moment_is_good_for_a_while(how: How) -> None:
+    """The address is another's in a year: by the same evidence again, or by better one, it goes on."""
+    ruled, month = rules(evidence=EVERY), Rules().return_within
+
+    def host(*entries: tuple[int, How, datetime]) -> Host:
+        return Host("web1", PLACE, tuple(HostKey(key(number), by, "", at) for number, by, at in entries))
+
+    over = NOW - month - timedelta(seconds=1)
+    why = f"{key(1).fingerprint} is known by {how} only, which is good for 30d: show it again"
+    assert decide(found(1), host((1, how, NOW - month)), ruled).leaves
+    assert reasons(found(1), host((1, how, over)), ruled) == (why,)
+    assert reasons(found(1), host((1, how, NOW + DAY)), ruled) == (why,)  # a clock was ahead
+    assert decide(found(1), host((1, how, over), (1, How.RENEWAL, over)), ruled).leaves
+    # A key for which such a key vouched, and one which was only seen besides, are no better.
+    assert reasons(found(2), host((1, how, over), (2, How.HOSTKEYS_PROVE, NOW)), ruled) == (
+        f"{key(2).fingerprint} is known by {how} only, which is good for 30d: show it again",
+    )
+    seen = rules(evidence=EVERY - {How.SCAN})
+    assert reasons(found(1), host((1, how, over), (1, How.SCAN, over)), seen) == (why,)
+    assert decide(found(2), host((1, How.INVITATION, over), (2, How.HOSTKEYS_PROVE, over)), ruled).leaves
+    again = HostFinding("web1", (key(1),), how, "seen", place=PLACE, complete=False)
+    assert decide(found(1, host=again), host((1, how, over)), ruled).leaves
 
 
 def test_a_type_that_is_not_certified() -> None:
@@ -315,5 +371,5 @@ def test_every_reason_at_once() -> None:
     """Nobody has to come five times."""
     wish = SshWish(("db1.lan",), timedelta(seconds=1))
     finding = found(1, 2, 3, wish=wish, host=vouched(3, by=()))
-    got = reasons(finding, ruled=rules(BOTH, accept=Grade.PROVED), previous=before(1, revoked="keyCompromise"))
+    got = reasons(finding, ruled=rules(BOTH, accept=Grade.PROVED), past=barred(1, "keyCompromise"))
     assert len(got) == 7

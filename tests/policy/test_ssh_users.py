@@ -247,3 +247,14 @@ def test_P41_two_persons_are_never_called_the_same(one: str, other: str) -> None
     assert (called(one, "oidc:corp") == called(other, "oidc:corp")) == (one == other)
     assert called(one, "oidc:corp") != called(f"sha256=={hashlib.sha256(one.encode()).hexdigest()}", "oidc:corp")
     assert len(f"user {called(one, 'oidc:' + 'p' * 32)}") <= 255
+
+
+def test_P41_a_name_cannot_look_like_an_address() -> None:
+    """Who chooses his own `sub` at a provider could be called as Ada is, in sshd's log and in our lists."""
+    ada = called("ada@example.org", "oidc:corp", address=True)
+    assert (ada, called("ada@example.org", "oidc:corp")) == (
+        "ada@example.org by oidc:corp",
+        "ada=40example.org by oidc:corp",
+    )
+    long = f"{'a' * 200}@{'b' * 50}.example"
+    assert called(long, "oidc:corp", address=True) != called(long, "oidc:corp")

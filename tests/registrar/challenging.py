@@ -16,6 +16,7 @@ from handfast.core.flow import Channel, Evidence
 from handfast.core.hosts import How
 from handfast.core.look import Look, Seen
 from handfast.core.sshsig import Signer
+from handfast.errors import TooMuch
 from handfast.introducers import ssh_hostkey
 from handfast.policy.rules import Rules
 from handfast.registrar.challenge import Challenger
@@ -49,6 +50,7 @@ class Challenges:
     wanted: Look = LOOK
     notes: list[str] = field(default_factory=list)
     admitted: list[str] = field(default_factory=list)
+    full: bool = False
 
     @property
     def ssh(self) -> SshSigner:
@@ -63,6 +65,8 @@ class Challenges:
     @contextmanager
     def admit(self) -> Iterator[None]:
         """Count looks, and how many had been made when each was admitted."""
+        if self.full:
+            raise TooMuch("asked too often", hint="")
         self.admitted.append(f"look {len(self.sights.asked)}")
         yield
 

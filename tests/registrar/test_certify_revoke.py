@@ -36,9 +36,8 @@ def test_a_key_takes_its_certificate_back_and_gets_no_other(house: House) -> Non
     (made,) = read(certify(house, 1))
     assert take_back(house, made.serial).serial == made.serial
     assert house.ledger.publish_krl("test", at=NOW).result().hosts == (made.serial,)
-    assert refused(house, 1) == (
-        f"certificate {made.serial} of {signer(1).public.fingerprint} was revoked (keyCompromise): use another key",
-    )
+    (reason,) = refused(house, 1)
+    assert f"certificate {made.serial} of {signer(1).public.fingerprint} was revoked (keyCompromise)" in reason
     before = house.kinds()
     assert take_back(house, made.serial, reason="unspecified").serial == made.serial  # asked again: nothing happens
     assert house.kinds() == before

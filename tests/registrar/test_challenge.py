@@ -13,7 +13,7 @@ from handfast.core.flow import HostGrant
 from handfast.core.hosts import How, Place
 from handfast.core.look import Answered, Led, Seen
 from handfast.core.names import ip_address
-from handfast.errors import EvidenceRejected, Malformed, NotFound, PolicyRefused, Refused
+from handfast.errors import EvidenceRejected, Malformed, NotFound, PolicyRefused, Refused, TooMuch
 from tests.introducers.challenges import ECDSA, ED25519, LOOK, OURS, THIEF, as_seen, changed, sha256, signer
 from tests.introducers.stage import ed25519
 from tests.registrar.challenging import Challenges
@@ -191,6 +191,18 @@ def test_names_for_which_the_ca_does_not_speak(play: Challenges) -> None:
     with pytest.raises(PolicyRefused, match="is not a name for which this authority speaks"):
         play.token(proof)
     assert len(play.sights.asked) == 1
+    assert play.admitted == ["look 0", "look 1", "look 1"]
+
+
+def test_nothing_is_judged_before_it_is_admitted(play: Challenges) -> None:
+    """Who has asked too often is told that, and not whether our CA speaks for his names: that is work."""
+    ssh = play.house.rules.ssh
+    certificates = dataclasses.replace(ssh.certificates, patterns=("*.example.org",))
+    play.house.rules = dataclasses.replace(play.house.rules, ssh=dataclasses.replace(ssh, certificates=certificates))
+    play.full = True
+    with pytest.raises(TooMuch, match="asked too often"):
+        play.challenge()
+    assert play.sights.asked == []
 
 
 def test_10000_addresses(play: Challenges) -> None:

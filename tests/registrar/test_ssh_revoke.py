@@ -107,16 +107,31 @@ def test_a_machine_that_is_known_to_ssh_alone_is_revoked_too(house: House) -> No
     ("reason", "stays"), [("keyCompromise", False), ("in my own words", False), ("superseded", True)]
 )
 def test_P33_with_the_last_credential_go_the_certificates(house: House, by: str, reason: str, stays: bool) -> None:
-    """Also where it is taken back by its serial, or with its invitation; what is merely superseded leaves them."""
+    """
+    Also where it is taken back by its serial, or with its invitation, and with the host keys themselves.
+
+    Else one that has no certificate yet would get it afterwards. What is merely superseded leaves all of it.
+    """
     line = house.invite()
-    serial = house.join(line, Newcomer(), host=ssh(1)).credential.serial
+    serial = house.join(line, Newcomer(), host=ssh(1, 2)).credential.serial
     mine = certified(house)
     what = f"{serial:032x}" if by == "serial" else line.key_id
     answer = LocalOperator(house.administration).revoke(views.RevokeRequest(what, reason))
     assert answer.ssh == ([] if stays else [str(mine.serial)])
+    assert len(answer.host_keys) == (0 if stays else 2)
     assert revoked(house) == (set() if stays else {mine.serial})
-    assert believed(house) == {1}
+    assert believed(house) == ({1, 2} if stays else set())
     check_log(house)
+
+
+def test_affiliation_changed_takes_certificates_and_leaves_sound_keys(house: House) -> None:
+    """The machine's new home may certify them."""
+    serial = house.join(house.invite(), Newcomer(), host=ssh(1)).credential.serial
+    mine = certified(house)
+    house.administration.revoke(f"{serial:032x}", reason="affiliationChanged")
+    assert revoked(house) == {mine.serial}
+    assert believed(house) == {1}
+    assert certified(house).serial != mine.serial
 
 
 def test_with_one_of_several_credentials_they_stay(house: House) -> None:

@@ -299,8 +299,9 @@ def test_port_in_use_is_named() -> None:
     """A port that another program has is named in the refusal."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(Fault, match=f"'127.0.0.1:{port}' is in use"):
-            sockets.listen(Address("127.0.0.1", port))
+        with pytest.raises(Fault, match=f"'127.0.0.1:{port}' is in use") as caught:
+            sockets.listen(Address("127.0.0.1", port), setting="--crl-listen")
+    assert caught.value.hint == "stop it, or choose another port with --crl-listen"
 
 
 def test_both_families_on_one_socket() -> None:

@@ -21,6 +21,7 @@ from handfast.core.openid import Providers
 from handfast.core.roles import Role
 from handfast.core.sshsig import Signer
 from handfast.introducers import oidc, operator_login
+from handfast.server.limits import Limits
 from tests.introducers.stage_login import CORP_KEY, KID, MINE, OTHER_KEY, THIEFS, claims, jwk, key_set, spent, token
 from tests.newcomer.provider import KEYS, METADATA, Said, Scripted, provider
 from tests.server.running import Client, Running, running
@@ -163,6 +164,20 @@ def test_P40_what_a_stranger_learns(world: World) -> None:
     assert [each.fields["code"] for each in events] == ["policy-refused"]
 
 
+def test_P40_a_person_costs_no_more_with_many_tokens(tmp_path: Path) -> None:
+    """Each login is a new token, and would be a marker of its own: it is the person who is counted."""
+    with provider(keys=[Said(json.loads(key_set(jwk(CORP_KEY))))]) as scripted:
+        data = tmp_path / "data"
+        data.mkdir(mode=0o700)
+        (data / "config.toml").write_text(RULES.format(issuer=scripted.issuer))
+        with running(data, limits=Limits(logins=0.001, logins_burst=2)) as registrar:
+            world = World(registrar, scripted)
+            for jti in "12":
+                world.certificate(world.token(jti=jti))
+            assert world.refused(world.token(jti="3")).code == "too-much"
+            world.certificate(world.token(email="grace@example.org", jti="4"))
+
+
 def test_P40_a_provider_is_asked_seldom(world: World) -> None:
     """Invented key ids, by the dozen, have us ask no more than once in a while."""
     world.certificate(world.token())
@@ -199,3 +214,17 @@ def test_an_operator_logs_in(world: World) -> None:
                 (found,) = msgspec.json.decode(answer, type=wire.CertificatesAnswer).certificates
                 assert sshcert.read(found).principals == ("ada-laptop",)
                 assert sshcert.read(found).valid_before > datetime.now(UTC)
+
+
+def test_P40_an_operator_costs_no_more_with_many_keys(tmp_path: Path) -> None:
+    """A thief of the credential would fill the list of revoked keys, until it is longer than anybody reads."""
+    data = tmp_path / "data"
+    data.mkdir(mode=0o700)
+    (data / "config.toml").write_text(RULES.format(issuer="https://id.example.org"))
+    with running(data, limits=Limits(logins=0.001, logins_burst=2)) as registrar:
+        joined = registrar.credential("ada-laptop", Role.OPERATOR)
+        credential = joined.certificate.public_bytes(Encoding.DER)
+        with registrar.connect(registrar.context_with(joined)) as client:
+            for by, status in ((MINE, 200), (THIEFS, 200), (MINE, 429)):
+                made = operator_login.present(by, SshWish(), credential=credential, **_bound(client, registrar))
+                assert client.call("POST", "/v1/ssh/certificates/operator", made[0])[0] == status

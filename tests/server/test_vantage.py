@@ -109,3 +109,17 @@ def test_what_was_not_seen_and_how_often(open_to_loopback: tuple[Running, int]) 
         assert int(client.headers["Retry-After"]) > 100
     with holding(registrar, Role.PEER) as other:
         assert other.call("POST", vantage.PATH, body)[0] == 200, "what one has used up is not another's"
+
+
+def test_a_look_is_a_few_lines_of_our_log(
+    open_to_loopback: tuple[Running, int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever has us look on and on, at much that is not there, must not fill the disk by it."""
+    registrar, port = open_to_loopback
+    addresses = [f"127.0.0.{number}" for number in range(1, 17)]
+    with holding(registrar, Role.AGENT) as client:
+        body = asking(ports=[port], addresses=addresses, names=["no.such.invalid"])
+        assert client.call("POST", vantage.PATH, body)[0] == 200
+    (line,) = (each for each in capsys.readouterr().out.splitlines() if " looked " in each)
+    assert "more=1 " in line
+    assert "127.0.0.16" not in line

@@ -90,6 +90,23 @@ def test_a_list_that_nobody_reads_is_not_made(monkeypatch: pytest.MonkeyPatch) -
         listed(7, hosts=(1, 2, 3, 9), keys=(key("old"),))
 
 
+def test_P33_a_list_that_would_be_too_long_leaves_out_what_was_merely_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest first, and no more than it must: who has the list hears of every key that was stolen."""
+    bad, *sound = (key(name).digest for name in ("stolen", "a", "b", "c"))
+    state = KrlState(3, (5,), (), frozenset((bad, *sound)), tuple(sound))
+
+    def made() -> frozenset[bytes]:
+        return lists.read(krl.build(state, host_ca=key("x"), user_ca=key("y"), pin=PKI.pin, at=NOW)).digests
+
+    whole = len(krl.build(state, host_ca=key("x"), user_ca=key("y"), pin=PKI.pin, at=NOW))
+    for limit, left in ((whole, 3), (whole - 1, 2), (whole - 36, 2), (whole - 37, 1), (whole - 108, 0)):
+        monkeypatch.setattr(lists, "MAX_KRL", limit)
+        assert made() == {bad, *sound[3 - left :]}
+    monkeypatch.setattr(lists, "MAX_KRL", whole - 109)
+    with pytest.raises(Fault, match="at most"):
+        made()
+
+
 # --- the registrar's word ---
 
 

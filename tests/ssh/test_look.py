@@ -14,9 +14,9 @@ from handfast.core.look import MAX_ADDRESSES, MAX_NAMES, MAX_PORTS, Answered, Le
 from handfast.core.names import IPAddress
 from handfast.core.sshkeys import SshKey
 from handfast.errors import PolicyRefused, TooMuch, Unreachable
-from handfast.ssh.guard import Guard, Resolve
+from handfast.ssh.guard import Guard, Resolve, Target
 from handfast.ssh.look import LocalLooker, Resolver, looker
-from handfast.ssh.scan import Limits, Scanner
+from handfast.ssh.scan import Limits, Scanned, Scanner
 from tests.ssh.fake import CERTIFIED, KEYS, FakeServer, certificate, public
 from tests.ssh.test_scan import GUARD, LOOPBACK, Served, drip, fake, serving, silent
 
@@ -244,6 +244,49 @@ async def test_who_does_not_wait_leaves_nothing_behind() -> None:
             await task
         await served.over.wait()
         assert [place.users for place in here.scanner._places.values()] == [0]
+
+
+async def test_one_look_takes_not_all_the_room() -> None:
+    """Names whose servers never answer, and hosts that never do, are to hold up nobody but their own look."""
+    asked, enough = list[str](), asyncio.Event()
+
+    async def never(name: str) -> Sequence[IPAddress]:
+        asked.append(name)
+        if len(asked) == 2:
+            enough.set()
+        return await nobody(name)
+
+    async with serving(silent) as served:
+        names = tuple(f"n{number}.example" for number in range(MAX_NAMES))
+        task = asyncio.create_task(from_here(never).look(look_at(served, names=names)))
+        await enough.wait()
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert len(asked) == 2
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+
+async def test_one_look_asks_a_few_hosts_at_a_time() -> None:
+    """The room for connections is everybody's."""
+    at_once, most, done = 0, 0, 0
+
+    class Counting(Scanner):
+        async def scan(self, target: Target, algorithms: Sequence[str] = ()) -> Scanned:
+            nonlocal at_once, most, done
+            at_once += 1
+            most = max(most, at_once)
+            for _ in range(3):
+                await asyncio.sleep(0)
+            at_once, done = at_once - 1, done + 1
+            raise Unreachable("nobody there")
+
+    addresses = tuple(ipaddress.ip_address(f"192.0.2.{number}") for number in range(1, 1 + MAX_ADDRESSES))
+    ports = tuple(range(22, 22 + MAX_PORTS))
+    guard = Guard(allow=(ipaddress.ip_network("192.0.2.0/24"),), ports=ports)
+    (seen,) = await LocalLooker(guard=guard, scanner=Counting()).look(Look((), addresses, (ED,), ports))
+    assert (done, len(seen.answered), most) == (64, 64, 16)
 
 
 async def test_a_fault_of_ours_is_no_answer() -> None:

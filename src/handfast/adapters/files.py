@@ -66,9 +66,18 @@ def write_new(path: Path, data: bytes, *, mode: int = 0o600, owner: tuple[int, i
 
     :raises Fault: the path exists, the disk is full, permissions.
     """
-    with faults("write", path):
-        # 0o600 whatever ``mode`` is: a wider mode is set below, when the owner is right
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    _write(path, data, mode=mode, owner=owner, named=path)
+
+
+def _write(path: Path, data: bytes, *, mode: int, owner: tuple[int, int] | None, named: Path) -> None:
+    """``named`` is what a person hears of, who does not know the temporary file."""
+    with faults("write", named):
+        try:
+            # 0o600 whatever ``mode`` is: a wider mode is set below, when the owner is right
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        except FileNotFoundError as error:
+            hint = f"make the directory {str(path.parent)!r} first"
+            raise Fault(f"cannot write {str(named)!r}: no such file or directory", hint=hint) from error
         try:
             if owner is not None:
                 os.fchown(fd, *owner)
@@ -95,7 +104,7 @@ def write_atomic(path: Path, data: bytes, mode: int = 0o600) -> None:
     :raises Fault: the disk is full, permissions, a directory in the way.
     """
     temporary = _temporary(path)
-    write_new(temporary, data, mode=mode)
+    _write(temporary, data, mode=mode, owner=None, named=path)
     _rename(temporary, path)
 
 
@@ -109,7 +118,7 @@ def replace_symlink(path: Path, target: str) -> None:
     if os.path.lexists(path) and not path.is_symlink():
         raise Refused(f"{str(path)!r} is in the way and is not a link", hint="move it away, then try again")
     temporary = _temporary(path)
-    with faults("write", temporary):
+    with faults("write", path):
         os.symlink(target, temporary)
     _rename(temporary, path)
 

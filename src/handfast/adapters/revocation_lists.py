@@ -1,13 +1,16 @@
 """
 Revocation lists of other authorities, kept in memory and fetched again: from files, and over plain HTTP.
 
-Nothing here is believed: who uses a list checks its signature and its time. What is held against whoever is on the way
-is only that a list never goes back to an older one. A list that cannot be had stays as it was, until it ends.
+Nothing here is believed: who uses a list checks its signature and its time. What is held against whoever is on the way:
+a list never goes back to an older one, and none displaces another but by the same key. Whose a list is, only a path can
+say, when it needs it; until then some are kept beside each other, and the newest that is its issuer's counts
+(``core.revocation``). A list that cannot be had stays as it was, until it ends.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -20,11 +23,13 @@ from handfast.errors import HandfastError, Malformed, TooMuch, Unreachable
 
 EVERY = timedelta(minutes=15)  # between two fetches of one URL; an authority makes a list some times a day
 TIMEOUT = 20.0  # seconds for a whole list
+MAX_UNPROVEN = 3  # lists of one source by nobody knows whom; each may be ``MAX_LIST`` large, and anybody can make them
 
 
 @dataclass(slots=True)
 class _Kept:
-    content: RevocationList | None = None
+    lists: tuple[RevocationList, ...] = ()
+    latest: bytes = b""  # SHA-256 of what came last
     stamp: tuple[int, int] | None = None  # of a file: when it was written, and its size
     due: datetime | None = None  # of a URL
 
@@ -73,9 +78,9 @@ class RevocationLists:
     async def _refresh(self, source: str, now: datetime) -> None:
         kept = self._of(source)
         if not _is_url(source):
-            await asyncio.to_thread(_read, Path(source), kept)
+            await asyncio.to_thread(_read, Path(source), kept)  # a large list is work, and nobody has to wait for it
         elif kept.due is None or kept.due <= now or kept.due > now + EVERY:  # the last: the clock was set back
-            _keep(kept, RevocationList.read(await _fetch(source), source))
+            await asyncio.to_thread(_keep, kept, await _fetch(source), source)
             kept.due = now + EVERY
 
     def _of(self, source: str) -> _Kept:
@@ -83,9 +88,7 @@ class RevocationLists:
 
     def _there(self) -> Iterator[RevocationList]:
         for source in self.sources:
-            content = self._of(source).content
-            if content is not None:
-                yield content
+            yield from self._of(source).lists
 
 
 def _is_url(source: str) -> bool:
@@ -99,15 +102,28 @@ def _read(path: Path, kept: _Kept) -> None:
     except OSError:
         stamp = None  # what follows says why
     if stamp is None or stamp != kept.stamp:
-        _keep(kept, RevocationList.read(read_trusted(path, limit=MAX_LIST), str(path)))
+        _keep(kept, read_trusted(path, limit=MAX_LIST), str(path))
         kept.stamp = stamp
 
 
-def _keep(kept: _Kept, new: RevocationList) -> None:
-    old = kept.content
-    if old is not None and old.content.issuer == new.content.issuer and new.since < old.since:
-        raise Malformed(f"it is of {new.since:%Y-%m-%d %H:%M}Z, older than the one of {old.since:%Y-%m-%d %H:%M}Z")
-    kept.content = new
+def _keep(kept: _Kept, data: bytes, source: str) -> None:
+    """Take a list in. :raises Malformed: it is none, or an older one than its issuer's that is held."""
+    latest = hashlib.sha256(data).digest()
+    if latest == kept.latest:
+        return  # as most often; what is known of its signature stays known
+    new = RevocationList.read(data, source)
+    for old in kept.lists:
+        if any(new.signed_by(key) for key in old.signers()) and new.since < old.since:
+            raise Malformed(f"it is of {new.since:%Y-%m-%d %H:%M}Z, older than the one of {old.since:%Y-%m-%d %H:%M}Z")
+    kept.lists = _worth_keeping((*kept.lists, new))
+    kept.latest = latest
+
+
+def _worth_keeping(lists: tuple[RevocationList, ...]) -> tuple[RevocationList, ...]:
+    """Return those of which each key's newest is one, and the last few that no path has needed yet."""
+    newest = {key: one for one in sorted(lists, key=lambda each: each.since) for key in one.signers()}
+    proven = [one for one in lists if any(one is each for each in newest.values())]
+    return (*proven, *[one for one in lists if not one.signers()][-MAX_UNPROVEN:])
 
 
 async def _fetch(url: str) -> bytes:

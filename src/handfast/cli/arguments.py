@@ -10,7 +10,7 @@ import click
 
 from handfast import config
 from handfast.core.checkpoint import parse_vkey
-from handfast.core.invitation import Address
+from handfast.core.invitation import Address, parse_registrar
 from handfast.core.names import Names, dns_name, machine_name, network
 from handfast.core.roles import GRANTABLE
 from handfast.errors import Refused, UsageError
@@ -46,6 +46,7 @@ NAME = Parsed("name", _name)
 SUFFIX = Parsed("suffix", dns_name)
 NETWORK = Parsed("cidr", network)
 ADDRESS = Parsed("host:port", Address.parse)
+REGISTRAR = Parsed("url#pin", parse_registrar)
 LISTEN = Parsed("host:port", config.parse_listen)
 DURATION = Parsed("duration", config.duration)
 LOG_KEY = Parsed("key", parse_vkey)

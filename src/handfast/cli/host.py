@@ -13,9 +13,10 @@ from handfast.cli import ui
 from handfast.cli.arguments import DATA, JSON, MACHINE, NAME
 from handfast.cli.lazy import Lazy
 from handfast.core import sshkeys, views
-from handfast.core.hosts import Host, How, Place
+from handfast.core.hosts import REMOVED, Host, How, Place
 from handfast.core.names import dns_name
 from handfast.core.sshkeys import SshKey
+from handfast.core.sshleaf import evidence_words
 from handfast.errors import Fault, HandfastError, Malformed, NotFound, UsageError
 
 if TYPE_CHECKING:
@@ -234,7 +235,7 @@ def show_command(name: str, data: Path, as_json: bool) -> None:
         ui.emit(f"  {gone.fingerprint}  {gone.algorithm}, retired {gone.at}: {gone.reason}")
     for each_held in view.certificates:
         ui.emit(f"  certificate {each_held.serial} for {each_held.fingerprint}: {standing(each_held)}")
-        ui.emit(f"      {', '.join(each_held.principals)}")
+        ui.emit(f"      {', '.join(each_held.principals)}; known by {evidence_words(each_held.evidence)}")
     if sys.stdout.isatty():
         for each_key in sorted(host.current):
             ui.emit(randomart.picture(each_key))
@@ -244,7 +245,7 @@ def show_command(name: str, data: Path, as_json: bool) -> None:
 
 @click.command("remove")
 @click.argument("name", type=MACHINE)
-@click.option("--reason", default="removed", show_default=True, help="Why, for the log and for who still asks for it.")
+@click.option("--reason", default=REMOVED, show_default=True, help="Why, for the log and for who still asks for it.")
 @DATA
 @JSON
 def remove_command(name: str, reason: str, data: Path, as_json: bool) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,8 @@ import click
 from handfast.adapters.clock import SystemClock
 from handfast.adapters.user import agent_socket
 from handfast.cli import ssh_certificates, ui
-from handfast.cli.arguments import Parsed
+from handfast.cli.arguments import REGISTRAR, Parsed
+from handfast.core.challenge import full_name
 from handfast.core.names import dns_name, ip_address
 from handfast.errors import Malformed, UsageError
 
@@ -25,10 +26,12 @@ if TYPE_CHECKING:
     from handfast.newcomer.keystore import Keystore
 
 
-def _registrar(text: str) -> tuple[Address, bytes]:
-    from handfast.core.invitation import parse_registrar
-
-    return parse_registrar(text)
+def _name(text: str) -> str:
+    try:
+        ip_address(text.partition("%")[0])
+    except ValueError:
+        return full_name(dns_name(text))
+    raise Malformed(f"an address, and no name: {text[:80]!r}", hint="say it with --address")
 
 
 def _address(text: str) -> IPAddress:
@@ -51,13 +54,13 @@ def options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--name",
             "names",
-            type=Parsed("name", dns_name),
+            type=Parsed("name", _name),
             multiple=True,
             help="With --ssh-hostkey: a DNS name of this host; the first becomes the machine's (repeatable).",
         ),
         click.option(
             "--ssh-hostkey",
-            type=Parsed("url#pin", _registrar),
+            type=REGISTRAR,
             metavar="URL#PIN",
             help="Join for SSH certificates alone, without an invitation: the registrar looks at this host, twice.",
         ),
@@ -84,10 +87,10 @@ def given(
     ports: tuple[int, ...],
     directory: Path | None,
     *,
-    others: bool,
+    others: Sequence[str],
 ) -> Given | None:
     """
-    Return what was typed, if it is this way to join; ``others`` is whether flags of another were given.
+    Return what was typed, if it is this way to join; ``others`` are flags of others that were given.
 
     :raises UsageError: flags that mean nothing together.
     """
@@ -96,10 +99,17 @@ def given(
             raise UsageError("--name and --address mean nothing without --ssh-hostkey", hint="names of others: --san")
         return None
     if others:
+        listed = " and ".join(others)
         raise UsageError(
-            "--ssh-hostkey is for SSH certificates alone", hint="leave out what belongs to other ways to join"
+            f"--ssh-hostkey is for SSH certificates alone, and {listed} for other ways to join",
+            hint=f"leave out {listed}, or --ssh-hostkey",
         )
     return Given(registrar, names, addresses, ports, directory)
+
+
+def flags(**values: object) -> tuple[str, ...]:
+    """Return the flags that were given, as they are typed."""
+    return tuple(f"--{name.replace('_', '-')}" for name, value in values.items() if value)
 
 
 def join(given: Given, keystore: Keystore, asked: Installing | None, *, as_json: bool) -> None:
@@ -108,7 +118,7 @@ def join(given: Given, keystore: Keystore, asked: Installing | None, *, as_json:
 
     :raises HandfastError: as ``newcomer.challenge.enrol``, and as ``ssh_certificates.finish``.
     """
-    from handfast.newcomer import hostkeys, ssh_state
+    from handfast.newcomer import hostkeys
     from handfast.newcomer.challenge import enrol
     from handfast.newcomer.host_signers import host_signers
     from handfast.newcomer.ssh_state import SshHeld
@@ -126,7 +136,7 @@ def join(given: Given, keystore: Keystore, asked: Installing | None, *, as_json:
         held = SshHeld(certified, (address,), pin, directory, wanted.ports, keys.agent)
         ssh_certificates.finish(keystore, held, asked)
     if as_json:
-        ui.emit_json(ssh_state.view(ssh_state.load(keystore.directory)))
+        ui.emit_json(ssh_certificates.view(ssh_certificates.held_of(keystore)))
 
 
 def _wanted(given: Given, signers: tuple[HostSigner, ...]) -> Wanted:

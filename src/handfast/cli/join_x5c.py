@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from handfast import config
-from handfast.cli.arguments import FILE, Parsed
+from handfast.cli.arguments import FILE, REGISTRAR
 
 if TYPE_CHECKING:
     from handfast.core.invitation import Address
@@ -18,15 +18,9 @@ if TYPE_CHECKING:
 Given = tuple[Path, Path, tuple["Address", bytes]]
 
 
-def _registrar(text: str) -> tuple[Address, bytes]:
-    from handfast.core.invitation import parse_registrar
-
-    return parse_registrar(text)
-
-
 X5C = click.option(
     "--x5c",
-    type=(FILE, FILE, Parsed("url#pin", _registrar)),
+    type=(FILE, FILE, REGISTRAR),
     metavar="CERT KEY URL#PIN",
     help="Join with a certificate of another authority (PEM, CAs above it included) and its key, instead of an "
     "invitation; the registrar trusts that authority for it.",

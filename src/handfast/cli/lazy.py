@@ -28,6 +28,15 @@ class Lazy(click.Group):
         command: click.Command = getattr(module, f"{cmd_name.replace('-', '_')}_command")
         return command
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run it; an error of which click does not know the command, such as a value that is missing, is told it."""
+        try:
+            return super().invoke(ctx)
+        except click.UsageError as error:
+            if error.ctx is None and (name := ctx.invoked_subcommand) is not None:
+                error.ctx = click.Context(self.get_command(ctx, name) or self, info_name=name, parent=ctx)
+            raise
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the table without importing any command."""
         with formatter.section("Commands"):

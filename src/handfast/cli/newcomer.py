@@ -83,7 +83,9 @@ def join_command(
 
     Writes cert.pem chain.pem fullchain.pem privkey.pem trust.pem identity.json, and what --layout asks for.
     """
-    others = any((invitation_file, x5c, role, sans, layouts, owner, ssh))
+    others = join_hostkey.flags(
+        invitation_file=invitation_file, x5c=x5c, role=role, san=sans, layout=layouts, owner=owner, ssh=ssh
+    )
     ssh = ssh or bool(ssh_dir or ssh_ports)
     if install and not (ssh or ssh_hostkey):
         raise UsageError("--install is for SSH certificates", hint="with --ssh, or --ssh-hostkey")
@@ -99,7 +101,8 @@ def join_command(
         way = _invited(invitation_file, role, sans) if x5c is None else join_x5c.way(x5c, role)
         _join(way, out, published, asked, layouts=chosen, owner=owner)
         if as_json:
-            ui.emit_json(dict(Keystore(out).load().identity))
+            keystore = Keystore(out)
+            ui.emit_json(dict(keystore.load().identity) | ssh_certificates.view(ssh_certificates.held_of(keystore)))
     if asked is not None:
         ssh_certificates.keep_fresh(out, asked)
 
@@ -173,7 +176,9 @@ def _certify(joined: Joined | None, keystore: Keystore, published: Published, as
     """
     Keep SSH certificates that came along, and install them where that was asked for.
 
-    Without that, what goes wrong is a warning: the credential is there.
+    Without that, what goes wrong is a warning: the credential is there, and joining is done.
+
+    :raises HandfastError: with ``asked``: there is nothing to install, or it could not be.
     """
     from handfast.newcomer.certificates import AGAIN
     from handfast.newcomer.renew import held
@@ -181,9 +186,12 @@ def _certify(joined: Joined | None, keystore: Keystore, published: Published, as
 
     credential, before = held(keystore), ssh_certificates.held_of(keystore)
     try:
-        if joined is not None and joined.certified is not None:
+        certified = joined.certified if joined is not None else None
+        if isinstance(certified, HandfastError):
+            raise certified
+        if certified is not None:
             ports = published.keys.ports
-            made = SshHeld(joined.certified, credential.addresses, credential.pin, published.directory, ports)
+            made = SshHeld(certified, credential.addresses, credential.pin, published.directory, ports)
             ssh_certificates.finish(keystore, made, asked)
         elif asked is not None and before is None:
             ssh_certificates.first(keystore, credential, published.directory, asked)
@@ -192,7 +200,7 @@ def _certify(joined: Joined | None, keystore: Keystore, published: Published, as
     except HandfastError as error:
         if asked is not None:
             raise
-        ui.warn(f"the SSH certificates are not in place: {error.message}; {AGAIN}")
+        ui.warn(f"joined, and without SSH certificates in place: {error.message}; {error.hint or AGAIN}")
 
 
 @click.command("status")
@@ -209,7 +217,7 @@ def status_command(out: Path, as_json: bool) -> int:
             raise
         code, about = 0 if now < ssh.ends else 3, {"out": str(out)}
     if as_json:
-        ui.emit_json(about if ssh is None else about | {"ssh": ssh_certificates.view(ssh)})
+        ui.emit_json(about | ssh_certificates.view(ssh))
     elif ssh is not None:
         for line in ssh_certificates.lines(ssh, now):
             ui.emit(line)

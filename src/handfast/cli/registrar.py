@@ -30,6 +30,7 @@ from handfast.cli.arguments import (
 from handfast.core.invitation import Address
 from handfast.core.names import IPNetwork
 from handfast.core.roles import Role
+from handfast.core.sshleaf import evidence_words
 from handfast.errors import UsageError
 
 if TYPE_CHECKING:
@@ -295,10 +296,18 @@ def _list_certificates(certificates: list[views.CertificateView], *, as_json: bo
 def certificate_rows(certificates: list[views.CertificateView]) -> None:
     """Print a row for each SSH certificate."""
     rows = [
-        [each.serial, each.kind, each.holder, ", ".join(each.principals), each.until, each.status]
+        [
+            each.serial,
+            each.kind,
+            each.holder,
+            ", ".join(each.principals),
+            each.until,
+            each.status,
+            evidence_words(each.evidence),
+        ]
         for each in certificates
     ]
-    ui.table(["serial", "kind", "holder", "names", "until", "status"], rows)
+    ui.table(["serial", "kind", "holder", "names", "until", "status", "known by"], rows)
 
 
 @click.command("show")

@@ -139,12 +139,8 @@ class _Machine:
 
     def view(self) -> dict[str, object]:
         """Return what --json prints."""
-        from handfast.newcomer import ssh_state
-
-        if self._credential is None:
-            return {} if self.ssh is None else ssh_state.view(self.ssh)
-        about = dict(self._credential.material.identity)
-        return about if self.ssh is None else about | {"ssh": ssh_state.view(self.ssh)}
+        about = {} if self._credential is None else dict(self._credential.material.identity)
+        return about | ssh_certificates.view(self.ssh)
 
 
 def _run_hook(command: str, out: Path, machine: str) -> None:

@@ -141,7 +141,16 @@ def _name(text: str) -> str:
     name = dns_name(text)
     if name != text:
         raise Malformed(f"the name {text[:80]!r} is not in its one form", hint=f"write it as {name!r}")
-    if "." not in name:  # it would be whoever told a DHCP server that he is called so
+    return full_name(name)
+
+
+def full_name(name: str) -> str:
+    """
+    Return a DNS name that is one everywhere.
+
+    :raises Malformed: without a domain it would be whoever told a DHCP server that he is called so.
+    """
+    if "." not in name:
         raise Malformed(f"not a full DNS name: {name!r}", hint="write it with its domain")
     return name
 

@@ -66,12 +66,23 @@ _CA_POLICY = ExtensionPolicy.webpki_defaults_ca().may_be_present(
     x509.ExtendedKeyUsage, Criticality.AGNOSTIC, lambda _policy, _certificate, _usage: None
 )
 
+_MAY_BE_CRITICAL = (
+    x509.BasicConstraints,
+    x509.ExtendedKeyUsage,
+    x509.KeyUsage,
+    x509.NameConstraints,
+    x509.SubjectAlternativeName,
+)
+
 
 def read_roots(data: bytes) -> tuple[x509.Certificate, ...]:
     """
-    Return the CAs of a PEM bundle that an operator trusts. *Not* checked: that they are valid at any time.
+    Return the CAs of a PEM bundle that an operator trusts: those that ``verified_path`` can end at.
 
-    :raises Malformed: no PEM certificate, too many, one that is no CA, or with a key that is not verified with.
+    *Not* checked: that they are valid at any time, and for whom (name constraints, extended usages).
+
+    :raises Malformed: no PEM certificate, too many, one that is no CA, with a key that is not verified with, or below
+        which every leaf would be refused.
     """
     try:
         found = tuple(x509.load_pem_x509_certificates(data))
@@ -82,6 +93,7 @@ def read_roots(data: bytes) -> tuple[x509.Certificate, ...]:
     try:
         for each in found:
             _check_ca(each)
+            _check_root(each)
     except keys.UNREADABLE as error:
         raise Malformed(f"a certificate that cannot be read: {str(error)[:120]!r}") from None
     return found
@@ -263,6 +275,29 @@ def _check_ca(certificate: x509.Certificate) -> None:
     if not basic or not basic[0].ca:
         raise Malformed(f"the certificate of {subject_of(certificate)!r} is no CA's")
     keys.check_strength(certificate.public_key())
+
+
+def _check_root(certificate: x509.Certificate) -> None:
+    """
+    Refuse a CA with which no path is valid: said to an operator now, it is not told to all his machines later.
+
+    :raises Malformed: it has not the form that ``_CA_POLICY`` demands. ``openssl req -x509`` alone makes such a one.
+    """
+    who = subject_of(certificate)
+    usage = [each.value for each in certificate.extensions if isinstance(each.value, x509.KeyUsage)]
+    if not usage or not usage[0].key_cert_sign:
+        raise Malformed(
+            f"every certificate by {who!r} would be refused: its key usage does not allow to sign any",
+            hint="make it with `-addext keyUsage=critical,keyCertSign,cRLSign`, with the same key",
+        )
+    for each in certificate.extensions:
+        needless = each.critical and not isinstance(each.value, _MAY_BE_CRITICAL)
+        if needless or (not each.critical and isinstance(each.value, x509.BasicConstraints)):
+            raise Malformed(
+                f"every certificate by {who!r} would be refused: it has the extension {each.oid.dotted_string}"
+                f" {'' if each.critical else 'not '}marked as critical",
+                hint="have its authority make it anew as RFC 5280 says, with the same key",
+            )
 
 
 def _rejected(leaf: x509.Certificate, why: str) -> EvidenceRejected:

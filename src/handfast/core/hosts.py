@@ -19,6 +19,9 @@ from handfast.errors import Malformed
 SSH_PORT = 22
 MAX_RETIRED = 64  # keys of one machine that a refusal can still explain; the log has them all
 MAX_PLACES = 64  # names, addresses and aliases of one machine, and ports
+MAX_VOUCHED = 4  # keys of one machine that rest upon its others alone: a thief of one fills no more of what it may have
+REMOVED = "removed"
+"""Why the keys of a machine that is gone were retired, where its operator says no more: nothing is wrong with them."""
 
 
 class Grade(IntEnum):
@@ -59,6 +62,11 @@ class How(StrEnum):
     def possession(self) -> bool:
         """Whether the host key itself signed, for what introduced the machine."""
         return self in {How.INVITATION, How.RENEWAL, How.REINTRODUCTION, How.BUCKET, How.X5C}
+
+    @property
+    def momentary(self) -> bool:
+        """Whether it shows who held a name at one moment. That may be somebody else today: it has to be repeated."""
+        return self in {How.SSH_HOSTKEY, How.X5C}
 
     @property
     def words(self) -> str:
@@ -162,6 +170,11 @@ def spelling(host: str, port: int) -> str:
     return host if port == SSH_PORT else f"[{host}]:{port}"
 
 
+def unspelled(text: str) -> str:
+    """Return the host of what ``spelling`` wrote."""
+    return text[1:].rpartition("]:")[0] if text.startswith("[") else text
+
+
 @dataclass(frozen=True, slots=True)
 class HostKey:
     """
@@ -200,6 +213,11 @@ class Host:
         return bool(self.keys) or self.place != Place()
 
     @property
+    def bereft(self) -> bool:
+        """Whether it lives on without a key, and had some: whoever comes with the next ones may be their thief."""
+        return self.lives and bool(self.retired) and not self.keys
+
+    @property
     def current(self) -> frozenset[SshKey]:
         """Its keys, however well they are known, each once."""
         return frozenset(each.key for each in self.keys)
@@ -209,11 +227,26 @@ class Host:
         """The best that is known of any of its keys; None without keys."""
         return max((each.how.grade for each in self.keys), default=None)
 
+    @property
+    def vouched(self) -> frozenset[SshKey]:
+        """
+        The keys that rest upon others of the machine: each became known by hostkeys-prove first.
+
+        Whoever stole the key that vouched for one can have it proved in further ways, of which most say only that he
+        holds it too; an operator's word and his invitation say more.
+        """
+        first: dict[SshKey, How] = {}
+        for each in sorted(self.keys, key=lambda each: (each.at, each.how is not How.HOSTKEYS_PROVE)):
+            first.setdefault(each.key, each.how)
+        said = {each.key for each in self.keys if each.how in _OPERATORS_WORD}
+        return frozenset(key for key, how in first.items() if how is How.HOSTKEYS_PROVE) - said
+
     def believed(self, least: Grade) -> tuple[SshKey, ...]:
         """Return the keys known at least this well, each once, in a steady order."""
         return tuple(sorted({each.key for each in self.keys if each.how.grade >= least}))
 
 
+_OPERATORS_WORD = frozenset({How.OPERATOR, How.INVITATION})
 _SAME_MACHINE = frozenset({How.RENEWAL, How.REINTRODUCTION})  # as it was before
 
 
@@ -230,9 +263,12 @@ def placed(host: Host | None, place: Place, how: How) -> Place:
     Return where a machine is reached, once somebody has said ``place``.
 
     An operator says it whole, with all that he left. Others say what they know: where they say nothing of names,
-    addresses, aliases or ports, those that are known stay.
+    addresses, aliases or ports, those that are known stay; except for what the network alone has said, once better
+    evidence comes: it would pass for that.
     """
     if host is None or how in {How.OPERATOR, How.CONSOLE, How.GUEST_ATTRIBUTES}:
+        return place
+    if host.grade is Grade.CHALLENGED and how.grade > Grade.CHALLENGED:
         return place
     before = host.place
     ports = place.ports if place.ports != Place().ports else before.ports
@@ -242,10 +278,11 @@ def placed(host: Host | None, place: Place, how: How) -> Place:
 
 
 def with_key(host: Host | None, machine: str, key: HostKey) -> Host:
-    """Return the machine with one more key, or one more reason to believe a key; it is not retired any more."""
+    """Return the machine with one more key, or one more or newer reason to believe one; it is not retired any more."""
     known = host or Host(machine, Place(), ())
     retired = tuple(each for each in known.retired if each.key != key.key)
-    return replace(known, keys=tuple(sorted((*known.keys, key), key=_order)), retired=retired)
+    others = (each for each in known.keys if (each.key, each.how) != (key.key, key.how))
+    return replace(known, keys=tuple(sorted((*others, key), key=_order)), retired=retired)
 
 
 def without_key(host: Host, gone: RetiredKey) -> Host:
@@ -274,6 +311,19 @@ def without_hosts(place: Place, hosts: frozenset[str]) -> Place:
         tuple(alias for alias in place.aliases if alias not in hosts),
         place.ports,
     )
+
+
+def shared_hosts(machine: str, place: Place, reached: Iterable[tuple[str, str]]) -> frozenset[str]:
+    """
+    Return those of a machine's hosts that it must not be called in a certificate.
+
+    Principals have no ports (PROTOCOL.certkeys): ssh takes a certificate for ``gw`` at each of them, and first of all
+    at 22. So a host is the machine's that is reached there at port 22; where none is, of the only one that is reached
+    there at all. ``reached`` are the spellings of living machines, each with whose it is.
+    """
+    others = {unspelled(each) for each, owner in reached if owner != machine}
+    own = {machine} if SSH_PORT not in place.ports else {machine, *place.hosts()}
+    return frozenset(others & set(place.hosts()) - own)
 
 
 def _order(key: HostKey) -> tuple[SshKey, datetime, str]:

@@ -16,6 +16,7 @@ import msgspec
 
 from handfast.core import sshkeys
 from handfast.core.hosts import Grade, Host
+from handfast.core.names import text_match
 from handfast.core.sshkeys import SshKey
 from handfast.errors import HandfastError, Malformed
 
@@ -74,6 +75,16 @@ class Speaker:
     def lines(self) -> list[str]:
         """Its line, if it may speak for any name. :raises Malformed: as ``authority_line``."""
         return [authority_line(self.patterns, self.key)] if self.patterns else []
+
+
+def speaks_for(patterns: Sequence[str], name: str) -> bool:
+    """
+    Whether a CA with these patterns may speak for a name, as ssh reads them (ssh_config(5), PATTERNS).
+
+    One has to fit, and none with a ``!``. Names are strangers': the time grows with their length, not with the stars.
+    """
+    fitting = [each for each in patterns if text_match(name, each.removeprefix("!"), any_one="?")]
+    return bool(fitting) and not any(each.startswith("!") for each in fitting)
 
 
 class KnownKey(msgspec.Struct, frozen=True):

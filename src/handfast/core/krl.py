@@ -37,6 +37,7 @@ _CERTIFICATES, _KEYS, _SHA256 = 1, 2, 5
 _SERIALS, _RANGE, _BITMAP, _KEY_IDS = 0x20, 0x21, 0x22, 0x23
 _LONG = 3  # a range of three takes 21 bytes, three serials 24
 _DIGEST = 32  # bytes
+DIGEST_ROOM = 4 + _DIGEST  # bytes that one takes in a list
 _ONES = re.compile("1+")
 _WHAT = "the list of revoked SSH keys"
 _HINT = "fetch it again from the registrar"

@@ -30,7 +30,10 @@ def dns_name(text: str) -> str:
     :raises Malformed: wildcards, underscores, empty labels, over 253 characters, not ASCII.
     """
     name = text.lower().removesuffix(".")
-    if not text.isascii() or len(name) > 253 or not _DNS.fullmatch(name):  # lower() makes a k of the Kelvin sign
+    if not text.isascii():  # before lower() counts, which makes a k of the Kelvin sign
+        hint = "an internationalized name is written in its ASCII form: xn--…"
+        raise Malformed(f"not a DNS name: {text[:80]!r}", hint=hint)
+    if len(name) > 253 or not _DNS.fullmatch(name):
         raise Malformed(f"not a DNS name: {text[:80]!r}", hint="use letters, digits, hyphens and dots; no wildcard")
     if name.rsplit(".", 1)[-1].isdigit():
         # RFC 1123 §2.1: an all-numeric last label could be read as an IPv4 address.
@@ -146,17 +149,33 @@ def label_match(value: str, pattern: str) -> bool:
     return len(values) == len(patterns) and all(map(text_match, values, patterns))
 
 
-def text_match(value: str, pattern: str) -> bool:
-    """Whether a text fits a pattern in which ``*`` is any text, and nothing else is special; case does not count."""
+def text_match(value: str, pattern: str, *, any_one: str = "") -> bool:
+    """
+    Whether a text fits a pattern in which ``*`` is any text, and nothing else is special; case does not count.
+
+    Nothing else but the character ``any_one``, where there is one, which stands for any one character.
+    """
     first, *others = pattern.casefold().split("*")
     rest = value.casefold()
     if not others:
-        return rest == first
-    if not rest.startswith(first) or not rest[len(first) :].endswith(others[-1]):
+        return len(rest) == len(first) and _place(rest, first, any_one) == 0
+    last = len(rest) - len(others[-1])
+    if last < len(first) or _place(rest[: len(first)], first, any_one) or _place(rest[last:], others[-1], any_one):
         return False
-    rest = rest[len(first) : len(rest) - len(others[-1])]
-    for part in filter(None, others[:-1]):  # the leftmost that fits leaves the most for the others
-        _before, found, rest = rest.partition(part)
-        if not found:
+    rest = rest[len(first) : last]
+    for part in filter(None, others[:-1]):  # the leftmost that fits leaves the most for the others: nothing is retried
+        place = _place(rest, part, any_one)
+        if place < 0:
             return False
+        rest = rest[place + len(part) :]
     return True
+
+
+def _place(text: str, part: str, any_one: str) -> int:
+    """Return where a part without stars first stands in a text; -1 where it does not."""
+    if not any_one or any_one not in part:
+        return text.find(part)
+    for place in range(len(text) - len(part) + 1):
+        if all(wanted in (any_one, found) for wanted, found in zip(part, text[place:], strict=False)):
+            return place
+    return -1

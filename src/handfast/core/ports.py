@@ -87,9 +87,6 @@ class SshContext(Context, Protocol):
     def ssh_certificate(self, serial: int) -> SshRecord | None:
         """Return an SSH certificate of ours, intended or issued."""
 
-    def ssh_certificates_of(self, key: SshKey) -> list[SshRecord]:
-        """Return the last certificates for a key, at most 20, the newest first."""
-
 
 class Introducer(Protocol):
     """
@@ -272,6 +269,7 @@ class Ledger(SshLedger, Protocol):
 
     def remove_host(self, machine: str, *, reason: str, at: datetime) -> Future[Host]:
         """Retire all keys of a machine, and leave its place to others. :raises NotFound: it has neither."""
+
 
 class Issuer(Protocol):
     """What an authority can certify: policy asks before anything is spent."""

@@ -22,6 +22,9 @@ REASONS = (
     "privilegeWithdrawn",
 )
 
+DISTRUST = frozenset(REASONS) - {"superseded", "affiliationChanged"}
+"""Of these, the ones for which a key is not certified again: with the other two it is sound."""
+
 _SUCCESSOR = "successor:"
 
 
@@ -189,18 +192,38 @@ class SshRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class SshPast:
+    """
+    What became of a host key before now.
+
+    ``last`` is its newest certificate that was issued. ``barred`` is one that somebody has revoked in distrust, with no
+    operator's word for the key since. ``introduced_at`` is when the machine last got a credential, which still counts,
+    together with this very key.
+    """
+
+    last: SshRecord | None = None
+    barred: SshRecord | None = None
+    introduced_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class KrlState:
     """
     What a list of revoked SSH keys holds, and its version, which grows.
 
     Serials of certificates that are not over, by kind, and SHA-256 digests of host keys that were retired and are no
-    machine's now.
+    machine's now. ``sound`` are those of the digests of which nobody has said anything bad, the oldest first.
     """
 
     version: int
     hosts: tuple[int, ...]
     users: tuple[int, ...]
     digests: frozenset[bytes]
+    sound: tuple[bytes, ...] = ()
+
+
+Owners = frozenset[tuple[str, str]]
+"""Which other machines are reached where a machine would be, at whatever port: spelling, and machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,8 +231,8 @@ class Approval:
     """
     Host keys that wait for a person: ``grant`` is what would be recorded, ``reasons`` is why nobody but a person can.
 
-    ``approval_id`` is 16 hexadecimal digits, made from the machine, its place and the keys: other keys are another
-    question. ``decision`` is ``accepted`` or ``rejected``, None while it is open.
+    ``approval_id`` is 16 hexadecimal digits, made from the machine, its place, the keys and ``owners``: other keys are
+    another question. ``decision`` is ``accepted`` or ``rejected``, None while it is open.
     """
 
     approval_id: str
@@ -217,6 +240,7 @@ class Approval:
     reasons: tuple[str, ...]
     asked_at: datetime
     expires_at: datetime
+    owners: Owners = frozenset()
     decision: str | None = None
     decided_at: datetime | None = None
     decided_by: str = ""

@@ -5,12 +5,15 @@ A list is believed by its issuer's signature, so it may come over any network. W
 keep it back, or to give an older one, or another issuer's. So where lists are configured, silence is no good news: a
 leaf whose issuer's current list is not there is refused. *Not* done: OCSP, delta lists, indirect lists, and lists for
 some reasons only; the last three are refused when they are read.
+
+Of several lists from one place the newest that its issuer has signed counts. Which issuer that is only a path says, and
+paths come with strangers: so a signature is looked at when a path first needs it, and what came of it is remembered.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 from itertools import pairwise
@@ -21,7 +24,8 @@ from handfast.core import keys
 from handfast.core.foreign import subject_of
 from handfast.errors import EvidenceRejected, Malformed, Revoked, TooMuch
 
-MAX_LIST = 16 * 1024 * 1024  # bytes; some 400,000 revoked certificates. Its signature is checked for each request
+MAX_LIST = 16 * 1024 * 1024  # bytes; some 400,000 revoked certificates
+MAX_SIGNERS = 8  # keys that are remembered for a list: CAs of its issuer's name; one, unless a CA has changed its key
 SKEW = timedelta(minutes=5)  # the issuer's clock may be ahead of ours
 _PEM = b"-----BEGIN"
 _TIME = "%Y-%m-%d %H:%MZ"
@@ -46,6 +50,10 @@ class RevocationList:
     users_only: bool = False
     cas_only: bool = False
     points: frozenset[str] = frozenset()
+    # By SubjectPublicKeyInfo: looking at every byte of a large list would hold up everybody else, for each request.
+    _judged: dict[bytes, bool] = field(default_factory=dict, compare=False, repr=False)
+    # Of one that is somebody's: a forged one of 16 MiB would take four times as much memory.
+    _serials: set[int] = field(default_factory=set, compare=False, repr=False)
 
     @classmethod
     def read(cls, data: bytes, source: str) -> RevocationList:
@@ -83,6 +91,32 @@ class RevocationList:
             frozenset(_urls(scope.full_name)),
         )
 
+    def signed_by(self, spki: bytes) -> bool:
+        """Whether it is by the key with this SubjectPublicKeyInfo. *Not* checked: whether that is its issuer's."""
+        known = self._judged.get(spki)
+        if known is None:
+            if len(self._judged) >= MAX_SIGNERS:
+                self._judged.clear()
+            known = self._judged[spki] = self._verifies(spki)
+        return known
+
+    def signers(self) -> frozenset[bytes]:
+        """Return the keys by which its signature was found to be; none before a path has needed it."""
+        return frozenset(spki for spki, good in tuple(self._judged.items()) if good)
+
+    def has(self, serial: int) -> bool:
+        """Whether a certificate of this number is on it; none is, before it was found to be by some key."""
+        return serial in self._serials
+
+    def _verifies(self, spki: bytes) -> bool:
+        try:
+            good = self.content.is_signature_valid(keys.load_spki(spki))
+            if good and not self._serials:
+                self._serials.update(each.serial_number for each in self.content)
+        except (Malformed, *keys.UNREADABLE):
+            return False
+        return good
+
     def covers(self, certificate: x509.Certificate, *, leaf: bool) -> bool:
         """Whether a certificate of its issuer would be on it, were it revoked."""
         if self.cas_only if leaf else self.users_only:
@@ -107,10 +141,10 @@ def check_path(path: Sequence[x509.Certificate], lists: Lists, *, coverage: Cove
     """
     every = tuple(lists)
     for position, (each, issuer) in enumerate(pairwise(path)):
-        told = [one for one in every if one.content.issuer == issuer.subject and _signed(one, issuer)]
+        told = tuple(_newest(every, issuer))
         # What is on any list of its issuer was taken back, also where that list is stale or meant for others.
         for one in told:
-            if one.content.get_revoked_certificate_by_serial_number(each.serial_number) is not None:
+            if one.has(each.serial_number):
                 raise Revoked(
                     f"the certificate of {subject_of(each)!r} is on the revocation list of its CA ({one.source})",
                     hint="get another one from that CA",
@@ -126,11 +160,23 @@ def check_path(path: Sequence[x509.Certificate], lists: Lists, *, coverage: Cove
             )
 
 
-def _signed(one: RevocationList, issuer: x509.Certificate) -> bool:
+def _newest(every: Iterable[RevocationList], issuer: x509.Certificate) -> Iterable[RevocationList]:
+    """Return from each source the newest list by this CA: what anybody else put there neither counts nor displaces."""
+    spki = _spki(issuer)
+    found: dict[str, RevocationList] = {}
+    for one in every:
+        if one.content.issuer == issuer.subject and one.signed_by(spki):
+            held = found.get(one.source)
+            if held is None or one.since >= held.since:
+                found[one.source] = one
+    return found.values()
+
+
+def _spki(issuer: x509.Certificate) -> bytes:
     try:
-        return one.content.is_signature_valid(keys.check_strength(issuer.public_key()))
-    except (Malformed, *keys.UNREADABLE):
-        return False
+        return keys.spki(issuer.public_key())
+    except keys.UNREADABLE:
+        return b""  # nobody's: no list is by it
 
 
 def _urls(names: Iterable[x509.GeneralName] | None) -> Iterable[str]:

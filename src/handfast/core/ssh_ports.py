@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from concurrent.futures import Future
 from datetime import datetime
 from typing import Protocol
@@ -9,7 +10,7 @@ from typing import Protocol
 from handfast.core.flow import HostGrant, Once, SshCredential, SshGrant, SshIntent
 from handfast.core.hosts import Host
 from handfast.core.look import Look, Seen
-from handfast.core.records import Approval, KrlState, SshRecord
+from handfast.core.records import Approval, KrlState, Owners, SshPast, SshRecord
 from handfast.core.sshkeys import SshKey
 
 
@@ -19,6 +20,12 @@ class SshLedger(Protocol):
     def host_of_key(self, key: SshKey) -> Host | None:
         """Return the machine whose host key that is now."""
 
+    def hosts_reached(self, hosts: Iterable[str]) -> Owners:
+        """Return which machines are reached at these names or addresses, at whatever port."""
+
+    def shared_hosts(self, machine: str) -> frozenset[str]:
+        """Return those of a machine's hosts that it must not be called in a certificate, see ``core.hosts``."""
+
     def ssh_certificate(self, serial: int) -> SshRecord | None: ...
 
     def ssh_certificates(self, holder: str | None = None, *, after: datetime | None = None) -> list[SshRecord]:
@@ -27,8 +34,8 @@ class SshLedger(Protocol):
     def ssh_standing(self, holder: str, *, at: datetime) -> list[SshRecord]:
         """Return a holder's that are neither over nor taken back, the newest first; 1,000 at most."""
 
-    def ssh_certificates_of(self, key: SshKey) -> list[SshRecord]:
-        """Return the last certificates for a key, at most 20, the newest first."""
+    def ssh_past(self, key: SshKey, *, at: datetime) -> SshPast:
+        """Return what became of a host key before ``at``, as ``intend_ssh`` judges it."""
 
     def intend_ssh(self, grant: SshGrant, once: Once | None, *, at: datetime) -> Future[tuple[SshIntent, ...]]:
         """
@@ -52,9 +59,13 @@ class SshLedger(Protocol):
 
     # --- approvals ---
 
-    def ask(self, grant: HostGrant, reasons: tuple[str, ...], *, at: datetime) -> Future[Approval]:
+    def ask(
+        self, grant: HostGrant, reasons: tuple[str, ...], owners: Owners = frozenset(), *, at: datetime
+    ) -> Future[Approval]:
         """
         Keep host keys until a person has looked at them; the same keys for the same machine are the same question.
+
+        ``owners`` are those from whom the place would be taken; who comes to it later keeps it.
 
         :raises TooMuch: too many questions are open, about this machine or at all.
         """

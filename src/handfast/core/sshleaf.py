@@ -66,6 +66,18 @@ class SshLeaf:
     evidence: str = ""
 
 
+def evidence_of(certificate: SshCertificate) -> str:
+    """Return what a certificate of ours says of how its holder was accepted; empty where it says nothing printable."""
+    said = dict(certificate.extensions).get(EVIDENCE, b"").decode("utf-8", "replace")
+    return said if said.isprintable() else ""
+
+
+def evidence_words(said: str) -> str:
+    """Return that for people: ``invitation+ssh-hostkey proved`` is ``invitation and ssh-hostkey (proved)``."""
+    ways, _, grade = said.rpartition(" ")
+    return f"{ways.replace('+', ' and ')} ({grade})" if ways else said or "nothing that it says"
+
+
 def issue(leaf: SshLeaf, ca: Signer, *, serial: int) -> SshCertificate:
     """
     Sign it; RSA signs with ``rsa-sha2-512``. The same content gives another certificate each time, by its nonce.

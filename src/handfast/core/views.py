@@ -120,7 +120,8 @@ class CertificateView(msgspec.Struct, frozen=True):
     """
     An SSH certificate. ``serial`` is decimal, as OpenSSH writes it; ``kind`` is ``host`` or ``user``.
 
-    ``holder`` is a machine, or a person in words; ``fingerprint`` is of its key. It is good from ``since`` to
+    ``holder`` is a machine, or a person in words; ``fingerprint`` is of its key; ``evidence`` is on what it rests, as
+    it says itself. It is good from ``since`` to
     ``until``; ``status`` is ``valid``, ``expired``, ``revoked``, or ``intended`` where it was not signed yet.
     """
 
@@ -130,6 +131,7 @@ class CertificateView(msgspec.Struct, frozen=True):
     method: str
     fingerprint: str
     principals: list[str]
+    evidence: str
     since: str
     until: str
     status: str
@@ -289,6 +291,7 @@ def certificate_view(record: SshRecord, now: datetime) -> CertificateView:
         method=record.method,
         fingerprint=leaf.key.fingerprint,
         principals=list(leaf.principals),
+        evidence=leaf.evidence,
         since=time_text(leaf.valid_after),
         until=time_text(leaf.valid_before),
         status=record.status(now),

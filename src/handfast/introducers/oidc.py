@@ -237,8 +237,10 @@ def _subject(sub: str) -> str:
 
 def _email(claims: IdToken) -> str | None:
     """Return an address only if the provider has verified it, in so many words: else anybody could claim any."""
-    address = (claims.email or "").lower()
-    return address if claims.email_verified is True and _EMAIL.fullmatch(address) else None
+    address = claims.email or ""
+    if claims.email_verified is not True or not address.isascii():  # lower() makes a k of the Kelvin sign
+        return None
+    return address.lower() if _EMAIL.fullmatch(address.lower()) else None
 
 
 def _groups(groups: list[str]) -> frozenset[str]:

@@ -226,9 +226,11 @@ class X5cIntroducer:
         """
         request = opened(evidence, X5cRequest, context, method=self.name)
         signed = transcript(request, pin=context.pin, server_spki=evidence.channel.server_spki)
-        leaf = self._authenticate(request, signed, context)
+        leaf, path = self._authenticate(request, signed, context)
         machine, names = foreign.names_of(leaf)
-        self._check_names(names)
+        self._check_names(names)  # before lists are looked through, which may be large
+        if self.lists is not None:
+            revocation.check_path(path, self.lists(), coverage=self.rules.coverage, at=context.now())
         about = f"the certificate {marker(leaf).removeprefix(NAME)[1:17]} of {foreign.subject_of(leaf)!r}"
         return Finding(
             method=self.name,
@@ -244,7 +246,9 @@ class X5cIntroducer:
             host=self._host(request, machine, names, about, evidence, context),
         )
 
-    def _authenticate(self, request: X5cRequest, signed: bytes, context: Context) -> x509.Certificate:
+    def _authenticate(
+        self, request: X5cRequest, signed: bytes, context: Context
+    ) -> tuple[x509.Certificate, tuple[x509.Certificate, ...]]:
         leaf, *above = (chain.load_certificate(der) for der in request.chain)
         if not foreign.verify(foreign.leaf_key(leaf), request.signature, signed):
             raise EvidenceRejected(
@@ -252,11 +256,8 @@ class X5cIntroducer:
                 " request",
                 hint="is it the certificate's own key? else somebody may sit between you, or replay an old request",
             )
-        at = context.now()
-        path = foreign.verified_path(leaf, above, roots=self.rules.roots, usages=self.rules.usages, at=at)
-        if self.lists is not None:
-            revocation.check_path(path, self.lists(), coverage=self.rules.coverage, at=at)
-        return leaf
+        roots, usages = self.rules.roots, self.rules.usages
+        return leaf, foreign.verified_path(leaf, above, roots=roots, usages=usages, at=context.now())
 
     def _check_names(self, names: Names) -> None:
         allowed = self.rules.names

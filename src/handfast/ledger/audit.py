@@ -273,16 +273,13 @@ class _Tables:
         if self._session.all(host_statements.COUNT_HOST_WORDS)[0][0] != len(made):
             raise tampered("the index of what machines are searched by is not what the log makes it")
         keys = {each.key.digest: host.machine for host in made.values() for each in host.keys}
-        places = {
-            each: host.machine for host in made.values() if host.lives for each in host.place.spellings(host.machine)
-        }
-        for what, wanted, statement in (
-            ("host keys", keys, host_statements.ALL_HOST_KEYS),
-            ("names of machines", places, host_statements.ALL_HOST_PLACES),
-        ):
-            if dict(self._session.all(statement)) != wanted:
-                raise tampered(f"the index of {what} is not what the log makes it")
-        if set(self._session.all(host_statements.ALL_HOST_RETIRED_KEYS)) != self._facts.retired:
+        if dict(self._session.all(host_statements.ALL_HOST_KEYS)) != keys:
+            raise tampered("the index of host keys is not what the log makes it")
+        places = {(each, host, machine) for host, found in self._facts.reached().items() for each, machine in found}
+        if set(self._session.all(host_statements.ALL_HOST_PLACES)) != places:
+            raise tampered("the index of names of machines is not what the log makes it")
+        retired = {(*whose, *why) for whose, why in self._facts.retired.items()}
+        if set(self._session.all(host_statements.ALL_HOST_RETIRED_KEYS)) != retired:
             raise tampered("the list of retired host keys is not what the log makes it")
 
     def nothing_left(self) -> None:

@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from handfast.core import sshkeys
-from handfast.core.hosts import Host
+from handfast.core.hosts import Host, Place, shared_hosts, unspelled
 from handfast.core.merkle import leaf_hash
 from handfast.core.records import Event
 from handfast.errors import LogTampered
 from handfast.ledger import entries, host_entries
-from handfast.ledger.entries import EPOCH
+from handfast.ledger.entries import EPOCH, micros
 
 # What reading a value raises that the ledger never wrote; SQLite keeps text in a BLOB column if told to.
 UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, OverflowError)
@@ -31,7 +31,8 @@ class Facts:
     hosts: dict[str, Host] = field(default_factory=dict)
     revisions: dict[str, int] = field(default_factory=dict)
     revision: int = 0
-    retired: set[tuple[str, bytes]] = field(default_factory=set)
+    retired: dict[tuple[str, bytes], tuple[str, int]] = field(default_factory=dict)
+    _reached: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
     latest: datetime = EPOCH
     """Of all events: the clocks of those who write need not agree."""
 
@@ -42,7 +43,23 @@ class Facts:
         self.revisions[event.subject] = self.revision
         if event.kind != host_entries.DESCRIBED:
             held = (event.subject, sshkeys.parse(event.fields["key"]).digest)
-            (self.retired.add if event.kind == host_entries.KEY_RETIRED else self.retired.discard)(held)
+            self.retired.pop(held, None)
+            if event.kind == host_entries.KEY_RETIRED:
+                self.retired[held] = (event.fields["reason"], micros(event.at))
+
+    def reached(self) -> dict[str, list[tuple[str, str]]]:
+        """Return who is reached at each host, at whatever port: spelling, and machine; once the log is read."""
+        if not self._reached:
+            for host in self.hosts.values():
+                for each in host.place.spellings(host.machine) if host.lives else ():
+                    self._reached.setdefault(unspelled(each), []).append((each, host.machine))
+        return self._reached
+
+    def shared(self, machine: str) -> frozenset[str]:
+        """Return those of a machine's hosts that it must not be called in a certificate."""
+        place = self.hosts[machine].place if machine in self.hosts else Place()
+        found = [each for host in place.hosts() for each in self.reached().get(host, ())]
+        return shared_hosts(machine, place, found)
 
     def add(self, leaf: bytes, index: int, event: Event) -> None:
         """Keep an entry for its row."""

@@ -81,16 +81,18 @@ def _certificate(row: Row, facts: Facts) -> SshRecord:
         if back_before != before:
             raise tampered(f"{what} would leave the list of revoked keys at another time than its end")
     elif leaf.kind is Kind.HOST and leaf.valid_before > facts.latest:
-        untrue = against(facts.hosts.get(holder), holder, leaf)
+        untrue = against(facts.hosts.get(holder), holder, leaf, facts.shared(holder))
         if untrue is not None:
             raise tampered(f"{what} is good, and yet {untrue}")
     return record
 
 
 def _approval(row: Row, facts: Facts) -> None:
-    approval_id, turn, machine, grant_json, *_rest = row
+    approval_id, turn, machine, how, grant_json, owners, *_rest = row
     what, approval = f"the approval {approval_id!r}", approvals.from_row(row)
-    if (approval_id, machine) != (approvals.identity(approval.grant), approval.grant.machine):
+    grant, said = approval.grant, approvals.owners_to(approval.owners)
+    known = (approvals.identity(grant, approval.owners), grant.machine, grant.how.value, said)
+    if (approval_id, machine, how, owners) != known:
         raise tampered(f"{what} is about something else than it says")
     facts.claim(what, approvals.asked(approval, turn=turn, grant_json=grant_json))
     if row[-4:] != (None,) * 4:

@@ -29,13 +29,14 @@ ABANDONED = "credential.abandoned"
 SECOND_KEY = "alarm.second-key"
 SAME_HOST_KEY = "alarm.same-host-key"
 FOREIGN_HOST_KEY = "alarm.foreign-host-key"
+RETIRED_HOST_KEY = "alarm.retired-host-key"
 REFUSED = "introduction.refused"
 CRL_PUBLISHED = "crl.published"
 # Only the ledger writes these, together with the row they speak of.
 OF_TABLES = frozenset({INVITED, CANCELLED, INTENDED, ISSUED, REVOKED, ABANDONED})
 PREFIXES = ("host.", "hostkey.", "sshcert.", "approval.")  # and these: see ``host_entries``, ``ssh_entries``
 # What strangers can have us log, and so is logged a few times for each marker only.
-_BOUNDED = frozenset({SECOND_KEY, SAME_HOST_KEY, FOREIGN_HOST_KEY, REFUSED})
+_BOUNDED = frozenset({SECOND_KEY, SAME_HOST_KEY, FOREIGN_HOST_KEY, RETIRED_HOST_KEY, REFUSED})
 
 
 SUPERSEDED = "superseded"

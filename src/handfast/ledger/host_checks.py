@@ -6,22 +6,43 @@ Policy has decided on what it read before; here nobody else writes.
 
 from __future__ import annotations
 
-from datetime import datetime
+from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
+from datetime import datetime, timedelta
+
+import msgspec
 
 from handfast.core.flow import HostGrant
-from handfast.core.hosts import MAX_PLACES, SSH_PORT, Grade, Host, How, Place, placed, spelling
+from handfast.core.hosts import (
+    MAX_PLACES,
+    MAX_RETIRED,
+    MAX_VOUCHED,
+    SSH_PORT,
+    Grade,
+    Host,
+    How,
+    Place,
+    placed,
+    shared_hosts,
+    spelling,
+    superseded,
+    unspelled,
+)
 from handfast.core.sshkeys import SshKey
-from handfast.errors import Refused
+from handfast.errors import Refused, TooMuch
 from handfast.ledger import alarms, host_entries
 from handfast.ledger import host_statements as statements
+from handfast.ledger.database import Session
+from handfast.ledger.entries import time_of
 from handfast.ledger.writer import Transaction
 
+_DAY = timedelta(days=1)
 _NEW_KEYS = "make new host keys on the machine: rm /etc/ssh/ssh_host_*; ssh-keygen -A"  # it makes only missing ones
 
 
-def read(tx: Transaction, machine: str) -> Host | None:
+def read(session: Session, machine: str) -> Host | None:
     """Return the machine as this transaction sees it."""
-    row = tx.one(statements.HOST, {"p_machine": machine})
+    row = session.one(statements.HOST, {"p_machine": machine})
     return None if row is None else host_entries.host_from_json(row[0])
 
 
@@ -38,7 +59,20 @@ def place_after(before: Host | None, grant: HostGrant) -> Place | None:
         return said
     known = before.place
     places = (*known.names, *map(str, known.addresses), *said.names, *map(str, said.addresses))
-    return Place.parse(places, aliases=(*known.aliases, *said.aliases), ports=said.ports)
+    # And no port: what is reached at another one besides is still reached at 22, where else nobody would be.
+    ports = (*known.ports, *said.ports)
+    return Place.parse(places, aliases=(*known.aliases, *said.aliases), ports=ports)
+
+
+def reached(session: Session, hosts: Iterable[str]) -> list[tuple[str, str]]:
+    """Return who is reached at these, at whatever port: spelling, and machine."""
+    found = (session.all(statements.HOSTS_REACHED, {"p_host": host}) for host in dict.fromkeys(hosts))
+    return [(spelling, machine) for rows in found for spelling, machine in rows]
+
+
+def shared(session: Session, machine: str, place: Place) -> frozenset[str]:
+    """Return those of a machine's hosts that it must not be called in a certificate; see ``core.hosts``."""
+    return frozenset() if SSH_PORT in place.ports else shared_hosts(machine, place, reached(session, place.hosts()))
 
 
 def check(tx: Transaction, grant: HostGrant, *, at: datetime) -> None:
@@ -53,6 +87,8 @@ def check(tx: Transaction, grant: HostGrant, *, at: datetime) -> None:
     _check_grade(grant, before)
     check_possible(tx, grant, at=at)
     _check_quiet(grant, before)
+    _check_rejected(tx, grant, before)
+    _check_vouched(grant, before)
     _check_untaken(tx, grant, before)
     _check_ports(tx, grant)
 
@@ -68,7 +104,9 @@ def check_possible(tx: Transaction, grant: HostGrant, *, at: datetime) -> None:
         _check_owner(tx, grant, key, at=at)
         if grant.how is not How.OPERATOR:
             _check_retired(tx, grant.machine, key, before)
+            _check_distrusted(tx, grant.machine, key, before, at=at)
     _check_foundation(tx, grant, before, at=at)
+    _check_retiring(grant, before, at=at)
     place = place_after(before, grant)
     if place is not None and len(place.hosts()) > MAX_PLACES:
         raise Refused(f"{grant.machine!r} would have over {MAX_PLACES} names", hint="see `handfast host show`")
@@ -79,6 +117,23 @@ def check_possible(tx: Transaction, grant: HostGrant, *, at: datetime) -> None:
                 f"{name!r} is itself a machine with host keys, and cannot be a name of {grant.machine!r}",
                 hint=f"remove it first, if it is gone: handfast host remove {name}",
             )
+
+
+def _check_retiring(grant: HostGrant, before: Host | None, *, at: datetime) -> None:
+    """
+    A machine brings new keys, and the old ones are on the list of revoked keys for good, which everybody fetches.
+
+    :raises TooMuch: it would have retired more than ``MAX_RETIRED`` within a day.
+    """
+    if before is None or not grant.complete or grant.how is How.OPERATOR:
+        return
+    gone = superseded(before, grant.keys, grant.how)
+    if gone and len(gone) + sum(at - each.at < _DAY for each in before.retired) > MAX_RETIRED:
+        raise TooMuch(
+            f"{grant.machine!r} would have retired over {MAX_RETIRED} host keys within a day",
+            hint="let it keep its host keys",
+            after=int(_DAY.total_seconds()),
+        )
 
 
 def _check_grade(grant: HostGrant, before: Host | None) -> None:
@@ -97,9 +152,14 @@ def _check_grade(grant: HostGrant, before: Host | None) -> None:
 def _check_quiet(grant: HostGrant, before: Host | None) -> None:
     """Of two who come at the same moment as one new machine, the second is one that a person has to look at."""
     known = before.current if before is not None else frozenset()
-    if not grant.quiet or not known or (grant.basis and known >= set(grant.basis)):
+    if not grant.quiet or before is None or (grant.basis and known >= set(grant.basis)):
         return
-    if set(grant.keys) - known or (grant.complete and known - set(grant.keys)):
+    if before.bereft:
+        raise Refused(
+            f"the host keys of {grant.machine!r} were retired meanwhile",
+            hint="run the same command again: a person has to approve these now",
+        )
+    if known and (set(grant.keys) - known or (grant.complete and known - set(grant.keys))):
         raise Refused(
             f"other host keys of {grant.machine!r} became known meanwhile",
             hint="run the same command again: a person has to approve these now",
@@ -107,17 +167,70 @@ def _check_quiet(grant: HostGrant, before: Host | None) -> None:
 
 
 def _check_untaken(tx: Transaction, grant: HostGrant, before: Host | None) -> None:
-    """What answers on the network takes no place that is another machine's: see ``approvals``."""
+    """
+    What answers on the network takes no place that is another machine's: see ``approvals``.
+
+    At no port: on a machine, whoever may log in has a port to answer at, and certificates know none.
+    """
     place = place_after(before, grant)
     if place is None or not (grant.quiet or grant.how is How.SSH_HOSTKEY):
         return
-    for each in place.spellings(grant.machine):
-        owner = tx.one(statements.HOST_PLACE, {"p_spelling": each})
-        if owner is not None and owner[0] != grant.machine:
+    had = before.place.spellings(grant.machine) if before is not None else ()
+    claimed = (unspelled(each) for each in place.spellings(grant.machine) if each not in had)
+    for each, owner in reached(tx, claimed):
+        if owner != grant.machine:
             raise Refused(
-                f"{each!r} is where {owner[0]!r} is reached",
-                hint=f"an operator has to accept it; or remove {owner[0]}, if it is gone: handfast host remove",
+                f"{each!r} is where {owner!r} is reached",
+                hint=f"an operator has to accept it; or remove {owner}, if it is gone: handfast host remove",
             )
+
+
+def _check_rejected(tx: Transaction, grant: HostGrant, before: Host | None) -> None:
+    """What a person has rejected is asked no more where the machine has lost its other keys meanwhile."""
+    if grant.how is not How.OPERATOR:
+        known = before.current if before is not None else frozenset()
+        check_rejected(tx, grant.machine, set(grant.keys) - known)
+
+
+def _check_vouched(grant: HostGrant, before: Host | None) -> None:
+    if grant.how is not How.HOSTKEYS_PROVE or before is None:
+        return
+    new = set(grant.keys) - before.current
+    if new and len(before.vouched | new) > MAX_VOUCHED:
+        raise Refused(
+            f"over {MAX_VOUCHED} host keys of {grant.machine!r} would rest upon its others alone",
+            hint=f"see `handfast host show {grant.machine}`; an operator retires those that are gone",
+        )
+
+
+def approved(tx: Transaction, machine: str) -> frozenset[SshKey]:
+    """Return the keys that a person has accepted as a machine's, at any time."""
+    return frozenset(key for keys, *_ in _decided(tx, machine, "accepted") for key in keys)
+
+
+def check_rejected(tx: Transaction, machine: str, keys: AbstractSet[SshKey]) -> None:
+    """
+    Refuse keys that a person has rejected as this machine's, wherever it was to be reached.
+
+    :raises Refused: one was, and no operator has entered it since.
+    """
+    host = read(tx, machine)
+    ways = host.keys if host is not None else ()
+    entered = {each.key: each.at for each in ways if each.how is How.OPERATOR}
+    for refused, at, by, reason in _decided(tx, machine, "rejected"):
+        if any(key in keys and (key not in entered or entered[key] <= at) for key in refused):
+            raise Refused(
+                f"these host keys for {machine!r} were rejected on {at:%Y-%m-%d %H:%M} UTC by {by}: {reason}",
+                hint="if they are right: an operator enters them, handfast host add",
+            )
+
+
+def _decided(tx: Transaction, machine: str, decision: str) -> list[tuple[tuple[SshKey, ...], datetime, str, str]]:
+    """Return what was decided: the keys, when, by whom, and why."""
+    rows = tx.all(statements.HOST_DECISIONS, {"p_machine": machine, "p_decision": decision})
+    return [
+        (host_entries.grant_from(msgspec.json.decode(grant)).keys, time_of(at), by, why) for grant, at, by, why in rows
+    ]
 
 
 def _check_foundation(tx: Transaction, grant: HostGrant, before: Host | None, *, at: datetime) -> None:
@@ -169,6 +282,24 @@ def _check_retired(tx: Transaction, machine: str, key: SshKey, host: Host | None
     raise Refused(
         f"the host key {key.fingerprint} of {machine!r} was retired{when}",
         hint=f"{_NEW_KEYS}; an operator may bring it back with `handfast host add`",
+    )
+
+
+def _check_distrusted(tx: Transaction, machine: str, key: SshKey, host: Host | None, *, at: datetime) -> None:
+    """
+    A key that an operator took back, of whatever machine, is nobody's by less than an operator's word.
+
+    Else its thief would register it as a machine of his own, and it would leave the list of revoked keys.
+    """
+    if host is not None and key in host.current:
+        return
+    found = tx.one(statements.HOST_DISTRUSTED_KEY, {"p_digest": key.digest})
+    if found is None:
+        return
+    alarms.alarm(tx, host_entries.retired_key(key, machine=machine, owner=found[0], at=at))
+    raise Refused(
+        f"the host key {key.fingerprint} was retired as one of {found[0]!r} ({found[1]})",
+        hint=f"{_NEW_KEYS}; an operator may enter it all the same: handfast host add",
     )
 
 

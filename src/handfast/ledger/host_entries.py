@@ -18,7 +18,7 @@ from handfast.core.hostjson import host_from, place_from
 from handfast.core.hosts import Host, HostKey, How, Place, RetiredKey
 from handfast.core.records import Event
 from handfast.core.sshkeys import SshKey
-from handfast.ledger.entries import FOREIGN_HOST_KEY, SAME_HOST_KEY, canonical_json, rfc3339
+from handfast.ledger.entries import FOREIGN_HOST_KEY, RETIRED_HOST_KEY, SAME_HOST_KEY, canonical_json, rfc3339
 
 DESCRIBED = "host.described"
 REGISTERED = "host.registered"
@@ -57,6 +57,12 @@ def foreign_key(key: SshKey, *, machine: str, at: datetime) -> Event:
     """The alarm that a credential was used to make host keys known which rest upon none of the machine's."""
     fields = {"marker": f"host:{machine}", "key": key.fingerprint, "machine": machine}
     return Event(FOREIGN_HOST_KEY, at, machine, fields)
+
+
+def retired_key(key: SshKey, *, machine: str, owner: str, at: datetime) -> Event:
+    """The alarm that somebody came with a key which an operator has taken back."""
+    fields = {"marker": f"hostkey:{key.fingerprint}", "key": key.fingerprint, "machine": machine, "owner": owner}
+    return Event(RETIRED_HOST_KEY, at, machine, fields)
 
 
 def applied(host: Host | None, event: Event) -> Host:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Integer, and_, bindparam, delete, func, insert, literal_column, select, update
+from sqlalchemy import Integer, Text, and_, bindparam, delete, func, insert, literal_column, select, update
 
+from handfast.core.hosts import REMOVED
+from handfast.ledger.entries import SUPERSEDED
 from handfast.ledger.tables import (
+    approvals,
     closed_markers,
     host_keys,
     host_places,
@@ -51,7 +54,13 @@ SET_HOST_WORDS = (
 )
 
 HOST_PLACE = select(host_places.c.machine).where(host_places.c.spelling == bindparam("p_spelling"))
-ALL_HOST_PLACES = select(host_places.c.spelling, host_places.c.machine)
+# Who is reached at a host, at whatever port.
+HOSTS_REACHED = (
+    select(host_places.c.spelling, host_places.c.machine)
+    .where(host_places.c.host == bindparam("p_host"))
+    .order_by(host_places.c.spelling)
+)
+ALL_HOST_PLACES = select(host_places.c.spelling, host_places.c.host, host_places.c.machine)
 ADD_HOST_PLACE = insert(host_places)
 REMOVE_HOST_PLACES = delete(host_places).where(host_places.c.machine == bindparam("p_machine"))
 
@@ -60,11 +69,35 @@ ALL_HOST_KEYS = select(host_keys.c.digest, host_keys.c.machine)
 ADD_HOST_KEY = insert(host_keys)
 REMOVE_HOST_KEYS = delete(host_keys).where(host_keys.c.machine == bindparam("p_machine"))
 
+# What a person has said of a machine's keys.
+HOST_DECISIONS = (
+    select(approvals.c.grant_json, approvals.c.decided_at, approvals.c.decided_by, approvals.c.decided_reason)
+    .where(approvals.c.machine == bindparam("p_machine"), approvals.c.decision == bindparam("p_decision"))
+    .order_by(approvals.c.decided_at)
+)
+
 _RETIRED = and_(
     host_retired_keys.c.machine == bindparam("p_machine"), host_retired_keys.c.digest == bindparam("p_digest")
 )
 HOST_RETIRED_KEY = select(host_retired_keys.c.digest).where(_RETIRED)
-ALL_HOST_RETIRED_KEYS = select(host_retired_keys.c.machine, host_retired_keys.c.digest)
+# Retired by an operator, of any machine, and not as the machine had others or was gone.
+HOST_DISTRUSTED_KEY = (
+    select(host_retired_keys.c.machine, host_retired_keys.c.reason)
+    .where(
+        host_retired_keys.c.digest == bindparam("p_digest"),
+        host_retired_keys.c.reason != literal_column(f"'{SUPERSEDED}'", Text()),
+        host_retired_keys.c.reason != literal_column(f"'{REMOVED}'", Text()),
+    )
+    .order_by(host_retired_keys.c.machine)
+    .limit(literal_column("1", Integer()))
+    .offset(_NONE)
+)
+ALL_HOST_RETIRED_KEYS = select(
+    host_retired_keys.c.machine,
+    host_retired_keys.c.digest,
+    host_retired_keys.c.reason,
+    host_retired_keys.c.retired_at,
+)
 ADD_HOST_RETIRED_KEY = insert(host_retired_keys)
 REMOVE_HOST_RETIRED_KEY = delete(host_retired_keys).where(_RETIRED)
 

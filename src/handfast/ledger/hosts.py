@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from handfast.core import sshkeys
 from handfast.core.flow import HostGrant, Once
@@ -15,6 +15,7 @@ from handfast.core.hosts import (
     RetiredKey,
     placed,
     superseded,
+    unspelled,
     without_hosts,
 )
 from handfast.core.records import Event
@@ -23,8 +24,10 @@ from handfast.errors import AlreadySpent, InvitationCancelled, NotFound, Refused
 from handfast.ledger import alarms, entries, host_entries, ssh_revocations
 from handfast.ledger import host_statements as statements
 from handfast.ledger.entries import micros
-from handfast.ledger.host_checks import check, place_after, read
+from handfast.ledger.host_checks import approved, check, place_after, reached, read, shared
 from handfast.ledger.writer import Transaction
+
+_REPEATED = timedelta(days=1)
 
 
 def register(tx: Transaction, grant: HostGrant, once: Once | None, *, at: datetime) -> Host:
@@ -114,7 +117,9 @@ def _changes(before: Host | None, grant: HostGrant, place: Place | None, *, at: 
         yield host_entries.described(grant.machine, place, at=at)
     known = before.keys if before is not None else ()
     for key in sorted(set(grant.keys)):
-        if not any(each.key == key and each.how is grant.how for each in known):
+        since = max((each.at for each in known if each.key == key and each.how is grant.how), default=None)
+        # What shows a moment counts from the last time, see policy; in days, or whoever repeats it fills the log.
+        if since is None or (grant.how.momentary and not timedelta(0) <= at - since < _REPEATED):
             yield host_entries.key_added(grant.machine, HostKey(key, grant.how, grant.detail, at))
     if grant.complete:
         for key in superseded(before, grant.keys, grant.how):
@@ -132,8 +137,7 @@ def retire(tx: Transaction, machine: str, key: SshKey, *, reason: str, at: datet
     before = read(tx, machine)
     if before is None or key not in before.current:
         raise NotFound(f"{machine!r} has no host key {key.fingerprint}", hint=f"see `handfast host show {machine}`")
-    founded = {each.key for each in before.keys if each.how is not How.HOSTKEYS_PROVE}
-    gone = [key, *sorted(before.current - founded - {key})]
+    gone = [key, *sorted(before.vouched - approved(tx, machine) - {key})]
     return _apply(
         tx, before, [host_entries.key_retired(machine, RetiredKey(each, at, reason)) for each in gone], machine
     )
@@ -160,8 +164,12 @@ def _apply(tx: Transaction, before: Host | None, changes: list[Event], machine: 
     if changes:
         _write(tx, before, after, changes)
         if before is not None:
-            ssh_revocations.keep_true(tx, after, at=changes[0].at)
+            _keep_true(tx, after, at=changes[0].at)
     return after
+
+
+def _keep_true(tx: Transaction, host: Host, *, at: datetime) -> None:
+    ssh_revocations.keep_true(tx, host, shared(tx, host.machine, host.place), at=at)
 
 
 def _count_retired(tx: Transaction, event: Event) -> None:
@@ -171,7 +179,8 @@ def _count_retired(tx: Transaction, event: Event) -> None:
     digest = sshkeys.parse(event.fields["key"]).digest
     tx.run(statements.REMOVE_HOST_RETIRED_KEY, {"p_machine": event.subject, "p_digest": digest})
     if event.kind == host_entries.KEY_RETIRED:
-        tx.run(statements.ADD_HOST_RETIRED_KEY, {"machine": event.subject, "digest": digest})
+        why = {"reason": event.fields["reason"], "retired_at": micros(event.at)}
+        tx.run(statements.ADD_HOST_RETIRED_KEY, {"machine": event.subject, "digest": digest, **why})
 
 
 def _write(tx: Transaction, before: Host | None, after: Host, changes: list[Event]) -> None:
@@ -201,7 +210,12 @@ def _move_in(tx: Transaction, host: Host, *, at: datetime) -> None:
     for other in dict.fromkeys(owner[0] for owner in owners if owner is not None):
         _move_out(tx, other, frozenset({host.machine, *host.place.hosts()}), at=at)
     for each in wanted:
-        tx.run(statements.ADD_HOST_PLACE, {"spelling": each, "machine": host.machine})
+        tx.run(statements.ADD_HOST_PLACE, {"spelling": each, "host": unspelled(each), "machine": host.machine})
+    # Who is reached there at another port keeps his place, and maybe not the right to be certified as that.
+    for other in sorted({owner for _, owner in reached(tx, map(unspelled, wanted))} - {host.machine}):
+        known = read(tx, other)
+        if known is not None:
+            _keep_true(tx, known, at=at)
 
 
 def _move_out(tx: Transaction, machine: str, taken: frozenset[str], *, at: datetime) -> None:

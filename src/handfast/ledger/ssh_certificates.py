@@ -10,13 +10,14 @@ from handfast.core.hosts import Host
 from handfast.core.records import SshRecord
 from handfast.core.sshcert import Kind
 from handfast.core.sshleaf import SshLeaf
-from handfast.errors import AlreadySpent, Malformed, Refused, Revoked
-from handfast.ledger import alarms, entries, host_checks, hosts, ssh_entries, ssh_revocations
+from handfast.errors import AlreadySpent, Malformed, Refused, Revoked, TooMuch
+from handfast.ledger import alarms, entries, host_checks, hosts, ssh_entries, ssh_past, ssh_revocations
 from handfast.ledger import ssh_statements as statements
 from handfast.ledger.database import Row
 from handfast.ledger.entries import micros
 from handfast.ledger.writer import Transaction
 
+_MOST, _PART = 10, 24  # certificates of one host key in a 24th of their life; so 240 that live
 _LEAST = 2  # a certificate answers again while half of its life is left: later, hosts ask for the next one
 _HINT = "ask again: what is known of the machine has changed meanwhile"
 
@@ -29,20 +30,21 @@ def intend(tx: Transaction, grant: SshGrant, once: Once | None, *, at: datetime)
 
     :raises AlreadySpent: no use is left for other keys. :raises Malformed: a grant that cannot be.
     :raises Refused: as ``host_checks.check``; or what a host's leaf says is not what the ledger knows; or the marker
-        was closed. :raises Revoked: what these keys got for the marker was taken back.
+        was closed. :raises Revoked: what these keys got for the marker was taken back, or a key is barred by that.
+    :raises TooMuch: a host's key had ``_MOST`` in the last ``_PART`` of a certificate's life.
     """
     _check_grant(grant)
     keys = ssh_entries.keys_sha256(leaf.key for leaf in grant.leaves)
     before = () if once is None else _spent_before(tx, grant, once, keys, at=at)
     if grant.kind is Kind.HOST:
-        known = foreseen = host_checks.read(tx, grant.holder)
+        foreseen = host_checks.read(tx, grant.holder)
         adds = None if before else grant.host  # what happened to the keys since the marker was spent stays
         if adds is not None:
             host_checks.check(tx, adds, at=at)
             foreseen = hosts.foreseen(tx, adds, at=at)
         for leaf in grant.leaves:
-            _check_true(grant.holder, leaf, foreseen)
-            _check_past(tx, leaf, known)
+            _check_true(tx, grant.holder, leaf, foreseen)
+            _check_past(tx, leaf, at=at)
         if adds is not None:
             hosts.record(tx, adds, at=at)
     marker = None if once is None else once.marker
@@ -77,26 +79,40 @@ def _spent_before(tx: Transaction, grant: SshGrant, once: Once, keys: bytes, *, 
     return ()
 
 
-def _check_true(machine: str, leaf: SshLeaf, host: Host | None) -> None:
+def _check_true(tx: Transaction, machine: str, leaf: SshLeaf, host: Host | None) -> None:
     """A host's certificate says what is known of the machine, in this transaction. :raises Refused: it would not."""
-    untrue = ssh_revocations.against(host, machine, leaf)
+    shared = frozenset[str]() if host is None else host_checks.shared(tx, machine, host.place)
+    untrue = ssh_revocations.against(host, machine, leaf, shared)
     if untrue is not None:
         raise Refused(untrue, hint=_HINT)
 
 
-def _check_past(tx: Transaction, leaf: SshLeaf, known: Host | None) -> None:
-    """
-    Whoever revoked a certificate did not mean that its key gets the next one by itself.
-
-    :raises Revoked: somebody did, and the key has not become known in another way since.
-    """
-    ways = known.keys if known is not None else ()
-    since = max((each.at for each in ways if each.key == leaf.key), default=entries.EPOCH)
-    revoked = tx.one(statements.SSH_REVOKED_SINCE, {"p_key": leaf.key.digest, "p_since": micros(since)})
+def _check_past(tx: Transaction, leaf: SshLeaf, *, at: datetime) -> None:
+    """Whoever revoked a certificate did not mean that its key gets the next one. :raises Revoked: somebody did."""
+    revoked = ssh_past.barred(tx, leaf.key, at=at)
     if revoked is not None:
         raise Revoked(
-            f"the SSH certificate {revoked[0]} of {leaf.key.fingerprint} was revoked ({revoked[1]})",
+            f"the SSH certificate {revoked.serial} of {leaf.key.fingerprint} was revoked ({revoked.revoked_reason})",
             hint="make new host keys on the machine; or an operator retires this one, and enters it anew",
+        )
+
+
+def _check_often(tx: Transaction, leaf: SshLeaf, *, at: datetime) -> None:
+    """
+    Refuse a host's key its next certificate where it had many.
+
+    By asking for some of its names, then for others, it would have as many as it likes, and all of them would be on the
+    list of revoked keys for as long as they live, which everybody fetches.
+
+    :raises TooMuch: so it is.
+    """
+    span = (leaf.valid_before - leaf.valid_after) / _PART
+    had: int = tx.all(statements.SSH_INTENTS_SINCE, {"p_key": leaf.key.digest, "p_since": micros(at - span)})[0][0]
+    if leaf.kind is Kind.HOST and had >= _MOST:
+        raise TooMuch(
+            f"the host key {leaf.key.fingerprint} had {had} certificates of late",
+            hint="ask for the same names each time",
+            after=int(span.total_seconds()),
         )
 
 
@@ -113,6 +129,7 @@ def _intent(
     known = _known(tx, grant, leaf, before, at=at)
     if known is not None:
         return SshIntent(known.serial, known.leaf, known.certificate)
+    _check_often(tx, leaf, at=at)
     serial = _new_serial(tx)
     grant_json = ssh_entries.grant_to_json(grant, leaf)
     tx.run(

@@ -7,10 +7,10 @@ machine's names. Whatever ends that revokes it in the same transaction, so that 
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 
-from handfast.core.hosts import Host
-from handfast.core.records import KrlState, SshRecord
+from handfast.core.hosts import REMOVED, Host
+from handfast.core.records import DISTRUST, KrlState, SshRecord
 from handfast.core.sshcert import Kind
 from handfast.core.sshleaf import SshLeaf
 from handfast.errors import NotFound, Revoked
@@ -20,6 +20,7 @@ from handfast.ledger.database import Row, Statement
 from handfast.ledger.entries import micros
 from handfast.ledger.writer import Transaction
 
+_BEHIND = timedelta(days=1)  # a certificate that is over by our clock is good by that of a host which is behind
 SERIAL_BITS = 63  # of a column for integers; OpenSSH has one bit more, and takes 0 for none
 
 
@@ -40,9 +41,13 @@ def revoke(tx: Transaction, serial: int, *, reason: str, at: datetime) -> None:
     entries.check_reason(reason)
     known = ssh_entries.record_from_row(find(tx, ssh.SSH_CERTIFICATE, serial))
     if known.revoked_at is not None:
+        # A thief may have been first, with a reason by which the key stays sound.
+        sound = known.kind is Kind.HOST and reason in DISTRUST and known.revoked_reason not in DISTRUST
+        retire = f"its key is certified still: handfast host retire {known.holder} {known.leaf.key.fingerprint}"
         raise Revoked(
-            f"the SSH certificate {serial} was revoked before, on {known.revoked_at:%Y-%m-%d %H:%M} UTC",
-            hint="nothing is left to do",
+            f"the SSH certificate {serial} was revoked before, on {known.revoked_at:%Y-%m-%d %H:%M} UTC"
+            f" ({known.revoked_reason})",
+            hint=retire if sound else "nothing is left to do",
         )
     _take_back(tx, known, kind=ssh_entries.REVOKED, reason=reason, at=at)
 
@@ -55,22 +60,25 @@ def abandon(tx: Transaction, *, before: datetime, at: datetime) -> int:
     return len(stale)
 
 
-def keep_true(tx: Transaction, host: Host, *, at: datetime) -> None:
-    """Revoke the machine's certificates of which its keys or its names are not the machine's any more."""
+def keep_true(tx: Transaction, host: Host, shared: frozenset[str], *, at: datetime) -> None:
+    """Revoke the machine's certificates of which its keys or its names are not the machine's alone any more."""
     for row in tx.all(ssh.SSH_LIVE_OF_HOST, {"p_holder": host.machine, "p_at": micros(at)}):
         live = ssh_entries.record_from_row(row)
-        if against(host, live.holder, live.leaf) is not None:
+        if against(host, live.holder, live.leaf, shared) is not None:
             _take_back(tx, live, kind=ssh_entries.WITHDRAWN, reason=entries.SUPERSEDED, at=at)
 
 
-def against(host: Host | None, machine: str, leaf: SshLeaf) -> str | None:
+def against(host: Host | None, machine: str, leaf: SshLeaf, shared: frozenset[str]) -> str | None:
     """Return what a host's certificate says that is not so; None where all of it is."""
     key = leaf.key
     if host is None or key not in host.current:
         gone = next((each for each in host.retired if each.key == key), None) if host is not None else None
         return f"{key.fingerprint} is no host key of {machine!r}" + (f": {gone.reason}" if gone is not None else "")
     missing = sorted(set(leaf.principals) - {machine, *host.place.hosts()})
-    return f"{machine!r} is not reached as {missing[0]!r}" if missing else None
+    if missing:
+        return f"{machine!r} is not reached as {missing[0]!r}"
+    others = sorted(set(leaf.principals) & shared)
+    return f"{others[0]!r} leads to other machines than {machine!r}, too" if others else None
 
 
 def _take_back(tx: Transaction, known: SshRecord, *, kind: str, reason: str, at: datetime) -> None:
@@ -91,10 +99,12 @@ def publish(tx: Transaction, by: str, *, at: datetime) -> KrlState:
 
     As with certificates' own list, version and content come from one transaction: a higher one never knows less.
     """
-    revoked = tx.all(ssh.SSH_REVOKED, {"p_at": micros(at)})
+    revoked = tx.all(ssh.SSH_REVOKED, {"p_at": micros(at - _BEHIND)})
     hosts = tuple(sorted(serial for serial, kind in revoked if kind == Kind.HOST))
     users = tuple(sorted(serial for serial, kind in revoked if kind == Kind.USER))
-    digests = frozenset(bytes(digest) for (digest,) in tx.all(ssh.ALL_SSH_REVOKED_KEYS))
-    tx.log(ssh_entries.krl_published(by, hosts=len(hosts), users=len(users), keys=len(digests), at=at))
+    retired = [(bytes(digest), reason) for digest, reason, _at in tx.all(ssh.ALL_SSH_REVOKED_KEYS)]
+    bad = {digest for digest, reason in retired if reason not in {entries.SUPERSEDED, REMOVED}}
+    sound = dict.fromkeys(digest for digest, _reason in retired if digest not in bad)
+    tx.log(ssh_entries.krl_published(by, hosts=len(hosts), users=len(users), keys=len(bad) + len(sound), at=at))
     size: int = tx.head(statements.HEAD)[0]
-    return KrlState(size + len(tx.pending), hosts, users, digests)
+    return KrlState(size + len(tx.pending), hosts, users, frozenset(bad | {*sound}), tuple(sound))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import Integer, Text, and_, bindparam, func, insert, literal_column, null, select, update
 
+from handfast.core import records
 from handfast.ledger.tables import (
     approvals,
     closed_markers,
@@ -16,6 +17,7 @@ from handfast.ledger.tables import (
 )
 
 _NONE = literal_column("0", Integer())  # SQLite writes an offset in any case, as a parameter
+_ONE = literal_column("1", Integer())
 _HOST = literal_column("'host'", Text())
 _NEWEST = (ssh_certificates.c.intended_at.desc(), ssh_certificates.c.serial.desc())
 
@@ -42,12 +44,14 @@ _STANDS = ssh_revocations.c.serial == null()
 _MANY = literal_column("1000", Integer())
 
 SSH_CERTIFICATE = _CERTIFICATES.where(ssh_certificates.c.serial == bindparam("p_serial"))
-SSH_CERTIFICATES_OF_KEY = (
-    _CERTIFICATES.where(ssh_certificates.c.key_sha256 == bindparam("p_key"))
+_OF_HOST_KEY = (ssh_certificates.c.key_sha256 == bindparam("p_key"), ssh_certificates.c.kind == _HOST)
+SSH_LAST_OF_HOST_KEY = (
+    _CERTIFICATES.where(*_OF_HOST_KEY, ssh_certificates.c.certificate != null())
     .order_by(*_NEWEST)
-    .limit(literal_column("20", Integer()))
+    .limit(_ONE)
     .offset(_NONE)
 )
+SSH_INTENTS_SINCE = select(func.count()).where(*_OF_HOST_KEY, ssh_certificates.c.intended_at > bindparam("p_since"))
 SSH_CERTIFICATES_AFTER = (
     _CERTIFICATES.where(ssh_certificates.c.valid_before > bindparam("p_after"))
     .order_by(*_NEWEST)
@@ -56,10 +60,11 @@ SSH_CERTIFICATES_AFTER = (
 )
 SSH_CERTIFICATES_OF_HOLDER = SSH_CERTIFICATES_AFTER.where(ssh_certificates.c.holder == bindparam("p_holder"))
 # Of a key as a machine's, not over and not taken back: among these is the answer when it is asked for again.
-SSH_STANDING = SSH_CERTIFICATES_OF_KEY.where(
-    ssh_certificates.c.kind == _HOST,
-    ssh_certificates.c.valid_before > bindparam("p_at"),
-    _STANDS,
+SSH_STANDING = (
+    _CERTIFICATES.where(*_OF_HOST_KEY, ssh_certificates.c.valid_before > bindparam("p_at"), _STANDS)
+    .order_by(*_NEWEST)
+    .limit(literal_column("20", Integer()))
+    .offset(_NONE)
 )
 # What a machine or person holds, but no more than many: what is taken back makes room for the rest.
 SSH_STANDING_OF_HOLDER = SSH_CERTIFICATES_OF_HOLDER.where(_STANDS)
@@ -70,18 +75,16 @@ SSH_LIVE_OF_HOST = _CERTIFICATES.where(
     ssh_certificates.c.valid_before > bindparam("p_at"),
     _STANDS,
 )
-# Somebody took it back, and not a change of the machine.
-SSH_REVOKED_SINCE = (
-    select(ssh_certificates.c.serial, ssh_revocations.c.reason)
-    .select_from(ssh_certificates.join(ssh_revocations, ssh_revocations.c.serial == ssh_certificates.c.serial))
-    .where(
-        ssh_certificates.c.key_sha256 == bindparam("p_key"),
-        ssh_certificates.c.kind == _HOST,
+# Somebody took it back as the key is not trusted, and not the ledger as the machine has changed.
+SSH_DISTRUSTED_SINCE = (
+    _CERTIFICATES.where(
+        *_OF_HOST_KEY,
         ssh_revocations.c.kind == literal_column("'sshcert.revoked'", Text()),
-        ssh_revocations.c.reason != literal_column("'superseded'", Text()),
+        ssh_revocations.c.reason.in_([literal_column(f"'{each}'", Text()) for each in sorted(records.DISTRUST)]),
         ssh_revocations.c.revoked_at >= bindparam("p_since"),
     )
-    .limit(literal_column("1", Integer()))
+    .order_by(ssh_revocations.c.revoked_at.desc())
+    .limit(_ONE)
     .offset(_NONE)
 )
 # An abandoned intent is not the keys': they may have another.
@@ -145,8 +148,8 @@ SSH_REVOKED = (
 COUNT_SSH_REVOCATIONS = select(func.count()).select_from(ssh_revocations)
 # Retired somewhere, and no machine's now: a disk may have moved.
 ALL_SSH_REVOKED_KEYS = (
-    select(host_retired_keys.c.digest)
-    .distinct()
+    select(host_retired_keys.c.digest, host_retired_keys.c.reason, host_retired_keys.c.retired_at)
+    .order_by(host_retired_keys.c.retired_at, host_retired_keys.c.digest)
     .where(~select(host_keys.c.digest).where(host_keys.c.digest == host_retired_keys.c.digest).exists())
 )
 HOST_OF_KEY = (
@@ -161,7 +164,9 @@ _APPROVALS = select(
     approvals.c.approval_id,
     approvals.c.turn,
     approvals.c.machine,
+    approvals.c.how,
     approvals.c.grant_json,
+    approvals.c.owners,
     approvals.c.reasons,
     approvals.c.asked_at,
     approvals.c.expires_at,
@@ -177,18 +182,21 @@ OPEN_APPROVALS = ALL_APPROVALS.where(_UNDECIDED, approvals.c.expires_at > bindpa
 APPROVAL = (
     _APPROVALS.where(approvals.c.approval_id == bindparam("p_id"))
     .order_by(approvals.c.turn.desc())
-    .limit(literal_column("1", Integer()))
+    .limit(_ONE)
     .offset(_NONE)
 )
 _OF_MACHINE = approvals.c.machine == bindparam("p_machine")
-OPEN_COUNTS = select(func.count(), func.count().filter(_OF_MACHINE)).where(
+_SO = approvals.c.how == bindparam("p_how")
+OPEN_COUNTS = select(func.count(), func.count().filter(_OF_MACHINE), func.count().filter(_SO)).where(
     and_(_UNDECIDED, approvals.c.expires_at > bindparam("p_at"))
 )
 ADD_APPROVAL = insert(approvals).values(
     approval_id=bindparam("approval_id"),
     turn=bindparam("turn"),
     machine=bindparam("machine"),
+    how=bindparam("how"),
     grant_json=bindparam("grant_json"),
+    owners=bindparam("owners"),
     reasons=bindparam("reasons"),
     asked_at=bindparam("asked_at"),
     expires_at=bindparam("expires_at"),

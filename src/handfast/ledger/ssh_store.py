@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from concurrent.futures import Future
 from datetime import datetime
 
 from handfast.core.flow import HostGrant, Once, SshCredential, SshGrant, SshIntent
 from handfast.core.hosts import Host
-from handfast.core.records import Approval, KrlState, SshRecord
+from handfast.core.records import Approval, KrlState, Owners, SshPast, SshRecord
 from handfast.core.sshkeys import SshKey
-from handfast.ledger import approvals, host_entries, ssh_certificates, ssh_entries, ssh_revocations, ssh_statements
+from handfast.ledger import (
+    approvals,
+    host_checks,
+    host_entries,
+    ssh_certificates,
+    ssh_entries,
+    ssh_past,
+    ssh_revocations,
+    ssh_statements,
+)
 from handfast.ledger.connections import Connections
+from handfast.ledger.database import Session
 from handfast.ledger.entries import micros
 
 
@@ -45,10 +56,9 @@ class SshStore(Connections):
         found = self._all(ssh_statements.SSH_STANDING_OF_HOLDER, {"p_after": micros(at), "p_holder": holder})
         return [ssh_entries.record_from_row(row) for row in found]
 
-    def ssh_certificates_of(self, key: SshKey) -> list[SshRecord]:
-        """Return the last 20 certificates and intents for a key, the newest first."""
-        found = self._all(ssh_statements.SSH_CERTIFICATES_OF_KEY, {"p_key": key.digest})
-        return [ssh_entries.record_from_row(row) for row in found]
+    def ssh_past(self, key: SshKey, *, at: datetime) -> SshPast:
+        """Return what became of a host key before a time."""
+        return self._read(lambda session: ssh_past.read(session, key, at=at))
 
     def ssh_revocation_count(self) -> int:
         """Return how many SSH certificates were taken back; it only grows."""
@@ -56,7 +66,7 @@ class SshStore(Connections):
 
     def retired_ssh_keys(self) -> frozenset[bytes]:
         """Return the SHA-256 digests of host keys that were retired, and are no machine's now."""
-        return frozenset(bytes(digest) for (digest,) in self._all(ssh_statements.ALL_SSH_REVOKED_KEYS))
+        return frozenset(bytes(digest) for digest, *_ in self._all(ssh_statements.ALL_SSH_REVOKED_KEYS))
 
     def approvals(self, *, open_only: bool = True, after: datetime | None = None) -> list[Approval]:
         """Return what waits for a person, and is not over after a time; or all that ever did; the oldest first."""
@@ -71,6 +81,19 @@ class SshStore(Connections):
         row = self._one(ssh_statements.APPROVAL, {"p_id": approval_id})
         return None if row is None else approvals.from_row(row)
 
+    def hosts_reached(self, hosts: Iterable[str]) -> Owners:
+        """Return which machines are reached at these names or addresses, at whatever port: spelling, and machine."""
+        return frozenset(self._read(lambda session: host_checks.reached(session, hosts)))
+
+    def shared_hosts(self, machine: str) -> frozenset[str]:
+        """Return those of a machine's hosts that it must not be called in a certificate."""
+
+        def read(session: Session) -> frozenset[str]:
+            host = host_checks.read(session, machine)
+            return frozenset() if host is None else host_checks.shared(session, machine, host.place)
+
+        return self._read(read)
+
     # --- writes: each Future is done when the change is durable ---
 
     def intend_ssh(self, grant: SshGrant, once: Once | None, *, at: datetime) -> Future[tuple[SshIntent, ...]]:
@@ -82,6 +105,7 @@ class SshStore(Connections):
 
         :raises AlreadySpent: no use is left for other keys; an ``alarm.second-key`` event is logged.
         :raises Refused: as ``register``; a leaf says what the ledger does not; or the marker was closed.
+        :raises TooMuch: a host's key had too many of late.
         """
         return self._submit(lambda tx: ssh_certificates.intend(tx, grant, once, at=at))
 
@@ -101,13 +125,17 @@ class SshStore(Connections):
         """Log that ``by`` publishes a list of revoked SSH keys now; the result is its version, and what it lists."""
         return self._submit(lambda tx: ssh_revocations.publish(tx, by, at=at))
 
-    def ask(self, grant: HostGrant, reasons: tuple[str, ...], *, at: datetime) -> Future[Approval]:
+    def ask(
+        self, grant: HostGrant, reasons: tuple[str, ...], owners: Owners = frozenset(), *, at: datetime
+    ) -> Future[Approval]:
         """
         Keep host keys until a person has looked at them; who asks the same again gets the same question.
 
+        ``owners`` are those from whom the place would be taken; from others it never is.
+
         :raises TooMuch: too many questions are open. :raises Refused: a person has said no.
         """
-        return self._submit(lambda tx: approvals.ask(tx, grant, reasons, at=at))
+        return self._submit(lambda tx: approvals.ask(tx, grant, reasons, owners, at=at))
 
     def approve(self, approval_id: str, *, by: str, reason: str, at: datetime) -> Future[Approval]:
         """

@@ -112,11 +112,12 @@ host_words = Table(
     sqlite_with_rowid=False,
 )
 
-# Which machine is reached so: ``host``, or ``[host]:port``. One machine for each.
+# Which machine is reached so: ``host``, or ``[host]:port``. One machine for each; one host may be several's, by port.
 host_places = Table(
     "host_places",
     metadata,
     Column("spelling", Text(), primary_key=True),
+    Column("host", Text(), nullable=False),
     Column("machine", Text(), nullable=False),
 )
 
@@ -135,6 +136,8 @@ host_retired_keys = Table(
     metadata,
     Column("machine", Text(), primary_key=True),
     Column("digest", LargeBinary(), primary_key=True),
+    Column("reason", Text(), nullable=False),
+    Column("retired_at", Big, nullable=False),
 )
 
 # A marker spent for host keys alone, against these keys.
@@ -178,13 +181,16 @@ ssh_revocations = Table(
 )
 
 # Host keys that wait for a person. The same question may be asked again once it is over: then ``turn`` is higher.
+# ``owners`` are the other machines that were reached at those hosts when it was asked.
 approvals = Table(
     "approvals",
     metadata,
     Column("approval_id", String(16), primary_key=True),
     Column("turn", Integer(), primary_key=True, autoincrement=False),
     Column("machine", Text(), nullable=False),
+    Column("how", Text(), nullable=False),
     Column("grant_json", Text(), nullable=False),
+    Column("owners", Text(), nullable=False),
     Column("reasons", Text(), nullable=False),
     Column("asked_at", Big, nullable=False),
     Column("expires_at", Big, nullable=False),

@@ -15,7 +15,7 @@ from handfast.core.hostproof import HostSigner
 from handfast.core.sshcert import Kind, SshCertificate
 from handfast.core.sshkeys import SshKey
 from handfast.core.wire import CertificatesAnswer
-from handfast.errors import HandfastError, Malformed, Refused, TooMuch, UntrustedPeer
+from handfast.errors import EvidenceRejected, HandfastError, Malformed, Refused, TooMuch, UntrustedPeer
 from handfast.introducers import ssh_pop
 from handfast.newcomer.check import check_proof
 from handfast.newcomer.connection import Verified, parse_time
@@ -23,6 +23,7 @@ from handfast.newcomer.connection import Verified, parse_time
 PATH = "/v1/ssh/certificates"
 SUFFIX = "-cert.pub"  # behind the key's own file name: where ssh-keygen writes one, and sshd's manual has it
 AGAIN = "`handfast renew --ssh` asks again"
+_UNKNOWN = "if this machine's SSH host keys are new, join again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,20 +59,24 @@ def obtain(
         raise
     except Refused as error:
         if len(signers) == 1:
-            raise
+            raise _explained(error) from None
         together = error
     found: list[Certified] = []
+    left_out: list[str] = []
     for signer in signers:
         try:
             found.append(_ask(registrar, (signer,), pin=pin, principals=principals))
         except TooMuch:
             raise
         except Refused as error:
-            remark(f"no certificate for the SSH host key {signer.public.fingerprint}: {error.message}")
-    if not found:
-        raise together
+            why = error.message.removeprefix(f"{signer.public.fingerprint} ")
+            left_out.append(f"no certificate for the SSH host key {signer.public.fingerprint}: {why}")
+    if not found:  # what was said of all of them says it of each
+        raise _explained(together)
+    for each in left_out:
+        remark(each)
     return Certified(
-        tuple(certificate for each in found for certificate in each.certificates),
+        tuple(certificate for part in found for certificate in part.certificates),
         found[-1].host_ca,
         found[-1].user_ca,
         found[-1].time,
@@ -80,14 +85,19 @@ def obtain(
 
 def attempt(
     registrar: Verified, signers: Sequence[HostSigner], *, pin: bytes, remark: Callable[[str], None]
-) -> Certified | None:
-    """As ``obtain``, where there may be none: ``remark`` is told why, and nothing is raised."""
+) -> Certified | HandfastError:
+    """As ``obtain``, where there may be none: what would be raised is returned, for whoever knows what was asked."""
     try:
         return obtain(registrar, signers, pin=pin, remark=remark)
     except HandfastError as error:
-        hint = f" ({error.hint})" if error.hint else ""
-        remark(f"no SSH certificates yet: {error.message}{hint}; {AGAIN}")
-        return None
+        return error
+
+
+def _explained(error: Refused) -> Refused:
+    """Add what a registrar tells no stranger, and this machine can know."""
+    if isinstance(error, EvidenceRejected):
+        error.hint = f"{error.hint}; {_UNKNOWN}" if error.hint else _UNKNOWN
+    return error
 
 
 def _ask(registrar: Verified, signers: Sequence[HostSigner], *, pin: bytes, principals: Sequence[str]) -> Certified:

@@ -30,14 +30,17 @@ from handfast.core.hostproof import HostSigner
 from handfast.core.hosts import SSH_PORT
 from handfast.core.invitation import Address
 from handfast.core.look import Look
-from handfast.core.names import IPAddress
+from handfast.core.names import IPAddress, ip_address
 from handfast.core.sshcert import Kind
 from handfast.core.sshkeys import SshKey
+from handfast.core.sshleaf import EVIDENCE
 from handfast.core.wire import CertificatesAnswer
 from handfast.errors import TooMuch, UntrustedPeer
 from handfast.introducers.ssh_hostkey import NAME, challenged, present, prove
 from handfast.newcomer.certificates import PATH, Certified, check_certificates
 from handfast.newcomer.connection import Verified, verified
+from handfast.newcomer.host_signers import host_signers
+from handfast.newcomer.ssh_state import SshHeld
 
 PATIENCE = 60.0  # seconds for an answer with a look behind it: the registrar gives up sooner, and says why
 DEADLINE = 90.0  # seconds for such a connection
@@ -102,6 +105,29 @@ def enrol(
             hint="nothing was kept; tell the registrar's operator",
         )
     return certified
+
+
+def repeated(held: SshHeld, *, now: Callable[[], datetime]) -> Certified | None:
+    """
+    Have the registrar look again at a host for which nothing but an earlier look vouches: that evidence does not last.
+
+    None where something else vouches for it. It is asked for by what its certificates call it.
+
+    :raises HandfastError: as ``enrol``.
+    """
+    said = {dict(each.extensions).get(EVIDENCE, b"").partition(b" ")[0] for each in held.certificates}
+    names: list[str] = []
+    addresses: list[IPAddress] = []
+    for principal in held.certificates[0].principals:
+        try:
+            addresses.append(ip_address(principal))
+        except ValueError:
+            names.append(principal)
+    if said != {NAME.encode()} or not names or not addresses:
+        return None
+    with host_signers(held.directory, agent=held.agent) as keys:
+        wanted = Wanted(keys.signers, tuple(names), tuple(addresses), held.ports)
+        return enrol(wanted, held.addresses, pin=held.pin, now=now)
 
 
 def _patiently(step: Callable[[], T], sleep: Callable[[float], None]) -> T:

@@ -252,7 +252,9 @@ def problem(answer: bytes, status: int, address: Address) -> HandfastError:
         return errors.PolicyRefused(tuple(content.reasons) or (message,), hint=content.hint)
     if kind is errors.TooMuch:
         return errors.TooMuch(message, hint=content.hint, after=content.after)
-    return kind(message, hint=content.hint)
+    # The server says no more to a stranger, on purpose; who runs both can look.
+    unsaid = "the registrar's log says why" if kind is errors.EvidenceRejected else ""
+    return kind(message, hint=content.hint or unsaid)
 
 
 def _by_code() -> dict[str, type[HandfastError]]:

@@ -99,8 +99,9 @@ def host_signers(directory: Path, *, agent: Path | None, most: int = MAX_KEYS) -
         search.run()
         if not search.found:
             hint = "make them with `ssh-keygen -A`, or say where they are with --ssh-dir"
-            why = "".join(f"; {each}" for each in filter(None, (search.nothing, *search.remarks)))
-            raise NotFound(f"no SSH host key in {str(directory)!r} can sign{why}", hint=hint)
+            nothing = search.nothing.removeprefix(f"no SSH host keys in {str(directory)!r}").removeprefix("; ")
+            why = "".join(f"; {each}" for each in filter(None, (nothing, *search.remarks)))
+            raise NotFound(f"no SSH host key in {str(directory)!r}{why and f' can sign{why}'}", hint=hint)
         chosen = sorted(search.found, key=_rank)
         late = [f"{str(search.found[key][1])!r} is left out: {most} keys at a time" for key in chosen[most:]]
         signers = tuple(search.found[key][0] for key in chosen[:most])

@@ -32,13 +32,13 @@ from handfast.newcomer.pending import Pending
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """What was adopted, for the words that the command prints."""
+    """What was adopted, and with published keys their certificates, or why there are none."""
 
     checked: Checked
     registrar: str
     address: Address
     clock_offset: timedelta
-    certified: Certified | None = None
+    certified: Certified | HandfastError | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,8 @@ def join(
     """
     Be introduced this way and adopt the credential in the key store; with ``published``, SSH host keys as well.
 
-    These are certified then, if the registrar does it: ``remark`` is told where not, which costs no credential.
+    These are certified then, if the registrar does it: where not, ``Joined`` says why, and it costs no credential.
+    ``remark`` is told of single keys that are left out.
 
     Returns None where this machine was introduced this way before and has renewed since: nothing is to be done.
 

@@ -7,6 +7,7 @@ keys and CAs that are not there. So what counts is what a connection sees.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -28,6 +29,8 @@ DEFAULT_CONFIG = Path("/etc/ssh/sshd_config")
 PATIENCE = 15.0  # seconds for sshd to be there again
 _COMMAND = 30.0  # seconds for `sshd -t` and systemctl
 _READ = 16 * 1024  # bytes
+_CONNECT = 5.0  # seconds to reach our own machine
+_NOBODY = {errno.ECONNREFUSED, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
 _ELSEWHERE = "/usr/local/sbin:/usr/sbin:/sbin"  # what PATH of cron does not have
 _SYSTEMD = Path("/run/systemd/system")
 _UNITS = ("ssh.service", "sshd.service")  # Debian's, and everybody else's
@@ -147,6 +150,19 @@ def answers(settings: Settings) -> bool:
         return _shown(settings, ALGORITHMS, time.monotonic() + PATIENCE).key is not None
     except HandfastError:
         return False
+
+
+def may_listen(settings: Settings) -> bool:
+    """Whether somebody may listen where sshd should; one that turns us away does (MaxStartups, PerSourcePenalties)."""
+    for place in settings.listens:
+        try:
+            socket.create_connection(place, timeout=_CONNECT).close()
+        except OSError as error:
+            if error.errno not in _NOBODY:
+                return True  # filtered, for instance
+        else:
+            return True
+    return False
 
 
 def algorithms(certificate: SshCertificate) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ from handfast.core.invitation import Address
 from handfast.core.openid import Providers, ProviderView
 from handfast.core.roles import Role
 from handfast.core.sshcert import Kind, SshCertificate
-from handfast.core.sshkeys import SshKey
+from handfast.core.sshkeys import MAX_BLOB, SshKey
 from handfast.core.sshleaf import EVIDENCE
 from handfast.core.sshsig import Signer
 from handfast.core.wire import CertificatesAnswer
@@ -162,6 +162,8 @@ def check_file(path: Path) -> None:
             with files.faults("read", beside):
                 kept = sshcert.parse(beside.read_bytes()[:MAX_CERTIFICATE_FILE].decode("ascii", "replace"))
             ours = kept.kind is Kind.USER and EVIDENCE in dict(kept.extensions)
+            if public.exists():  # who made a key of his own there since has no other copy of it
+                ours = ours and sshkeys.parse(public.read_bytes()[:MAX_BLOB].decode("ascii", "replace")) == kept.key
         except HandfastError:
             ours = False
         if not ours:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
 from handfast.adapters import files
-from handfast.core import sshcert, sshkeys
+from handfast.core import sshcert, sshkeys, sshleaf
 from handfast.core.hosts import SSH_PORT
 from handfast.core.invitation import Address
 from handfast.core.keys import format_pin, parse_pin
@@ -110,11 +111,43 @@ def load(directory: Path) -> SshHeld:
 
 def save(directory: Path, held: SshHeld) -> None:
     """Keep it, whole; the caller has the lock of the directory's ``Keystore``. :raises Fault: the disk says no."""
-    files.write_atomic(directory / FILE, json.dumps(view(held), indent=2).encode() + b"\n")
+    files.write_atomic(directory / FILE, json.dumps(_written(held), indent=2).encode() + b"\n")
 
 
 def view(held: SshHeld) -> dict[str, object]:
-    """Return it as the file has it."""
+    """Return for programs what the certificates are, and where; not the file, whose format is our own."""
+    where = held.installed
+    return {
+        "ssh_certificates": certificates(held.certificates),
+        "ssh": {
+            "registrar": [str(address) for address in held.addresses],
+            "pin": format_pin(held.pin),
+            "host_ca": str(held.certified.host_ca),
+            "user_ca": str(held.certified.user_ca),
+            "ends": held.ends.isoformat(),
+            "due_at": held.due_at.isoformat(),
+            "sshd_config": where and str(where.config),
+            "trust_users": where is not None and where.trust_users,
+        },
+    }
+
+
+def certificates(held: Sequence[SshCertificate]) -> list[dict[str, object]]:
+    """Return SSH certificates for programs; the serial is text, since JSON's numbers lose its end in many of them."""
+    return [
+        {
+            "serial": str(each.serial),
+            "fingerprint": each.key.fingerprint,
+            "algorithm": each.key.algorithm,
+            "principals": list(each.principals),
+            "until": each.valid_before.isoformat(),
+            "evidence": sshleaf.evidence_of(each),
+        }
+        for each in held
+    ]
+
+
+def _written(held: SshHeld) -> dict[str, object]:
     where = held.installed
     return {
         "version": _VERSION,

@@ -78,7 +78,7 @@ def install(
     places = Places(sshd.config, format_pin(pin))
     chosen, remarks = _choose(certificates, before)
     _check(places, chosen, before, users)
-    named = places.named() or ()
+    named, listed = places.named() or (), places.revoked.exists()
     changes = Changes()
     try:
         for path, certificate in chosen:
@@ -89,9 +89,11 @@ def install(
             changes.write(places.user_ca, f"{users.authority}\n".encode())
         changes.write(places.drop_in, places.lines([path for path, _ in chosen], users))
         _check_read(sshd, places, chosen, users)
-        reloaded = _show(sshd, before, chosen, changes, unfinished=unfinished)
+        # A list that is there may be named by what sshd has read, whatever its configuration says by now.
+        unread = unfinished or (users is None and listed)
+        reloaded = _show(sshd, before, chosen, changes, unfinished=unread)
     except BaseException as error:
-        _take_back(sshd, before, places, changes, error)
+        _take_back(sshd, before, places, changes, error, listed=listed)
         raise
     if users is None:
         forget(places)
@@ -183,8 +185,10 @@ def remove(*, pin: bytes, config: Path = DEFAULT_CONFIG) -> bool:
     named = places.named()
     if named is None:
         return False
+    # Without a list it does no harm to be wrong about what sshd has read.
+    shown = not places.revoked.exists() or (running_sshd.may_listen(before) and _still_there(before, named))
     remove_file(places.drop_in)
-    if not sshd.reload(before) and _still_there(before, named):
+    if not sshd.reload(before) and not _is_read(before, named, shown=shown):
         raise Refused(
             f"{str(places.drop_in)!r} is removed, but sshd was not reloaded", hint="reload sshd, then remove the rest"
         )
@@ -283,13 +287,19 @@ def _check_read(sshd: Sshd, places: Places, chosen: Sequence[tuple[Path, SshCert
         )
 
 
-def _take_back(sshd: Sshd, settings: Settings, places: Places, changes: Changes, error: BaseException) -> None:
-    """Undo, and have sshd know. Where an unfinished run had left all of it, the drop-in goes."""
+def _take_back(
+    sshd: Sshd, settings: Settings, places: Places, changes: Changes, error: BaseException, *, listed: bool
+) -> None:
+    """
+    Undo, and have sshd know. Where an unfinished run had left all of it, the drop-in goes.
+
+    A list of revoked keys that was there before goes only when sshd was reloaded: it may name that one still.
+    """
     try:
         changes.undo()
         if changes.read and not changes.before:
             remove_file(places.drop_in)
-        reloaded = not changes.read or sshd.reload(settings)
+        reloaded = sshd.reload(settings) if changes.read else not listed
         if changes.read and not running_sshd.answers(settings):
             _add(error, "sshd does not answer now")
         if reloaded and not places.drop_in.exists():
@@ -301,6 +311,11 @@ def _take_back(sshd: Sshd, settings: Settings, places: Places, changes: Changes,
 def _add(error: BaseException, what: str) -> None:
     if isinstance(error, HandfastError):
         error.hint = f"{error.hint}; {what}"
+
+
+def _is_read(settings: Settings, named: Sequence[Path], *, shown: bool) -> bool:
+    """Whether sshd has no part of ours any more, as far as a connection shows; that a certificate goes proves it."""
+    return not _still_there(settings, named) if shown else not running_sshd.may_listen(settings)
 
 
 def _still_there(settings: Settings, named: Sequence[Path]) -> bool:

@@ -69,8 +69,8 @@ def _certificates(path: Path) -> tuple[x509.Certificate, ...]:
         raise TooMuch(f"{str(path)!r} is longer than {_MOST} bytes", hint=_HINT)
     try:
         found = tuple(x509.load_pem_x509_certificates(data))
-    except keys.UNREADABLE as error:
-        raise Malformed(f"no PEM certificate in {str(path)!r}: {str(error)[:120]}", hint=_HINT) from None
+    except keys.UNREADABLE:
+        raise Malformed(f"no PEM certificate in {str(path)!r}", hint=_HINT) from None
     if len(found) > 1 + MAX_INTERMEDIATES:
         raise TooMuch(f"{len(found)} certificates in {str(path)!r}, at most {1 + MAX_INTERMEDIATES} are sent")
     return found

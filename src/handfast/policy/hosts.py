@@ -7,9 +7,9 @@ from collections.abc import Set as AbstractSet
 
 from handfast.core import sshsig
 from handfast.core.flow import HostFinding, HostGrant
-from handfast.core.hosts import Host, How
+from handfast.core.hosts import MAX_VOUCHED, Host, How
 from handfast.core.names import ip_address
-from handfast.core.records import Machine
+from handfast.core.records import CredentialRecord, Machine
 from handfast.core.sshkeys import MAX_KEYS, PROVABLE, SshKey
 from handfast.errors import HandfastError, PolicyRefused
 from handfast.policy.rules import Rules
@@ -55,17 +55,24 @@ def changes(
     known: Host | None,
     others: Mapping[str, Host],
     introduced: Machine | None = None,
+    credentials: Iterable[CredentialRecord] = (),
 ) -> tuple[str, ...]:
     """
     Return, where a person has to look first, what of that which is known these keys and this place would change.
 
-    ``others`` are the living machines that are reached as something which the finding claims, by how they are.
-    ``introduced`` is who has a credential in the machine's name. Nothing is changed by the first keys of a machine that
-    nobody knows, as something that nobody is reached as; nor by keys for which keys that are known vouch.
+    ``others`` are the living machines that are reached at what the finding claims anew, at whatever port, by how they
+    are. ``introduced`` is who has a credential in the machine's name, ``credentials`` are the newest of these. Nothing
+    is changed by the first keys of a machine that nobody knows, as something that nobody is reached as; nor by keys for
+    which keys that are known vouch.
     """
     if finding.how not in rules.ssh.certificates.approve:
         return ()
-    reasons = (*_of_keys(finding, known), *_of_name(finding, known, introduced), *_of_places(finding, others))
+    reasons = (
+        *_of_keys(finding, known),
+        *_of_name(finding, known, introduced, credentials),
+        *_new_places(finding, rules, known),
+        *_of_places(finding, others),
+    )
     return tuple(reason if len(reason) <= MAX_REASON else f"{reason[: MAX_REASON - 1]}…" for reason in reasons)
 
 
@@ -91,6 +98,8 @@ def propose(finding: HostFinding, rules: Rules, *, known: Host | None, others: M
 def _of_keys(finding: HostFinding, known: Host | None) -> Iterator[str]:
     had = known.current if known is not None else frozenset()
     keys, machine = set(finding.keys), finding.machine
+    if known is not None and known.bereft:
+        yield f"the host keys of {machine!r} were retired, and it has none"  # of whom is it that someone answers there?
     if not had or (finding.basis and had >= set(finding.basis)):
         return
     if new := keys - had:
@@ -99,10 +108,36 @@ def _of_keys(finding: HostFinding, known: Host | None) -> Iterator[str]:
         yield f"keys that {machine!r} has now, and would not have: {_few(key.fingerprint for key in sorted(gone))}"
 
 
-def _of_name(finding: HostFinding, known: Host | None, introduced: Machine | None) -> Iterator[str]:
-    # Who was introduced makes its host keys known by its credential. To answer at its address is less than that.
-    if finding.how is How.SSH_HOSTKEY and introduced is not None and not (known is not None and known.current):
+def _of_name(
+    finding: HostFinding, known: Host | None, introduced: Machine | None, credentials: Iterable[CredentialRecord]
+) -> Iterator[str]:
+    # Who was introduced makes its host keys known by its credential. To answer at its address is less than that; to
+    # have another authority's certificate for its name is, where ours came from elsewhere.
+    if introduced is None or (known is not None and known.current):
+        return
+    if finding.how is How.SSH_HOSTKEY or (finding.how is How.X5C and not _only_x5c(introduced, credentials)):
         yield f"{finding.machine!r} holds a credential as {introduced.role!s}, and by that no host keys"
+
+
+def _only_x5c(introduced: Machine, credentials: Iterable[CredentialRecord]) -> bool:
+    """Whether every credential came by x5c, the first one among them: these are the newest, and may not be all."""
+    found = list(credentials)
+    first = min((each.intended_at for each in found), default=None)
+    return first is not None and first <= introduced.introduced_at and all(each.method == How.X5C for each in found)
+
+
+def _new_places(finding: HostFinding, rules: Rules, known: Host | None) -> Iterator[str]:
+    """
+    Where evidence is required together, the weakest gives no name to a machine that is known better.
+
+    Its key has the rest already: that would count for names which only the network has said.
+    """
+    if finding.how is not How.SSH_HOSTKEY or not rules.ssh.certificates.require or finding.place is None:
+        return
+    if known is None or known.grade is None or known.grade <= finding.how.grade:
+        return
+    if new := set(finding.place.hosts()) - {known.machine, *known.place.hosts()}:
+        yield f"{known.machine!r} would be reached also as {_few(map(repr, sorted(new)))}, by {finding.how.value} alone"
 
 
 def _of_places(finding: HostFinding, others: Mapping[str, Host]) -> Iterator[str]:
@@ -147,6 +182,8 @@ def _against(machine: str, how: How, rules: Rules) -> Iterator[str]:
 def against_host(finding: HostFinding, rules: Rules, known: Host | None) -> Iterator[str]:
     """Give every reason against believing these keys."""
     yield from _against(finding.machine, finding.how, rules)
+    yield from _new_places(finding, rules, known)
+    yield from _against_vouched(finding, known)
     had = known.current if known is not None else frozenset()
     yield from _against_keys(set(finding.keys) if finding.complete else had | set(finding.keys))
     best = known.grade if known is not None else None
@@ -160,6 +197,13 @@ def against_host(finding: HostFinding, rules: Rules, known: Host | None) -> Iter
             )
         if finding.complete and (missing := had - set(finding.keys)):
             yield f"{', '.join(sorted(key.fingerprint for key in missing))} is known better than by {finding.how.value}"
+
+
+def _against_vouched(finding: HostFinding, known: Host | None) -> Iterator[str]:
+    new = set(finding.keys) - (known.current if known is not None else frozenset())
+    vouched = new | (known.vouched if known is not None else frozenset())
+    if finding.how is How.HOSTKEYS_PROVE and new and len(vouched) > MAX_VOUCHED:
+        yield f"{len(vouched)} host keys would rest upon others of the machine alone, at most {MAX_VOUCHED} may"
 
 
 def _against_keys(keys: AbstractSet[SshKey]) -> Iterator[str]:

@@ -13,6 +13,7 @@ from handfast.core.look import Answered, Led, Look, Seen
 from handfast.errors import HandfastError
 
 MAX_NOTES = 200  # lines of the log about one look
+MAX_NOTE = 400  # characters of one: a stranger's host may show certificates with hundreds of names
 
 
 def against_look(look: Look, seen: tuple[Seen, ...]) -> tuple[str, ...]:
@@ -56,7 +57,12 @@ def notes(look: Look, seen: tuple[Seen, ...]) -> tuple[str, ...]:
     answered.
     """
     lines = (line for each in seen for line in _notes(look, each))
-    return tuple(dict.fromkeys("".join(filter(str.isprintable, line)) for line in lines))[:MAX_NOTES]
+    return tuple(dict.fromkeys(_line(text) for text in lines))[:MAX_NOTES]
+
+
+def _line(text: str) -> str:
+    shown = "".join(filter(str.isprintable, text))
+    return shown if len(shown) <= MAX_NOTE else f"{shown[: MAX_NOTE - 1]}…"
 
 
 def _notes(look: Look, seen: Seen) -> Iterator[str]:

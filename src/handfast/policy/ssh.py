@@ -8,13 +8,12 @@ evidence is judged where it is recorded (``policy.hosts``), and here only whethe
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from handfast.core import span
 from handfast.core.flow import SshFinding, SshGrant
 from handfast.core.hosts import Host, HostKey, How, described, placed, with_key
-from handfast.core.records import REASONS, SshRecord
+from handfast.core.records import SshPast
 from handfast.core.sshcert import CERTIFICATES, MAX_PRINCIPALS, Kind
 from handfast.core.sshkeys import SshKey
 from handfast.core.sshleaf import MAX_KEY_ID, SshLeaf, is_host
@@ -23,34 +22,23 @@ from handfast.policy.hosts import against_host, decide_host
 from handfast.policy.rules import SHORTEST, CertificateRules, Rules
 from handfast.policy.ssh_users import BACKDATE, decide_user
 
-DISTRUST = frozenset(REASONS) - {"superseded", "affiliationChanged"}
-"""
-Why somebody takes a certificate back and does not want the key certified again (RFC 5280 §5.3.1).
-
-The ledger has words of its own for those that it takes back when what they say is true no more.
-"""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Previously:
-    """
-    What the ledger has of a machine besides its host keys.
-
-    ``certificates`` are each key's last, or one that was revoked in distrust. ``introduced_at`` is when the machine
-    last got a credential of ours, None where it never did.
-    """
-
-    certificates: Mapping[SshKey, SshRecord]
-    introduced_at: datetime | None = None
+_NOTHING = SshPast()
 
 
 def decide_ssh(
-    finding: SshFinding, rules: Rules, *, known: Host | None, previous: Previously, now: datetime
+    finding: SshFinding,
+    rules: Rules,
+    *,
+    known: Host | None,
+    shared: frozenset[str],
+    past: Mapping[SshKey, SshPast],
+    now: datetime,
 ) -> SshGrant:
     """
     Return the grant for what was found: one certificate for each key, by the same names.
 
-    ``known`` is the machine as the ledger has it, without what the finding adds.
+    ``known`` is the machine as the ledger has it, without what the finding adds, and ``shared`` those of its hosts that
+    are not its alone (``core.hosts.shared_hosts``); ``past`` is what became of the keys.
 
     *Not* decided here, as only the ledger can in its transaction: whether a key is another machine's, or was retired.
 
@@ -60,31 +48,24 @@ def decide_ssh(
         return decide_user(finding, rules, now=now)
     machine, certificates = finding.subject, rules.ssh.certificates
     host = _with_finding(finding, known, now)
-    entitled = principals(host) if host is not None else ()
+    entitled = principals(host, shared) if host is not None else ()
     wished = tuple(dict.fromkeys(name.lower() for name in finding.wish.principals)) or entitled
     lifetime = min(each for each in (certificates.lifetime, finding.wish.lifetime) if each is not None)
     ways = {key: _ways(host, key, rules) for key in finding.keys}
     reasons = (
         *_against_names(machine, rules, wished, entitled),
         *(reason for key in finding.keys for reason in _against_key(key, host, ways[key], rules)),
-        *_against_past(finding.keys, host, rules, previous, now),
+        *(reason for key in finding.keys for reason in _against_age(key, host, rules, now)),
+        *(reason for key in finding.keys for reason in _against_past(key, host, rules, past.get(key, _NOTHING), now)),
         *_against_new_keys(finding, known, rules),
         *_against_life(lifetime),
     )
     if reasons:
-        raise PolicyRefused(reasons, hint=f"see `handfast host show {machine}`")
+        raise PolicyRefused(reasons, hint=_hint(machine, ways, rules, reasons))
     begin = now.replace(microsecond=0)
     leaves = tuple(
-        SshLeaf(
-            kind=Kind.HOST,
-            key=key,
-            key_id=f"host {machine}"[:MAX_KEY_ID],
-            principals=wished,
-            valid_after=begin - BACKDATE,
-            valid_before=begin + lifetime,
-            evidence=_evidence(ways[key], certificates),
-        )
-        for key in finding.keys
+        _leaf(machine, key, wished, begin=begin, life=lifetime, said=_evidence(by, certificates))
+        for key, by in ways.items()
     )
     return SshGrant(
         holder=machine,
@@ -96,9 +77,26 @@ def decide_ssh(
     )
 
 
-def principals(host: Host) -> tuple[str, ...]:
-    """Return all that a machine may be called in a certificate; what ssh would take for something else is left out."""
-    return tuple(name for name in dict.fromkeys((host.machine, *host.place.hosts())) if is_host(name))
+def principals(host: Host, shared: frozenset[str]) -> tuple[str, ...]:
+    """
+    Return all that a machine may be called in a certificate.
+
+    What ssh would take for something else is left out, and what leads to others too: a certificate knows no port.
+    """
+    names = dict.fromkeys((host.machine, *host.place.hosts()))
+    return tuple(name for name in names if is_host(name) and name not in shared)
+
+
+def _leaf(machine: str, key: SshKey, names: tuple[str, ...], *, begin: datetime, life: timedelta, said: str) -> SshLeaf:
+    return SshLeaf(
+        kind=Kind.HOST,
+        key=key,
+        key_id=f"host {machine}"[:MAX_KEY_ID],
+        principals=names,
+        valid_after=begin - BACKDATE,
+        valid_before=begin + life,
+        evidence=said,
+    )
 
 
 def _with_finding(finding: SshFinding, known: Host | None, now: datetime) -> Host | None:
@@ -148,22 +146,47 @@ def _against_key(key: SshKey, host: Host | None, ways: frozenset[How], rules: Ru
         yield f"{said}; needed: {', or '.join(map(_list, require))}"
 
 
-def _against_past(
-    keys: tuple[SshKey, ...], host: Host | None, rules: Rules, previous: Previously, now: datetime
-) -> Iterator[str]:
-    """Give every reason in what became of the last certificates of these keys."""
-    for key in keys:
-        last = previous.certificates.get(key)
-        if last is None:
-            continue
-        if last.revoked_reason in DISTRUST:
-            # Else whoever stole the key would have the next one within the minute.
-            yield f"certificate {last.serial} of {key.fingerprint} was revoked ({last.revoked_reason}): use another key"
-        at = [each.at for each in host.keys if each.key == key] if host is not None else []
-        vouched = max(filter(None, (last.leaf.valid_before, previous.introduced_at, *at)))
-        if now > vouched + rules.return_within:
-            limit = span.written(rules.return_within)
-            yield f"certificate {last.serial} of {key.fingerprint} ended over {limit} ago, and nothing came since"
+def _hint(machine: str, ways: Mapping[SshKey, frozenset[How]], rules: Rules, reasons: tuple[str, ...]) -> str:
+    """Return what the machine itself can do, where one way more is all that its keys lack."""
+    require = rules.ssh.certificates.require
+    short = [by for by in ways.values() if by and require and not any(each <= by for each in require)]
+    lacking = {tuple(each - by) for by in short for each in require}
+    if len(reasons) == len(short):  # each is about one of these keys, and there are no others
+        if (How.SSH_HOSTKEY,) in lacking and How.SSH_HOSTKEY in rules.ssh.evidence:
+            return f"on that machine: handfast join --ssh-hostkey URL#PIN --name {machine}"
+        if (How.INVITATION,) in lacking:
+            return "first join with an invitation: handfast join --ssh"
+    return f"see `handfast host show {machine}`"
+
+
+def _against_age(key: SshKey, host: Host | None, rules: Rules, now: datetime) -> Iterator[str]:
+    """Give the reason against a key that is known by what was so at one moment, and has not been repeated for long."""
+    counting = rules.ssh.evidence - {How.HOSTKEYS_PROVE}  # what was vouched for rests upon the machine's other keys
+    entries = [each for each in host.keys if each.how in counting] if host is not None else []
+    grounds = [each for each in entries if each.key == key] or entries
+    if not grounds or not all(each.how.momentary for each in grounds):
+        return
+    last = max((each.at for each in grounds if each.at <= now), default=None)  # a clock may have been ahead
+    if last is None or now > last + rules.return_within:
+        # An address, or a name, may be somebody else's by now, and the key still signs.
+        said, limit = _list(frozenset(each.how for each in grounds)), span.written(rules.return_within)
+        yield f"{key.fingerprint} is known by {said} only, which is good for {limit}: show it again"
+
+
+def _against_past(key: SshKey, host: Host | None, rules: Rules, past: SshPast, now: datetime) -> Iterator[str]:
+    """Give every reason in what became of a key's certificates."""
+    if past.barred is not None:
+        # Else whoever stole the key would have the next one within the minute.
+        revoked = f"certificate {past.barred.serial} of {key.fingerprint} was revoked ({past.barred.revoked_reason})"
+        yield f"{revoked}: use another key, or an operator retires this one and enters it anew"
+    last = past.last
+    if last is None:
+        return
+    ways = [each.at for each in host.keys if each.key == key and each.at <= now] if host is not None else []
+    vouched = max(filter(None, (last.leaf.valid_before, past.introduced_at, *ways)))
+    if now > vouched + rules.return_within:
+        limit = span.written(rules.return_within)
+        yield f"certificate {last.serial} of {key.fingerprint} ended over {limit} ago, and nothing came since"
 
 
 def _against_new_keys(finding: SshFinding, known: Host | None, rules: Rules) -> Iterator[str]:

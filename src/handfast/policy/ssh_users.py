@@ -45,7 +45,7 @@ def decide_user(finding: SshFinding, rules: Rules, *, now: datetime) -> SshGrant
     )
     if reasons:
         raise PolicyRefused(reasons, hint="[[ssh.users]] of the registrar says who may log in as whom")
-    who = called(str(person), person.origin)
+    who = called(str(person), person.origin, address=person.email is not None)
     principals = tuple(each for each in entitled if not wish.principals or each in wish.principals)
     start = now.replace(microsecond=0)
     leaves = tuple(
@@ -66,12 +66,17 @@ def decide_user(finding: SshFinding, rules: Rules, *, now: datetime) -> SshGrant
     return SshGrant(who, Kind.USER, leaves, finding.method, (finding.proof, f"rule {number} of [[ssh.users]] fits"))
 
 
-def called(name: str, origin: str) -> str:
-    """Return a person of this origin (``core.flow.Person``) in words: the holder of certificates."""
-    who = f"{written(name)} by {origin}"
+def called(name: str, origin: str, *, address: bool = False) -> str:
+    """
+    Return a person of this origin (``core.flow.Person``) in words: the holder of certificates.
+
+    A name that is no verified ``address`` cannot look like one: who may choose his name there would be anybody.
+    """
+    plain = written(name) if address else written(name).replace("@", "=40")
+    who = f"{plain} by {origin}"
     if len(who) <= _LONGEST:
         return who
-    return f"sha256=={hashlib.sha256(name.encode()).hexdigest()} by {origin}"  # which ``written`` makes of no name
+    return f"sha256=={hashlib.sha256(plain.encode()).hexdigest()} by {origin}"  # which ``written`` makes of no name
 
 
 def written(name: str) -> str:

@@ -16,7 +16,7 @@ from handfast.core import dn, span
 from handfast.core.invitation import Address, InvitationLine, key_id
 from handfast.core.names import IPNetwork, Names, dns_name, machine_name
 from handfast.core.ports import Clock, Ledger
-from handfast.core.records import REASONS, CredentialRecord, Event, Invitation, Machine, SshRecord
+from handfast.core.records import DISTRUST, REASONS, CredentialRecord, Event, Invitation, Machine, SshRecord
 from handfast.core.roles import GRANTABLE, Role
 from handfast.core.secret import Secret
 from handfast.errors import InvitationCancelled, Malformed, NotFound, Refused, Revoked, UsageError
@@ -279,20 +279,22 @@ class Administration:
 
     def _ssh_of(self, first: CredentialRecord | Invitation | None, what: str, reason: str, now: datetime) -> bool:
         """
-        Take back for SSH what a machine has, or its certificates where it has no credential left; return whether any.
+        Take back for SSH what a machine has, where it has no credential left; return whether that was anything.
 
-        Its host keys retire with the machine alone, and the ledger revokes in that transaction what certifies them.
+        Its host keys retire, and the ledger revokes in that transaction what certifies them. Else whoever has them, and
+        no certificate yet, would get the first one now. With ``affiliationChanged`` they stay, unless it is said of the
+        machine itself.
         """
-        code = _reason(reason)
-        if first is None:
-            machine = machine_name(what)
+        code, retired = _reason(reason), False
+        machine = machine_name(what) if first is None else first.machine
+        if first is not None:
+            held = self.ledger.credentials(machine)
+            came = isinstance(first, CredentialRecord) or any(each.marker == first.marker for each in held)
+            if not came or self._revocable(machine, now):
+                return False
+        if first is None or code in DISTRUST:
             retired = ssh_revoke.remove(self.ledger, machine, reason=reason, at=now)
-            return ssh_revoke.take_back(self.ledger, machine, code=code, at=now) or retired
-        held, machine = self.ledger.credentials(first.machine), first.machine
-        came = isinstance(first, CredentialRecord) or any(each.marker == first.marker for each in held)
-        if not came or self._revocable(machine, now):
-            return False
-        return ssh_revoke.take_back(self.ledger, machine, code=code, at=now)
+        return ssh_revoke.take_back(self.ledger, machine, code=code, at=now) or retired
 
     def _remark(self, what: str, reason: str, code: str) -> None:
         if code == "unspecified" and reason != code:

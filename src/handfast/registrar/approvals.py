@@ -14,9 +14,9 @@ from datetime import datetime
 
 from handfast.core.approvals import APPROVAL_ID, ApprovalRow, ApprovalView, DecideRequest, approval_row, approval_view
 from handfast.core.flow import HostFinding
-from handfast.core.hosts import Grade, Host
+from handfast.core.hosts import Grade, Host, unspelled
 from handfast.core.ports import Clock, Ledger
-from handfast.core.records import Approval
+from handfast.core.records import Approval, Owners
 from handfast.errors import NotFound, Waiting
 from handfast.policy.hosts import changes, propose
 from handfast.policy.rules import Rules
@@ -37,28 +37,43 @@ async def settle(finding: HostFinding | None, rules: Rules, ledger: Ledger, *, a
     """
     if finding is None or finding.how not in rules.ssh.certificates.approve:
         return
-    known, others = ledger.host(finding.machine), _others(finding, ledger)
-    introduced = ledger.machine(finding.machine)
-    reasons = changes(finding, rules, known=known, others=others, introduced=introduced)
+    known, owners = ledger.host(finding.machine), _owners(finding, ledger)
+    others = _others(finding, known, owners, ledger)
+    reasons = changes(
+        finding,
+        rules,
+        known=known,
+        others=others,
+        introduced=ledger.machine(finding.machine),
+        credentials=ledger.newest_credentials(finding.machine),
+    )
     if not reasons:
         return
     grant = propose(finding, rules, known=known, others=others)
-    asked = await asyncio.wrap_future(ledger.ask(grant, reasons, at=at))
+    asked = await asyncio.wrap_future(ledger.ask(grant, reasons, owners, at=at))
     raise Waiting(
         f"a person has to approve these host keys for {finding.machine!r}: approval {asked.approval_id}",
         hint=f"on the registrar: `handfast approve show {asked.approval_id}`; accepted, run the same command again",
     )
 
 
-def _others(finding: HostFinding, ledger: Ledger) -> dict[str, Host]:
-    """Return who else is reached as what is claimed; its own name counts also where it is said of no place."""
-    claimed = (finding.machine,) if finding.place is None else finding.place.spellings(finding.machine)
-    found = {spelling: ledger.host_at(spelling) for spelling in claimed}
-    return {
-        spelling: host
-        for spelling, host in found.items()
-        if host is not None and host.lives and host.machine != finding.machine
-    }
+def _claimed(finding: HostFinding) -> tuple[str, ...]:
+    """Its own name counts also where it is said of no place."""
+    return (finding.machine,) if finding.place is None else finding.place.spellings(finding.machine)
+
+
+def _owners(finding: HostFinding, ledger: Ledger) -> Owners:
+    """Return who else is reached where it claims to be; at any port, as a certificate is good at each."""
+    found = ledger.hosts_reached(map(unspelled, _claimed(finding)))
+    return frozenset((each, owner) for each, owner in found if owner != finding.machine)
+
+
+def _others(finding: HostFinding, known: Host | None, owners: Owners, ledger: Ledger) -> dict[str, Host]:
+    """Return those of the owners that are somewhere where the machine is not yet, itself: who may share a host does."""
+    had = known.place.spellings(known.machine) if known is not None and known.lives else ()
+    new = {unspelled(each) for each in _claimed(finding) if each not in had}
+    found = {each: ledger.host(owner) for each, owner in sorted(owners) if unspelled(each) in new}
+    return {each: host for each, host in found.items() if host is not None}
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,11 +22,10 @@ from handfast.core.ports import Authority, Ledger, SshIntroducer
 from handfast.core.records import SshRecord
 from handfast.core.ssh_ports import SshAuthority
 from handfast.core.sshcert import Kind
-from handfast.core.sshkeys import SshKey
 from handfast.errors import AlreadySpent, NotFound, Refused, Revoked
 from handfast.introducers import ssh_hostkey, ssh_pop
 from handfast.policy.rules import Rules
-from handfast.policy.ssh import DISTRUST, Previously, decide_ssh
+from handfast.policy.ssh import decide_ssh
 from handfast.registrar import challenge
 from handfast.registrar.approvals import settle
 from handfast.registrar.introduce import LedgerContext, Prover, refusal
@@ -91,20 +90,11 @@ class Certifier:
         return introducer.verify(evidence, self.context)
 
     def _decide(self, finding: SshFinding) -> SshGrant:
-        known = self.ledger.host(finding.subject) if finding.kind is Kind.HOST else None
-        return decide_ssh(finding, self.rules, known=known, previous=self._previously(finding), now=self.context.now())
-
-    def _previously(self, finding: SshFinding) -> Previously:
-        if finding.kind is Kind.USER:
-            return Previously(certificates={})
-        last: dict[SshKey, SshRecord] = {}
-        for key in finding.keys:
-            issued = [each for each in self.ledger.ssh_certificates_of(key) if each.certificate is not None]
-            lost = [each for each in issued if each.revoked_reason in DISTRUST]
-            last |= {key: (lost or issued)[0]} if issued else {}
-        credentials = self.ledger.newest_credentials(finding.subject)
-        introduced = max((each.intended_at for each in credentials if each.revoked_at is None), default=None)
-        return Previously(certificates=last, introduced_at=introduced)
+        now, host = self.context.now(), finding.kind is Kind.HOST
+        known = self.ledger.host(finding.subject) if host else None
+        past = {key: self.ledger.ssh_past(key, at=now) for key in finding.keys} if host else {}
+        shared = self.ledger.shared_hosts(finding.subject) if host else frozenset[str]()
+        return decide_ssh(finding, self.rules, known=known, shared=shared, past=past, now=now)
 
     async def _issue(self, intents: tuple[SshIntent, ...]) -> tuple[SshCredential, ...]:
         signed = tuple(map(self.ssh.certify, intents))  # (4)

@@ -23,6 +23,7 @@ from handfast.core import wire
 from handfast.core.challenge import Challenge, Parameters, Proof, TokenAnswer, to_look
 from handfast.core.flow import Channel
 from handfast.core.hosts import How
+from handfast.core.knownhosts import speaks_for
 from handfast.core.look import Look
 from handfast.core.ports import Ledger, SshContext
 from handfast.core.ssh_ports import Looker, SshAuthority
@@ -36,7 +37,6 @@ from handfast.introducers.ssh_hostkey import (
     make_token,
     proved,
 )
-from handfast.policy.challenge import against_names
 from handfast.policy.look import against_look, notes
 from handfast.policy.rules import Rules
 from handfast.registrar.introduce import LedgerContext, refusal
@@ -62,8 +62,8 @@ class Challenger:
         """
         Step 2: return what a host that is where it says is to sign.
 
-        We look within ``admit``, which may refuse that before any packet is sent for it. ``tell`` is given what was
-        seen that speaks against the host; it is for our log alone, since it shows what is open in our networks.
+        We judge and look within ``admit``, which may refuse that before any packet is sent for it. ``tell`` is given
+        what was seen that speaks against the host; it is for our log alone, as it shows what is open in our networks.
 
         :raises NotFound: the method is not enabled here. :raises Malformed: not such parameters.
         :raises PolicyRefused: we may not look there, or it is not as was said; with every reason.
@@ -72,8 +72,8 @@ class Challenger:
         self._check_enabled()
         asked = wire.decode(body, Parameters)
         looked = to_look(asked)
-        self._check_names(looked)
         with admit():
+            self._check_names(looked)
             await self._look(looked, tell)
         nonce, now = secrets.token_bytes(32), self.context.now()
         payload = make_payload(
@@ -99,9 +99,9 @@ class Challenger:
             server_spki=channel.server_spki,
             now=self.context.now(),
         )
-        self._check_names(looked)
         try:
             with admit():
+                self._check_names(looked)
                 await self._look(looked, tell)
         except PolicyRefused as error:
             await self._log_refusal(looked, error)
@@ -116,8 +116,22 @@ class Challenger:
             )
 
     def _check_names(self, looked: Look) -> None:
-        if reasons := against_names(looked.names, self.rules):
-            raise PolicyRefused(reasons, hint="its operator says for which names it speaks")
+        """
+        Refuse names for which our CA does not speak, where that is limited.
+
+        Nobody would believe a certificate for such a name. And whoever has a domain of his own would otherwise fill our
+        registry with machines in it: to answer in one's own domain is no feat.
+        """
+        patterns = self.rules.ssh.certificates.patterns
+        beyond = [name for name in looked.names if not speaks_for(patterns, name)] if patterns else []
+        if beyond:
+            raise PolicyRefused(
+                tuple(
+                    f"{name!r} is not a name for which this authority speaks ([ssh.certificates] patterns)"
+                    for name in beyond
+                ),
+                hint="its operator says for which names it speaks",
+            )
 
     async def _look(self, looked: Look, tell: Tell) -> None:
         seen = await self.looker.look(looked)

@@ -104,10 +104,6 @@ class LedgerContext:
         """Return an SSH certificate, intended or issued."""
         return self.ledger.ssh_certificate(serial)
 
-    def ssh_certificates_of(self, key: SshKey) -> list[SshRecord]:
-        """Return the last certificates for a key, the newest first."""
-        return self.ledger.ssh_certificates_of(key)
-
 
 @dataclass(frozen=True, slots=True)
 class Registrar:

@@ -8,6 +8,7 @@ from aiohttp import web
 
 from handfast.core import wire
 from handfast.core.flow import Channel, Evidence, SshAnswer, SshFinding
+from handfast.core.sshcert import Kind
 from handfast.errors import Fault
 from handfast.introducers import ssh_pop
 from handfast.server import openid, public
@@ -57,8 +58,16 @@ async def revoke_certificate(call: Call) -> web.Response:
 
 
 def _admit(state: State, finding: SshFinding) -> None:
-    """Count what is proved by its marker, or by its holder where it has none. :raises TooMuch: too often."""
-    if finding.once is None:
+    """
+    Count what is proved: a host by its marker, or by its name where it has none, and a person.
+
+    A person gets as many tokens as they like, and each would be a marker of its own.
+
+    :raises TooMuch: too often.
+    """
+    if finding.kind is Kind.USER:
+        public.admit(state, f"{finding.method}:{finding.subject}", buckets=state.logins)
+    elif finding.once is None:
         public.admit(state, f"{finding.method}:{finding.subject}")
     else:
         public.admit(state, finding.once.marker)

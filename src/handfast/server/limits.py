@@ -40,6 +40,9 @@ class Limits:
     # GET /v1/hello. What costs more (the disk, the issuing key) is counted by what was proved: a stranger has none.
     introductions: float = 50.0  # a second and one-time marker, each about 1 ms of one core
     introductions_burst: int = 1000  # the uses that one invitation may have: its machines may boot at once
+    # A person's SSH certificates. Each may be taken back, and is in the list that every sshd fetches until it ends.
+    logins: float = 1 / 30  # a second and person
+    logins_burst: int = 50
     failures: float = 1.0  # refused evidence a second and source; past it the answer is 429, for that evidence only
     failures_burst: int = 30
     # Of host keys, which whoever holds a credential may read: one thread answers, and not for long of one source alone.

@@ -270,4 +270,8 @@ _SENTENCES: dict[str, Callable[[Mapping[str, str]], _Sentence]] = {
         f"The host key of {of['owner']} was claimed by {of['machine']}: with one key each could pose as the other",
         of["key"],
     ),
+    entries.RETIRED_HOST_KEY: lambda of: (
+        f"A host key that was taken back from {of['owner']} was claimed by {of['machine']}: its thief may have come",
+        of["key"],
+    ),
 }

@@ -30,7 +30,7 @@ from handfast.errors import (
     TooMuch,
 )
 from handfast.registrar.introduce import Registrar
-from handfast.server.limits import prefix
+from handfast.server.limits import Buckets, prefix
 from handfast.server.state import Call, Published, State
 from handfast.wiring_nifi import NIFI
 
@@ -234,11 +234,12 @@ def _admit(state: State, source: IPAddress | None, finding: Finding) -> None:
     admit(state, f"{finding.method} from {prefix(source)}" if finding.shared else finding.once.marker)
 
 
-def admit(state: State, bucket: str) -> None:
+def admit(state: State, bucket: str, *, buckets: Buckets | None = None) -> None:
     """Count something that is proved, by what it is counted under. :raises TooMuch: too often."""
-    if wait := state.introductions.wait(bucket):
+    counted = buckets or state.introductions
+    if wait := counted.wait(bucket):
         raise _too_often(state, wait)
-    state.introductions.take(bucket)
+    counted.take(bucket)
 
 
 def _unproved(state: State, source: str) -> int:

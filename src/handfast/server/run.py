@@ -28,6 +28,7 @@ from handfast.server.state import State
 from handfast.wiring import Service, announced
 
 HTTPS, CRL, NIFI = "https", "crl", "nifi"  # FileDescriptorName= of the systemd sockets
+_SETTINGS = {HTTPS: "--listen", CRL: "--crl-listen", NIFI: "--nifi-listen"}
 _log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 
@@ -107,7 +108,9 @@ def _bound(service: Service, passed: Mapping[str, socket.socket]) -> dict[str, s
     if unknown := passed.keys() - served.keys():
         names = " or ".join(f"={name}" for name in served)
         raise UsageError(f"systemd passed a socket called {min(unknown)!r}", hint=f"FileDescriptorName{names}")
-    return {name: sockets.listen(address, passed.get(name)) for name, address in served.items()}
+    return {
+        name: sockets.listen(address, passed.get(name), setting=_SETTINGS[name]) for name, address in served.items()
+    }
 
 
 def _served(name: str, state: State) -> tuple[web.Application, Callable[[], Identity] | None]:

@@ -11,9 +11,11 @@ from handfast.errors import Fault, UsageError
 _BACKLOG = 512  # a fleet that boots at once; the kernel cuts it to net.core.somaxconn
 
 
-def listen(address: Address, passed: socket.socket | None = None) -> socket.socket:
+def listen(address: Address, passed: socket.socket | None = None, *, setting: str = "--listen") -> socket.socket:
     """
     Return a non-blocking listening socket; ``passed`` by systemd wins over ``address``.
+
+    ``setting`` is what says another address.
 
     ``::`` also takes IPv4. Of a name that has several addresses the first is used. Port 0 takes a free one.
 
@@ -32,7 +34,7 @@ def listen(address: Address, passed: socket.socket | None = None) -> socket.sock
     except socket.gaierror:
         raise UsageError(f"cannot listen on {str(address)!r}: no such host", hint="give one of this machine") from None
     except OSError as error:
-        raise _refusal(address, error) from None
+        raise _refusal(address, error, setting) from None
     listening.setblocking(False)
     return listening
 
@@ -45,10 +47,10 @@ def address_of(listening: socket.socket) -> Address:
     return Address(host, port)
 
 
-def _refusal(address: Address, error: OSError) -> UsageError | Fault:
+def _refusal(address: Address, error: OSError, setting: str) -> UsageError | Fault:
     where = str(address)
     if error.errno == errno.EADDRINUSE:
-        return Fault(f"{where!r} is in use by another program", hint="stop it, or choose another port with --listen")
+        return Fault(f"{where!r} is in use by another program", hint=f"stop it, or choose another port with {setting}")
     if error.errno in {errno.EACCES, errno.EPERM}:
         return Fault(f"no right to listen on {where!r}", hint="choose a port above 1023, or use systemd's sockets")
     if error.errno == errno.EADDRNOTAVAIL:

@@ -37,6 +37,7 @@ class State:
     metrics: Metrics
     connections: Connections
     introductions: Buckets
+    logins: Buckets
     failures: Buckets
     reports: Buckets  # of SSH host keys, by the token that each came with
     looks: Looks
@@ -71,6 +72,7 @@ class State:
             metrics,
             Connections(limits, metrics),
             Buckets(limits.introductions, limits.introductions_burst),
+            Buckets(limits.logins, limits.logins_burst),
             Buckets(limits.failures, limits.failures_burst),
             Buckets(limits.failures, limits.failures_burst),
             Looks.within(limits),

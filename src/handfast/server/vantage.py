@@ -10,6 +10,7 @@ from handfast.core.challenge import to_look
 from handfast.core.roles import Role
 from handfast.errors import NotAuthorized
 from handfast.policy.look import against_look, notes
+from handfast.server.challenge import MOST_NOTES
 from handfast.server.operators import holder
 from handfast.server.public import json
 from handfast.server.state import Call
@@ -30,5 +31,6 @@ async def look(call: Call) -> web.Response:
         # From here alone: registrars that ask each other would ask for ever.
         (seen,) = await call.state.service.own_looker.look(asked)
     if against_look(asked, (seen,)):
-        _log.warning("looked", by=record.machine, notes=notes(asked, (seen,)))
+        told = notes(asked, (seen,))
+        _log.warning("looked", by=record.machine, notes=told[:MOST_NOTES], more=max(0, len(told) - MOST_NOTES))
     return json(vantage.answer(asked, seen))

@@ -9,7 +9,7 @@ file that their configuration names is missing or cut off: so it is there before
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -43,12 +43,19 @@ def build(state: KrlState, *, host_ca: SshKey, user_ca: SshKey, pin: bytes, at: 
     """
     Return the list as sshd and ssh read it, made at ``at``; its comment says of which authority it is.
 
+    Of one that would be too long it leaves out host keys that were merely replaced, the oldest first: with a list that
+    nobody can read nobody would hear of those that were stolen.
+
     :raises Malformed: a serial, or a version, that no list can have.
-    :raises Fault: it would be longer than anybody reads; who has the last one keeps it.
+    :raises Fault: it would be longer than anybody reads even so; who has the last one keeps it.
     """
     sections = (krl.revoked(host_ca, serials=state.hosts), krl.revoked(user_ca, serials=state.users))
     certificates = tuple(each for each in sections if each.serials)
-    made = krl.build(Krl(state.version, at, certificates, digests=state.digests, comment=_comment(pin)))
+    whole = Krl(state.version, at, certificates, digests=state.digests, comment=_comment(pin))
+    made = krl.build(whole)
+    if len(made) > krl.MAX_KRL:
+        surplus = -(-(len(made) - krl.MAX_KRL) // krl.DIGEST_ROOM)
+        made = krl.build(replace(whole, digests=state.digests - set(state.sound[:surplus])))
     if len(made) > krl.MAX_KRL:
         raise Fault(
             f"the {_WHAT} has {len(made)} bytes, and at most {krl.MAX_KRL} are read",

@@ -13,10 +13,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from handfast.adapters.resolve import addresses_of
 from handfast.core.look import MAX_ADDRESSES, MAX_NAMES, MAX_PORTS, Answered, Led, Look, Seen
@@ -28,9 +29,15 @@ from handfast.ssh import guard
 from handfast.ssh.guard import Guard, Resolve, Target
 from handfast.ssh.scan import Scanner
 
+T = TypeVar("T")
+
 RESOLVING = 10.0  # seconds for all names of one look
 PATIENCE = 30.0  # seconds for all hosts of one look: a scan's own time, and as much again for those before it
-_THREADS = 8  # that wait for a resolver: names whose servers never answer are to hold up nobody but each other
+# Of one look at a time, so that nobody has room for all others by names whose servers never answer, or by hosts that
+# never do. A thread waits on for its resolver, up to half a minute, when its look is long over.
+_NAMES_AT_ONCE = 2
+_HOSTS_AT_ONCE = 16
+_THREADS = 32  # that wait for a resolver
 _HINT = (
     "the registrar's operator lists private networks and other ports: [ssh.scan] allow and ports, in its config.toml"
 )
@@ -95,7 +102,8 @@ class LocalLooker:
         return tuple(dict.fromkeys(targets))
 
     async def _lead(self, names: Sequence[str]) -> tuple[Led, ...]:
-        asked = {name: asyncio.ensure_future(self._addresses(name)) for name in names}
+        turn = asyncio.Semaphore(_NAMES_AT_ONCE)
+        asked = {name: asyncio.ensure_future(_in_turn(turn, partial(self._addresses, name))) for name in names}
         await _within(self.resolving, [*asked.values()])
         return tuple(_led(name, task) for name, task in asked.items())
 
@@ -107,7 +115,8 @@ class LocalLooker:
 
     async def _scan(self, targets: Sequence[Target], keys: Sequence[SshKey]) -> tuple[Answered, ...]:
         algorithms = _algorithms(keys)
-        asked = [asyncio.ensure_future(self._answer(target, algorithms)) for target in targets]
+        turn = asyncio.Semaphore(_HOSTS_AT_ONCE)
+        asked = [asyncio.ensure_future(_in_turn(turn, partial(self._answer, target, algorithms))) for target in targets]
         await _within(self.patience, asked)
         return tuple(_answered(target, task) for target, task in zip(targets, asked, strict=True))
 
@@ -119,6 +128,11 @@ class LocalLooker:
         except HandfastError as error:
             return Answered(target.address, target.port, failed=error.message)
         return Answered(found.address, found.port, found.keys, found.certificates)
+
+
+async def _in_turn(turn: asyncio.Semaphore, work: Callable[[], Awaitable[T]]) -> T:
+    async with turn:
+        return await work()
 
 
 async def _within(seconds: float, tasks: Sequence[asyncio.Future[Any]]) -> None:

@@ -34,7 +34,7 @@ from handfast.errors import (
     UntrustedPeer,
 )
 from handfast.introducers import invitation, reintroduction, renewal
-from handfast.newcomer.renew import due_at
+from handfast.newcomer.renew import drawn
 from handfast.registrar.introduce import Registrar
 
 # What nobody honest causes: a wrong proof, a secret or key that was used before, another key.
@@ -102,9 +102,8 @@ class Meetings:
     async def _renewed(self, instance: Instance, connection: Connection) -> Instance:
         """Have the instance renew, if it is time."""
         leaf, now = connection.certificate, self._now()
-        if instance.state is not State.RUNNING or now < due_at(
-            leaf.serial_number, leaf.not_valid_before_utc, _end(leaf)
-        ):
+        seed = hashlib.sha256(leaf.serial_number.to_bytes(20, "big")).digest()
+        if instance.state is not State.RUNNING or now < drawn(leaf.not_valid_before_utc, _end(leaf), seed):
             return instance
         method = reintroduction.NAME if now >= _end(leaf) else renewal.NAME
         return met(instance, await self._introduce(instance, connection, method, leaf), at=self._now())

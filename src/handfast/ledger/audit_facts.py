@@ -10,7 +10,7 @@ from handfast.core.hosts import Host
 from handfast.core.merkle import leaf_hash
 from handfast.core.records import Event
 from handfast.errors import LogTampered
-from handfast.ledger import entries, host_entries
+from handfast.ledger import entries, host_entries, instance_entries
 from handfast.ledger.entries import EPOCH
 
 # What reading a value raises that the ledger never wrote; SQLite keeps text in a BLOB column if told to.
@@ -32,6 +32,7 @@ class Facts:
     revisions: dict[str, int] = field(default_factory=dict)
     revision: int = 0
     retired: set[tuple[str, bytes]] = field(default_factory=set)
+    instances: dict[str, dict[str, str]] = field(default_factory=dict)
     latest: datetime = EPOCH
     """Of all events: the clocks of those who write need not agree."""
 
@@ -43,6 +44,12 @@ class Facts:
         if event.kind != host_entries.DESCRIBED:
             held = (event.subject, sshkeys.parse(event.fields["key"]).digest)
             (self.retired.add if event.kind == host_entries.KEY_RETIRED else self.retired.discard)(held)
+
+    def change_instance(self, event: Event) -> None:
+        """Follow a managed machine."""
+        after = instance_entries.applied(self.instances.pop(event.subject, None), event)
+        if after is not None:
+            self.instances[event.subject] = after
 
     def add(self, leaf: bytes, index: int, event: Event) -> None:
         """Keep an entry for its row."""

@@ -71,11 +71,13 @@ class Administration:
         lasting: timedelta,
         uses: int = 1,
         sources: tuple[IPNetwork, ...] | None = None,
+        keep: Callable[[Invitation], Future[None]] | None = None,
     ) -> tuple[InvitationLine, Invitation]:
         """
         Make an invitation; the line is the secret, and only its public half is kept.
 
-        Without ``sans`` the machine's name is its DNS name, if it can be one.
+        Without ``sans`` the machine's name is its DNS name, if it can be one. ``keep`` writes it to the ledger, where
+        that is done together with something else.
 
         :raises UsageError: a bound that is zero, negative or longer than allowed; a role nobody may get.
         :raises Malformed: a name that is none.
@@ -97,7 +99,7 @@ class Administration:
             expires_at=now + lasting,
             sources=sources,
         )
-        self.ledger.invite(invitation).result()
+        (keep or self.ledger.invite)(invitation).result()
         return line, invitation
 
     def invite_nifi(
@@ -161,7 +163,7 @@ class Administration:
 
     def _check_free(self, machine: str) -> None:
         known = self.ledger.machine(machine)
-        if known is not None and known.role is Role.REGISTRAR:
+        if known is not None and known.role in {Role.REGISTRAR, Role.CONTROLLER}:
             raise UsageError(f"{machine!r} is the registrar itself", hint="choose another name")
 
     def remarks(self, invitation: Invitation) -> Iterator[str]:

@@ -64,6 +64,12 @@ ROWS: list[tuple[str, Instance, Met, State]] = [
     ("the next is verified", at(State.RENEWING), Verified(OTHER), State.RUNNING),
     ("the next never came, and the old one answers", at(State.RENEWING), Verified(KEY), State.RUNNING),
     ("it has forgotten its first credential", at(State.VERIFYING), Shown(KEY), State.WAITING),
+    (
+        "it never got it, and was away meanwhile",
+        at(State.UNREACHABLE, serial=None, expected=None, issued_key=KEY),
+        Shown(KEY),
+        State.WAITING,
+    ),
     ("and again", at(State.VERIFYING, rollbacks=MOST_ROLLBACKS - 1), Shown(KEY), State.VERIFY_FAILED),
     ("a third key while it renews", at(State.RENEWING), Verified(b"t" * 32), State.QUARANTINED),
     ("without a certificate while it renews", at(State.RENEWING), Shown(OTHER), State.QUARANTINED),

@@ -16,7 +16,7 @@ import structlog
 
 from handfast.adapters.files import FileLock, private_directory
 from handfast.controller import status
-from handfast.controller.credential import DIRECTORY, Credential, own
+from handfast.controller.credential import DIRECTORY, OwnCredential, own
 from handfast.controller.http import Connection
 from handfast.controller.meeting import Meetings
 from handfast.controller.watch import EVERY, Watch
@@ -27,7 +27,7 @@ from handfast.errors import Fault, HandfastError, Unreachable
 from handfast.wiring import Service
 
 _LOCK = "watch.lock"
-_CREDENTIAL = 60.0  # seconds between two looks at our own credential
+_CREDENTIAL = 10.0  # seconds between two looks at our own credential
 _STATUS = 1.0  # seconds between two looks at what has changed
 _log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
@@ -68,7 +68,7 @@ class Controller:
         every: float = EVERY,
     ) -> None:
         self._service, self._tell, self._every = service, tell, every
-        self._credential: Credential | None = None
+        self._credential: OwnCredential | None = None
 
     async def run(self) -> None:
         """
@@ -91,7 +91,7 @@ class Controller:
                     status.withdraw(service.data)
 
     @property
-    def credential(self) -> Credential:
+    def credential(self) -> OwnCredential:
         """What agents know us by."""
         if self._credential is None:  # unreachable: ``run`` begins with it
             raise Fault("the controller has no credential")

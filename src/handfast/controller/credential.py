@@ -35,7 +35,7 @@ _PATIENCE = 10.0  # seconds for another process that makes it at this moment
 
 
 @dataclass(frozen=True, slots=True)
-class Credential:
+class OwnCredential:
     """A certificate in the role controller, with its key, and the context that presents it."""
 
     certificate: x509.Certificate
@@ -57,7 +57,7 @@ class Credential:
         return begin <= now < begin + (end - begin) / 2
 
 
-def own(service: Service, *, sleep: Callable[[float], None] = time.sleep) -> Credential:
+def own(service: Service, *, sleep: Callable[[float], None] = time.sleep) -> OwnCredential:
     """
     Return the controller's credential; the first time, and when it is no longer fresh, have one issued.
 
@@ -80,7 +80,7 @@ def own(service: Service, *, sleep: Callable[[float], None] = time.sleep) -> Cre
             sleep(0.1)
 
 
-def _held(keystore: Keystore, service: Service) -> Credential | None:
+def _held(keystore: Keystore, service: Service) -> OwnCredential | None:
     try:
         found = keystore.load()
     except NotFound:
@@ -94,7 +94,7 @@ def _held(keystore: Keystore, service: Service) -> Credential | None:
     return made if ours and made.fresh(service.clock.now()) else None
 
 
-def _made(keystore: Keystore, service: Service) -> Credential:
+def _made(keystore: Keystore, service: Service) -> OwnCredential:
     now, keys = service.clock.now(), keystore.pending("controller")
     grant = by_operator(
         machine=service.name,
@@ -118,6 +118,6 @@ def _made(keystore: Keystore, service: Service) -> Credential:
     return _credential(material)
 
 
-def _credential(material: Material) -> Credential:
+def _credential(material: Material) -> OwnCredential:
     chain = [x509.load_der_x509_certificate(der) for der in (material.leaf, *material.chain)]
-    return Credential(chain[0], material.private_key, controller_context(chain, material.private_key))
+    return OwnCredential(chain[0], material.private_key, controller_context(chain, material.private_key))

@@ -16,8 +16,9 @@ from datetime import datetime
 import msgspec
 from cryptography import x509
 
-from handfast.controller.credential import Credential
+from handfast.controller.credential import OwnCredential
 from handfast.controller.http import Answer, Connection
+from handfast.core import wire
 from handfast.core.chain import Identity, load_certificate, verify_chain
 from handfast.core.flow import Channel, Evidence, Finding
 from handfast.core.instances import Instance, Issued, Met, Shown, Silence, State, Stranger, Verified, met
@@ -31,6 +32,7 @@ from handfast.errors import (
     InvitationExpired,
     Malformed,
     Revoked,
+    Unreachable,
     UntrustedPeer,
 )
 from handfast.introducers import invitation, reintroduction, renewal
@@ -56,13 +58,15 @@ class Meetings:
     """What meetings need: the flow, our credential, and the time."""
 
     registrar: Registrar
-    credential: Credential
+    credential: OwnCredential
 
     async def meet(self, instance: Instance, connection: Connection) -> Instance:
         """Do what the instance's state asks for on a new connection, and return what it is now."""
         at = self.registrar.context.now()
         try:
             seen = self._who(connection, at)
+            if seen is not None and seen.machine == instance.name:
+                instance = self._caught_up(instance, connection, at)
             first = self._met(instance, connection, seen)
             after = met(instance, first, at=at)
             if after.state is State.INTRODUCING:
@@ -70,7 +74,9 @@ class Meetings:
                 return met(after, issued, at=self._now())
             if not isinstance(first, Verified) or not after.state.asks:
                 return after
-            await connection.call("GET", "/v1/agent", About)  # its answer, over TLS, is the proof that it has the key
+            about = await connection.request("GET", "/v1/agent")
+            _ok(connection, about)
+            wire.decode(about.body, About)  # its answer, over TLS, is the proof that it has the key
             return await self._renewed(met(instance, first, at=self._now()), connection)
         except _ALARMING as error:
             return met(instance, Stranger(error.message, connection.spki), at=self._now())
@@ -98,6 +104,26 @@ class Meetings:
         if seen.machine != instance.name:
             return Stranger(f"{seen.machine!r} answers, with its own genuine certificate", connection.spki)
         return Verified(connection.spki)
+
+    def _caught_up(self, instance: Instance, connection: Connection, at: datetime) -> Instance:
+        """
+        Return the instance with the credential that it shows, where it was issued to it and we do not know that.
+
+        We died before we wrote it down, or never heard that it has it. It came of this instance's own secret, or of the
+        credential that it had, and of nothing else: whoever has another one, however genuine, is a stranger.
+        """
+        leaf, key = connection.certificate, connection.spki
+        if key == instance.issued_key or (instance.serial is not None and key == instance.expected):
+            return instance
+        record = self.registrar.ledger.credential(leaf.serial_number)
+        if record is None or record.revoked_at is not None or record.machine != instance.name:
+            return instance
+        if instance.serial is None:
+            known = key == instance.expected or (instance.expected is None and not instance.needs_key)
+            came = known and record.marker == f"invitation:{instance.invitation}"
+        else:
+            came = record.predecessor == instance.serial
+        return met(instance, Issued(key, leaf.serial_number), at=at) if came else instance
 
     async def _renewed(self, instance: Instance, connection: Connection) -> Instance:
         """Have the instance renew, if it is time."""
@@ -141,5 +167,6 @@ def _end(leaf: x509.Certificate) -> datetime:
 
 
 def _ok(connection: Connection, answer: Answer) -> None:
+    """:raises Unreachable: it refuses. What it says of us is no alarm: where a clock is wrong it is right to refuse."""
     if answer.status >= 400:
-        raise connection.problem(answer)
+        raise Unreachable(f"it refuses: {connection.problem(answer).message}")

@@ -35,7 +35,8 @@ def cloud_config(data: InstanceData) -> str:
     """Return the document of a machine whose image has Handfast; a secret."""
     text = (
         f"The agent of {data.instance}, which is introduced when it boots for the first time. Made by `handfast"
-        f" instance add`. A secret until {data.line.not_after:%Y-%m-%d %H:%M}Z: whoever reads it may pose as this instance,"
+        " instance add`."
+        f" A secret until {data.line.not_after:%Y-%m-%d %H:%M}Z: whoever reads it may pose as this instance,"
         " until it has been introduced itself. Handfast has to be in the image: a checkout in /opt/handfast, and"
         " /usr/local/bin/handfast a link to its ./handfast, which has been run once (--version)."
     )

@@ -158,7 +158,7 @@ def _silent(instance: Instance, what: Silence, *, at: datetime) -> Instance:
 
 
 def _shown(instance: Instance, what: Shown, *, at: datetime) -> Instance:
-    if instance.state is State.VERIFYING and what.key == instance.issued_key:
+    if instance.serial is None and instance.issued_key == what.key:  # its first one, which it may not even have got
         return _rolled_back(instance, State.WAITING, at=at)
     if instance.state.introduced:  # it has a certified key, and this is not how one is shown
         return _to(instance, State.QUARANTINED, "it shows a key without our certificate", at=at, seen=what.key)

@@ -16,7 +16,7 @@ from handfast.ledger import audit, instance_entries, instance_statements
 from handfast.ledger.store import SqlLedger
 from tests.ledger import postgres
 from tests.ledger.instance_material import KEY, OTHER, instance, running
-from tests.ledger.material import LATER, LOG_KEY, NOW, ORIGIN, tamper
+from tests.ledger.material import LOG_KEY, NOW, ORIGIN, tamper
 
 EVERY = {name for name in vars(instance_statements) if name.isupper() and not name.startswith(("_", "ADD_", "ALL_"))}
 
@@ -27,7 +27,7 @@ def store(tmp_path: Path) -> Iterator[SqlLedger]:
     with ledger.open_sqlite(tmp_path / "ledger.sqlite3") as opened:
         running(opened)
         made = running(opened, 2)
-        opened.change_instance(made, met(made, Stranger("another key", OTHER), at=LATER), at=LATER).result()
+        opened.change_instance(made, met(made, Stranger("another key", OTHER), at=NOW), at=NOW).result()
         opened.add_instance(*instance(3)).result()
         opened.add_instance(*instance(4)).result()
         opened.remove_instance("app4.lan", reason="a typo", at=NOW).result()
@@ -62,7 +62,7 @@ def replaced(key: str, old: str, new: str) -> str:
         replaced("deadline", "2026-11-22T13:00:00.123456Z", "2036-11-22T13:00:00.123456Z"),
         replaced("issued_key", "", KEY.hex()),
         replaced("issued_serial", "", f"{8:032x}"),
-        replaced("since", "2026-11-22T13:00:00.123456Z", "2026-01-01T00:00:00.000000Z"),
+        replaced("since", "2026-11-22T12:00:00.123456Z", "2026-01-01T00:00:00.000000Z"),
         "UPDATE instances SET state = '{}' WHERE name = 'app1.lan'",
         "UPDATE instances SET state = x'00' WHERE name = 'app1.lan'",
         "UPDATE instances SET name = 'app9.lan' WHERE name = 'app1.lan'",

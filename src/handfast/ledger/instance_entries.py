@@ -41,7 +41,7 @@ def texts(instance: Instance) -> dict[str, str]:
         "instance_id": kept.instance_id,
         "invitation": kept.invitation,
         "deadline": rfc3339(kept.deadline),
-        "since": rfc3339(kept.since),
+        "since": "" if kept.since == kept.deadline else rfc3339(kept.since),  # as ``lasting`` has it
         "address": kept.address or "",
         "dials": _YES if kept.dials else _NO,
         "needs_key": _YES if kept.needs_key else _NO,
@@ -67,12 +67,13 @@ def to_json(held: Mapping[str, str]) -> str:
 def from_json(text: str) -> Instance:
     """Read a row. :raises ValueError, KeyError, TypeError: not one that the ledger wrote."""
     held = msgspec.json.decode(text, type=dict[str, str])
+    deadline = datetime.fromisoformat(held["deadline"])
     return Instance(
         name=held["name"],
         instance_id=held["instance_id"],
         invitation=held["invitation"],
-        deadline=datetime.fromisoformat(held["deadline"]),
-        since=datetime.fromisoformat(held["since"]),
+        deadline=deadline,
+        since=datetime.fromisoformat(held["since"]) if held["since"] else deadline,
         address=held["address"] or None,
         dials=_is(held["dials"]),
         needs_key=_is(held["needs_key"]),

@@ -206,6 +206,22 @@ async def test_what_cannot_be_written_down_has_not_happened(monkeypatch: pytest.
     assert [each.serial for each in story.kept] == [None, 7]
 
 
+async def test_its_own_change_is_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it wrote down itself, and finds there before it has heard that it is durable, is told all the same."""
+    story = story_of((named("web1", state=State.INTRODUCING), [Stranger("a wrong proof", OTHER)]))
+    ordinary = story.keep
+
+    async def keep(before: Instance, after: Instance) -> Instance:
+        kept = await ordinary(before, after)
+        watched._notice()
+        return kept
+
+    monkeypatch.setattr(story, "keep", keep)
+    async with watching(story, monkeypatch) as watched:
+        await story.until(lambda: "quarantined" in story.states())
+    assert [each.state for each in watched.instances] in ([], [State.QUARANTINED])
+
+
 async def test_added_and_removed_while_it_watches(monkeypatch: pytest.MonkeyPatch) -> None:
     """An instance that is added is met, one that is removed is left alone, one that nobody has placed is not asked."""
     story = story_of((named("web1"), [Unreachable("refused")]))

@@ -151,8 +151,8 @@ class Watch:
             except HandfastError as error:  # asked again, the instance gets the same answer
                 _log.error("cannot write down", instance=before.name, reason=error.message)
                 return
-        if watched.instance is not before:
-            return  # an operator was quicker: what he said counts
+        if watched.instance is not before and lasting(watched.instance) != lasting(after):
+            return  # an operator was quicker: what he said counts; else it was our own change that was noticed
         watched.instance = after
         if after.state is not before.state or after.reason != before.reason:
             self._tell(before, after)

@@ -85,7 +85,7 @@ def test_what_cannot_be_added(them: Instances, wanted: dict[str, Any], error: ty
 
 
 def test_a_name_that_is_taken(them: Instances) -> None:
-    """By another instance, or by the registrar itself."""
+    """By another instance: neither a second one nor its invitation is kept."""
     add(them)
     with pytest.raises(Refused, match="there is an instance"):
         add(them)

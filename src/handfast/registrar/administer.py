@@ -26,6 +26,7 @@ from handfast.registrar import ssh_revoke
 LONGEST_INVITATION = timedelta(days=30)
 MOST_USES = 1000
 LONGEST_REMARK = 200  # characters
+_AS_CONTROLLER = (Role.CONTROLLER, "operator")  # made here, as ``controller.credential`` does
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,8 +163,9 @@ class Administration:
             )
 
     def _check_free(self, machine: str) -> None:
-        known = self.ledger.machine(machine)
-        if known is not None and known.role in {Role.REGISTRAR, Role.CONTROLLER}:
+        # Its role alone does not say so: under its name the registrar is a controller, too.
+        held = self.ledger.newest_credentials(machine)
+        if any((each.role, each.method) == _AS_CONTROLLER or each.role is Role.REGISTRAR for each in held):
             raise UsageError(f"{machine!r} is the registrar itself", hint="choose another name")
 
     def remarks(self, invitation: Invitation) -> Iterator[str]:

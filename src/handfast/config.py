@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from handfast.adapters.files import read_private
+from handfast.config_instances import InstanceSettings, instance_settings
 from handfast.config_oidc import check_origins, providers
 from handfast.config_reader import LONGEST, Reader, each, yes_or_no
 from handfast.config_reader import duration as duration  # noqa: PLC0414  a part of this module for whoever calls it
@@ -57,6 +58,7 @@ class Config:
     scan: ScanSettings = field(default_factory=ScanSettings)
     oidc: tuple[Provider, ...] = ()
     x5c: X5cSettings = field(default_factory=X5cSettings)
+    instances: InstanceSettings = field(default_factory=InstanceSettings)
 
 
 def load(path: Path) -> Config:
@@ -88,6 +90,7 @@ def load(path: Path) -> Config:
         scan=scan_settings(reader.table("ssh.scan")),
         oidc=providers(reader),
         x5c=x5c_settings(reader, said),
+        instances=instance_settings(reader),
     )
     check_origins(reader, rules.ssh.certificates.users, config.oidc)
     if mistakes := reader.mistakes():

@@ -30,6 +30,7 @@ from handfast.authority import ceremony
 from handfast.authority.authority import FileAuthority, PublicAuthority
 from handfast.authority.sshsign import SshSigner
 from handfast.config import Config
+from handfast.config_instances import InstanceSettings
 from handfast.core import sshkeys
 from handfast.core.hosts import How
 from handfast.core.invitation import Address
@@ -47,6 +48,7 @@ from handfast.registrar.approvals import Approvals
 from handfast.registrar.certify import Certifier
 from handfast.registrar.challenge import Challenger
 from handfast.registrar.host_keys import HostKeys
+from handfast.registrar.instances import Instances
 from handfast.registrar.introduce import LedgerContext, Registrar
 from handfast.registrar.provider_keys import ProviderKeys
 from handfast.ssh import look
@@ -99,6 +101,7 @@ class Service:
     foreign_lists: RevocationLists
     providers: tuple[Provider, ...]
     provider_keys: ProviderKeys
+    instances: InstanceSettings
     reload: Callable[[], Service]
 
 
@@ -172,6 +175,15 @@ def open_host_keys(data: Path) -> HostKeys:
     public, store = PublicAuthority.read(data / AUTHORITY), open_ledger(data)
     context = _context(store, SystemClock(), public)
     return HostKeys(introducers.known_for_hosts(), config.load(data / CONFIG).rules, store, context)
+
+
+def open_instances(data: Path, *, addresses: tuple[Address, ...] = ()) -> Instances:
+    """
+    Open the ledger of an existing registrar for what an operator does with managed machines; no key is read.
+
+    :raises NotFound: no registrar was ever started on this directory.
+    """
+    return Instances(open_administration(data, addresses=addresses), PublicAuthority.read(data / AUTHORITY).root)
 
 
 def open_approvals(data: Path, *, by: str) -> Approvals:
@@ -298,6 +310,7 @@ class _Parts:
             foreign_lists=lists,
             providers=settings.oidc,
             provider_keys=provider_keys,
+            instances=settings.instances,
             reload=lambda: self.service(overrides.apply(self.data), provider_keys),
         )
 

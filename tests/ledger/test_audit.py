@@ -23,6 +23,7 @@ from handfast.ledger.entries import decode, marker_of
 from handfast.ledger.store import SqlLedger
 from handfast.ledger.tables import metadata
 from tests.ledger import ssh_material
+from tests.ledger.instance_material import running
 from tests.ledger.material import (
     LATER,
     LOG_KEY,
@@ -57,10 +58,11 @@ def store(tmp_path: Path) -> Iterator[SqlLedger]:
 
 @pytest.fixture
 def hosts(store: SqlLedger) -> SqlLedger:
-    """The same with a machine's SSH host keys, certificates and approvals."""
+    """The same with a machine's SSH host keys, certificates and approvals, and an instance."""
     store.register(host_grant(1, 2, 3), Once("invitation:test"), at=NOW).result()
     store.retire("web1.lan", ssh_key(3), reason="stolen", at=NOW).result()
     ssh_material.some(store)
+    running(store, 9)
     return store
 
 

@@ -19,11 +19,13 @@ from sqlalchemy import create_engine
 
 from handfast import ledger
 from handfast.core.flow import Credential, Once
+from handfast.core.instances import lasting
 from handfast.errors import Fault, Refused
 from handfast.ledger import audit, schema, statements
 from handfast.ledger.store import SqlLedger
 from handfast.ledger.tables import metadata
 from tests.ledger import postgres
+from tests.ledger.instance_material import instance
 from tests.ledger.material import LOG_KEY, NOW, ORIGIN, grant, host_grant, invitation, ssh_key, tamper
 from tests.ledger.ssh_material import get, host_leaf, ssh_grant
 
@@ -185,3 +187,17 @@ def test_a_ledger_of_the_second_schema_is_migrated(path: Path, tmp_path: Path) -
         audit.verify(store, LOG_KEY.public_key(), ORIGIN)
     with ledger.open_sqlite(path) as store:
         assert [each.serial for each in store.ssh_certificates()] == [serial]
+
+
+def test_a_ledger_of_the_third_schema_is_migrated(path: Path) -> None:
+    """Instances can be added to it, and the audit finds nothing amiss."""
+    with ledger.open_sqlite(path) as store:
+        store.register(host_grant(1), None, at=NOW).result()
+        tamper(store, "DROP TABLE instances", "UPDATE alembic_version SET version_num = '0003'")
+    with ledger.open_sqlite(path) as store:
+        assert differences(store) == []
+        assert store.instances() == []
+        store.add_instance(*instance(1)).result()
+        audit.verify(store, LOG_KEY.public_key(), ORIGIN)
+    with ledger.open_sqlite(path) as store:
+        assert store.instances() == [lasting(instance(1)[0])]

@@ -28,6 +28,7 @@ from handfast.core.flow import (
     Wish,
 )
 from handfast.core.hosts import Host
+from handfast.core.instance_ports import InstanceLedger
 from handfast.core.invitation import Address
 from handfast.core.names import Names
 from handfast.core.records import (
@@ -183,7 +184,7 @@ class FirstWay(Way, Protocol):
         """Refuse a registrar's clock that cannot be. :raises HandfastError: it cannot."""
 
 
-class Ledger(SshLedger, Protocol):
+class Ledger(SshLedger, InstanceLedger, Protocol):
     """The store and its log. Every write is one durable transaction which includes its log entry."""
 
     def invitation(self, key_id: str) -> Invitation | None: ...

@@ -25,10 +25,12 @@ from handfast.core.merkle import Frontier, leaf_hash
 from handfast.errors import Fault, HandfastError, Malformed
 from handfast.ledger import (
     approvals,
+    audit_instances,
     audit_ssh,
     entries,
     host_entries,
     host_statements,
+    instance_entries,
     operations,
     rows,
     ssh_entries,
@@ -91,6 +93,7 @@ def _verify(
     credentials = tables.credentials()
     tables.hosts()
     audit_ssh.verify(session, facts)
+    audit_instances.verify(session, facts)
     tables.nothing_left()
     return AuditReport(
         size=head.size,
@@ -182,6 +185,8 @@ def _leaf(expected: int, row: Row, facts: Facts) -> bytes:
     facts.latest = max(facts.latest, event.at)
     if event.kind in host_entries.OF_A_MACHINE:
         facts.change(event)
+    elif event.kind in instance_entries.OF_AN_INSTANCE:
+        facts.change_instance(event)
     elif event.kind in _OF_ROWS:
         facts.add(leaf, index, event)
     return leaf

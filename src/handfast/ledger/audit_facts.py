@@ -10,7 +10,7 @@ from handfast.core.hosts import Host, Place, shared_hosts, unspelled
 from handfast.core.merkle import leaf_hash
 from handfast.core.records import Event
 from handfast.errors import LogTampered
-from handfast.ledger import entries, host_entries
+from handfast.ledger import entries, host_entries, instance_entries
 from handfast.ledger.entries import EPOCH, micros
 
 # What reading a value raises that the ledger never wrote; SQLite keeps text in a BLOB column if told to.
@@ -33,6 +33,7 @@ class Facts:
     revision: int = 0
     retired: dict[tuple[str, bytes], tuple[str, int]] = field(default_factory=dict)
     _reached: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
+    instances: dict[str, dict[str, str]] = field(default_factory=dict)
     latest: datetime = EPOCH
     """Of all events: the clocks of those who write need not agree."""
 
@@ -60,6 +61,12 @@ class Facts:
         place = self.hosts[machine].place if machine in self.hosts else Place()
         found = [each for host in place.hosts() for each in self.reached().get(host, ())]
         return shared_hosts(machine, place, found)
+
+    def change_instance(self, event: Event) -> None:
+        """Follow a managed machine."""
+        after = instance_entries.applied(self.instances.pop(event.subject, None), event)
+        if after is not None:
+            self.instances[event.subject] = after
 
     def add(self, leaf: bytes, index: int, event: Event) -> None:
         """Keep an entry for its row."""

@@ -34,7 +34,7 @@ REFUSED = "introduction.refused"
 CRL_PUBLISHED = "crl.published"
 # Only the ledger writes these, together with the row they speak of.
 OF_TABLES = frozenset({INVITED, CANCELLED, INTENDED, ISSUED, REVOKED, ABANDONED})
-PREFIXES = ("host.", "hostkey.", "sshcert.", "approval.")  # and these: see ``host_entries``, ``ssh_entries``
+PREFIXES = ("host.", "hostkey.", "sshcert.", "approval.", "instance.")  # and these: see their own ``…_entries``
 # What strangers can have us log, and so is logged a few times for each marker only.
 _BOUNDED = frozenset({SECOND_KEY, SAME_HOST_KEY, FOREIGN_HOST_KEY, RETIRED_HOST_KEY, REFUSED})
 

@@ -43,6 +43,13 @@ def cancel(tx: Transaction, key_id: str, *, reason: str, at: datetime) -> None:
     tx.log(entries.cancelled(key_id, machine=invitation.machine, reason=reason, at=at))
 
 
+def cancel_open(tx: Transaction, key_id: str, *, reason: str, at: datetime) -> None:
+    """Close an invitation's marker if somebody could still use it; that none could is no mistake here."""
+    row = tx.one(statements.INVITATION, {"p_key_id": key_id})
+    if row is not None and rows.invitation_from_row(row).status(at) == "open":
+        cancel(tx, key_id, reason=reason, at=at)
+
+
 def intend(tx: Transaction, grant: Grant, grant_json: str, once: Once, *, at: datetime) -> Intent:
     """
     Spend the marker against the grant's key and reserve a serial; the same key gets the same again.

@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError
 from handfast.errors import Fault
 from handfast.ledger.database import Database
 
-CURRENT = "0003"  # the newest revision in ``migrations/versions``
+CURRENT = "0004"  # the newest revision in ``migrations/versions``
 _VERSION = "SELECT version_num FROM alembic_version"
 _LOCK = 0x68616E6466617374  # pg_advisory_xact_lock takes any 64 bits: "handfast"
 

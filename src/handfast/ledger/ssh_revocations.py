@@ -68,6 +68,12 @@ def keep_true(tx: Transaction, host: Host, shared: frozenset[str], *, at: dateti
             _take_back(tx, live, kind=ssh_entries.WITHDRAWN, reason=entries.SUPERSEDED, at=at)
 
 
+def revoke_host(tx: Transaction, machine: str, *, reason: str, at: datetime) -> None:
+    """Revoke every certificate of a machine that is gone."""
+    for row in tx.all(ssh.SSH_LIVE_OF_HOST, {"p_holder": machine, "p_at": micros(at)}):
+        _take_back(tx, ssh_entries.record_from_row(row), kind=ssh_entries.REVOKED, reason=reason, at=at)
+
+
 def against(host: Host | None, machine: str, leaf: SshLeaf, shared: frozenset[str]) -> str | None:
     """Return what a host's certificate says that is not so; None where all of it is."""
     key = leaf.key

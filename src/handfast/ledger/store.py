@@ -12,12 +12,13 @@ from handfast.core.merkle import Frontier
 from handfast.core.records import CredentialRecord, Event, Invitation, Machine, Revocation, RevocationState
 from handfast.core.sshkeys import SshKey
 from handfast.ledger import entries, host_entries, host_statements, hosts, operations, rows, statements
+from handfast.ledger.instance_store import InstanceStore
 from handfast.ledger.ssh_store import SshStore
 
 _PAGE = 1000  # entries in one read: a long reading must not hold back SQLite's checkpoints
 
 
-class SqlLedger(SshStore):
+class SqlLedger(SshStore, InstanceStore):
     """The ledger of one process; other processes may have the same database open at the same time."""
 
     # --- reads ---

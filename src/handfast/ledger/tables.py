@@ -200,6 +200,14 @@ approvals = Table(
     Column("decided_reason", Text()),
 )
 
+# A managed machine, whole, as JSON: see ``hosts``. What of it does not last is not here.
+instances = Table(
+    "instances",
+    metadata,
+    Column("name", Text(), primary_key=True),
+    Column("state", Text(), nullable=False),
+)
+
 # ``kind``, ``subject`` and ``marker`` repeat what the entry says, for searching; the audit compares them. Only what
 # is logged a few times for each marker has one here: see ``entries.marker_of``.
 events = Table(

@@ -26,6 +26,7 @@ from handfast.registrar import ssh_revoke
 LONGEST_INVITATION = timedelta(days=30)
 MOST_USES = 1000
 LONGEST_REMARK = 200  # characters
+_AS_CONTROLLER = (Role.CONTROLLER, "operator")  # made here, as ``controller.credential`` does
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +72,13 @@ class Administration:
         lasting: timedelta,
         uses: int = 1,
         sources: tuple[IPNetwork, ...] | None = None,
+        keep: Callable[[Invitation], Future[None]] | None = None,
     ) -> tuple[InvitationLine, Invitation]:
         """
         Make an invitation; the line is the secret, and only its public half is kept.
 
-        Without ``sans`` the machine's name is its DNS name, if it can be one.
+        Without ``sans`` the machine's name is its DNS name, if it can be one. ``keep`` writes it to the ledger, where
+        that is done together with something else.
 
         :raises UsageError: a bound that is zero, negative or longer than allowed; a role nobody may get.
         :raises Malformed: a name that is none.
@@ -97,7 +100,7 @@ class Administration:
             expires_at=now + lasting,
             sources=sources,
         )
-        self.ledger.invite(invitation).result()
+        (keep or self.ledger.invite)(invitation).result()
         return line, invitation
 
     def invite_nifi(
@@ -160,8 +163,9 @@ class Administration:
             )
 
     def _check_free(self, machine: str) -> None:
-        known = self.ledger.machine(machine)
-        if known is not None and known.role is Role.REGISTRAR:
+        # Its role alone does not say so: under its name the registrar is a controller, too.
+        held = self.ledger.newest_credentials(machine)
+        if any((each.role, each.method) == _AS_CONTROLLER or each.role is Role.REGISTRAR for each in held):
             raise UsageError(f"{machine!r} is the registrar itself", hint="choose another name")
 
     def remarks(self, invitation: Invitation) -> Iterator[str]:

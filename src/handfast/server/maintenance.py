@@ -14,7 +14,7 @@ from handfast.core.checkpoint import Checkpoint
 from handfast.core.merkle import Frontier
 from handfast.errors import HandfastError, LogTampered, Malformed
 from handfast.ledger.store import SqlLedger
-from handfast.server import openid
+from handfast.server import instances, openid
 from handfast.server.identity import Identity, obtain
 from handfast.server.state import State
 from handfast.wiring import CHECKPOINT, Service, log_origin
@@ -162,4 +162,5 @@ TASKS: dict[str, Callable[[State], Awaitable[None]]] = {
     "checkpoint": sign_checkpoint,
     "revocation lists of others": refresh_foreign_lists,
     "keys of OpenID providers": openid.refresh,
+    "instances": instances.watch,
 }

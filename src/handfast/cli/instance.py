@@ -1,0 +1,238 @@
+"""instance add, list, show, place, confirm, release, remove: managed machines, from their user-data to their end."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from handfast.cli import ui
+from handfast.cli.arguments import ADDRESS, DATA, DURATION, JSON, MACHINE, Parsed
+from handfast.cli.lazy import Lazy
+from handfast.core.instance_views import parse_fingerprint
+from handfast.core.instancedata import check_instance_id
+from handfast.core.invitation import Address
+from handfast.errors import UsageError
+
+if TYPE_CHECKING:
+    from handfast.core.instance_views import InstanceView
+    from handfast.core.instances import Instance
+    from handfast.registrar.instances import Instances
+
+INSTANCE_COMMANDS = {
+    "add": ("instance", "print the user-data of a new instance: a secret, until it was introduced"),
+    "list": ("instance", "the instances, with what each is doing and why"),
+    "show": ("instance", "one instance: where it is, which key it has, what was met instead"),
+    "watch": ("instance_watch", "be their controller: introduce them, and ask how they are"),
+    "place": ("instance", "say where an instance listens"),
+    "confirm": ("instance", "say which key an instance has, as its console shows it"),
+    "release": ("instance", "have an instance tried again that was quarantined or has failed"),
+    "remove": ("instance", "forget an instance, and take back all that it holds"),
+}
+INSTANCE_ID = Parsed("id", check_instance_id)
+FINGERPRINT = Parsed("fingerprint", parse_fingerprint)
+
+
+@click.command("instance", cls=Lazy, table=INSTANCE_COMMANDS)
+def instance_command() -> None:
+    """Managed machines: a controller introduces them when they boot, and from then on knows whom it speaks to."""
+
+
+def _open(data: Path) -> Instances:
+    from handfast.wiring import open_instances
+
+    return open_instances(data)
+
+
+@click.command("add")
+@click.argument("name", type=MACHINE)
+@click.option("--address", type=ADDRESS, help="HOST:PORT where its agent will listen; else `place` says so later.")
+@click.option("--dial", type=ADDRESS, help="It has no address: its agent dials the controller, at this HOST:PORT.")
+@DATA
+@click.option("--instance-id", type=INSTANCE_ID, help="The cloud's id, where it is known.  [default: a new UUID]")
+@click.option(
+    "--require",
+    type=click.Choice(["secret", "fingerprint"]),
+    default="secret",
+    show_default=True,
+    help="fingerprint: besides its secret, somebody has to `confirm` its key first.",
+)
+@click.option(
+    "--for", "lasting", type=DURATION, default="1d", show_default=True, help="How long its secret is good: 15m, 1h, 7d."
+)
+@click.option(
+    "--registrar", type=ADDRESS, help="HOST:PORT of the registrar, if not as `up` announced it.", metavar="HOST:PORT"
+)
+@click.option("--format", "form", type=click.Choice(["cloud-init", "json"]), default="cloud-init", show_default=True)
+def add_command(
+    name: str,
+    address: Address | None,
+    dial: Address | None,
+    data: Path,
+    instance_id: str | None,
+    require: str,
+    lasting: timedelta,
+    registrar: Address | None,
+    form: str,
+) -> None:
+    """
+    Print the user-data with which to launch NAME, and nothing else on stdout.
+
+    It says whom the instance may obey, and has a secret that is good once. Whoever reads it before the instance was
+    introduced may pose as the instance; nobody can pose as the controller by it.
+    """
+    from handfast.controller.userdata import cloud_config
+    from handfast.core.instancedata import written
+    from handfast.registrar.instances import Wanted
+    from handfast.wiring import open_instances
+
+    if address is not None and dial is not None:
+        raise UsageError("--address and --dial exclude each other", hint="an instance that dials has no address")
+    wanted = Wanted(
+        name=name,
+        lasting=lasting,
+        instance_id=instance_id,
+        address=address,
+        dials=dial,
+        needs_key=require == "fingerprint",
+    )
+    instances = open_instances(data, addresses=() if registrar is None else (registrar,))
+    made, instance = instances.add(wanted)
+    ui.emit((written(made) if form == "json" else cloud_config(made)).rstrip("\n"))
+    ui.warn(
+        f"this is a secret until {instance.deadline:%Y-%m-%d %H:%M}Z, or until {name} was introduced:"
+        " whoever reads it first may pose as it"
+    )
+    if address is None and dial is None:
+        ui.say(f"when it is launched: handfast instance place {name} HOST:7575 --data {data}")
+    if wanted.needs_key:
+        ui.say(f"when its console shows its key: handfast instance confirm {name} SHA256:... --data {data}")
+
+
+def _views(data: Path, kept: list[Instance]) -> list[InstanceView]:
+    from handfast.adapters.clock import SystemClock
+    from handfast.controller.status import current
+    from handfast.core.instance_views import instance_view
+
+    found = current(data, kept, at=SystemClock().now())
+    return [instance_view(each, watched=watched) for each, watched in found]
+
+
+@click.command("list")
+@DATA
+@JSON
+def list_command(data: Path, as_json: bool) -> None:
+    """List the instances, with what each is doing, and why."""
+    from handfast.adapters.clock import SystemClock
+    from handfast.core.instance_views import ago
+
+    views, now = _views(data, _open(data).all()), SystemClock().now()
+    if as_json:
+        ui.emit_json(views)
+        return
+    if not views:
+        ui.say("no instances: handfast instance add NAME")
+    rows = [
+        [each.name, each.state, "" if each.since is None else ago(each.since, now), _where(each), each.reason]
+        for each in views
+    ]
+    ui.table(["name", "state", "for", "where", "why"], rows)
+    bad = [each.name for each in views if each.state == "quarantined"]
+    if bad:
+        ui.warn(f"quarantined: {', '.join(bad)}: find out who answered there; see `handfast instance show {bad[0]}`")
+    if views and not any(each.watched for each in views):
+        ui.say("nobody watches them: handfast instance watch, or [instances] watch = true for `up`")
+
+
+def _where(view: InstanceView) -> str:
+    return "dials" if view.dials else view.address or "nowhere yet"
+
+
+@click.command("show")
+@click.argument("name", type=MACHINE)
+@DATA
+@JSON
+def show_command(name: str, data: Path, as_json: bool) -> None:
+    """Show one instance: where it is, which key it has, and what was met instead."""
+    (view,) = _views(data, [_open(data).one(name)])
+    _shown(view, as_json=as_json)
+
+
+def _shown(view: InstanceView, *, as_json: bool) -> None:
+    if as_json:
+        ui.emit_json(view)
+        return
+    since = "" if view.since is None else f" since {view.since}"
+    ui.emit(f"{view.name}: {view.state}{since}{f': {view.reason}' if view.reason else ''}")
+    lines = {
+        "id": view.instance_id,
+        "where": _where(view),
+        "key": view.key or ("to be confirmed" if view.needs_key else "as it proves with its secret"),
+        "seen": view.seen,
+        "credential": view.serial,
+        "secret": f"{view.invitation}, until {view.secret_until}" if view.serial is None else None,
+        "failures": f"{view.rollbacks} credentials that it did not answer with" if view.rollbacks else None,
+    }
+    for key, text in lines.items():
+        if text:
+            ui.emit(f"  {key:<11} {text}")
+
+
+@click.command("place")
+@click.argument("name", type=MACHINE)
+@click.argument("address", type=ADDRESS)
+@DATA
+@JSON
+def place_command(name: str, address: Address, data: Path, as_json: bool) -> None:
+    """Say that the agent of NAME listens at ADDRESS (HOST:PORT). What it is is proved there all the same."""
+    _done(_open(data).place(name, address), data, as_json=as_json)
+
+
+@click.command("confirm")
+@click.argument("name", type=MACHINE)
+@click.argument("fingerprint", type=FINGERPRINT)
+@DATA
+@JSON
+def confirm_command(name: str, fingerprint: bytes, data: Path, as_json: bool) -> None:
+    """
+    Say that NAME has the key with this FINGERPRINT (SHA256:...), as its console shows it.
+
+    Take it from there, not from `instance show`, which has what answered on the network.
+    """
+    _done(_open(data).confirm(name, fingerprint), data, as_json=as_json)
+
+
+@click.command("release")
+@click.argument("name", type=MACHINE)
+@click.option("--reason", required=True, help="What you have found out, for the log.")
+@DATA
+@JSON
+def release_command(name: str, reason: str, data: Path, as_json: bool) -> None:
+    """Have NAME tried again, which was quarantined or has failed. Find out first who answered in its place."""
+    _done(_open(data).release(name, reason=reason), data, as_json=as_json)
+
+
+@click.command("remove")
+@click.argument("name", type=MACHINE)
+@click.option("--reason", default="removed", show_default=True, help="Why, for the log.")
+@DATA
+@JSON
+def remove_command(name: str, reason: str, data: Path, as_json: bool) -> None:
+    """Forget NAME: its secret, its credentials and its SSH certificates are good for nothing from now on."""
+    from handfast.core.instance_views import instance_view
+
+    gone = _open(data).remove(name, reason=reason)
+    if as_json:
+        ui.emit_json(instance_view(gone, watched=False))
+    else:
+        ui.say(f"{gone.name}: forgotten; what it held is revoked")
+
+
+def _done(instance: Instance, data: Path, *, as_json: bool) -> None:
+    (view,) = _views(data, [instance])
+    if as_json:
+        ui.emit_json(view)
+    else:
+        ui.say(f"{view.name}: {view.state}, {_where(view)}{f', key {view.key}' if view.key else ''}")

@@ -1,0 +1,61 @@
+"""
+How instances are at this moment, for whoever asks beside the one who watches: a file in the controller's directory.
+
+The ledger has what lasts. Whether a machine answers does not, changes often, and is worth nothing once nobody watches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import msgspec
+
+from handfast.adapters.files import faults, write_atomic
+from handfast.controller.credential import DIRECTORY
+from handfast.core.instances import Instance, lasting
+
+NAME = "status.json"
+REFRESH = timedelta(seconds=10)  # how often it is written where nothing changes
+_STALE = 3 * REFRESH
+
+
+class _Status(msgspec.Struct):
+    at: datetime
+    instances: list[Instance]
+
+
+def publish(data: Path, instances: Sequence[Instance], *, at: datetime) -> None:
+    """Write how they are. :raises Fault: the disk."""
+    write_atomic(data / DIRECTORY / NAME, msgspec.json.encode(_Status(at, list(instances))))
+
+
+def withdraw(data: Path) -> None:
+    """Say no more: nobody watches. :raises Fault: the disk."""
+    path = data / DIRECTORY / NAME
+    with faults("remove", path):
+        path.unlink(missing_ok=True)
+
+
+def current(data: Path, kept: Sequence[Instance], *, at: datetime) -> list[tuple[Instance, bool]]:
+    """
+    Return each instance as it is, and whether somebody watches it; else as the ledger has it.
+
+    What the ledger says counts: where somebody has changed an instance since, it is as it is there.
+    """
+    live = {each.name: each for each in _read(data, at)}
+    return [
+        (live[each.name], True) if each.name in live and lasting(live[each.name]) == lasting(each) else (each, False)
+        for each in kept
+    ]
+
+
+def _read(data: Path, at: datetime) -> list[Instance]:
+    path = data / DIRECTORY / NAME
+    with faults("read", path):
+        try:
+            status = msgspec.json.decode(path.read_bytes(), type=_Status)
+        except (FileNotFoundError, msgspec.DecodeError):
+            return []
+    return status.instances if abs(at - status.at) < _STALE else []

@@ -1,0 +1,133 @@
+"""
+What an operator does with managed machines: add, place, confirm, release, remove.
+
+All of it is written to the ledger, where whoever watches the instances finds it within a second. An instance's one-time
+secret is an invitation like others, which the introduction spends; only its public half stays here.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from datetime import timedelta
+from uuid import uuid4
+
+from cryptography import x509
+
+from handfast.core.instancedata import InstanceData, check_instance_id
+from handfast.core.instances import Instance, State, confirmed, lasting, placed, released
+from handfast.core.invitation import Address
+from handfast.core.names import machine_name
+from handfast.core.records import Invitation
+from handfast.core.roles import Role
+from handfast.errors import NotFound, Refused, UsageError
+from handfast.registrar.administer import Administration, check_reason
+
+PORT = 7575  # the original's
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """
+    What is said of a new instance. ``instance_id`` None is a new UUID.
+
+    The agent listens at ``address``; or it ``dials`` the controller there; with neither, it listens at ``PORT``, and
+    somebody says later where it is. ``needs_key`` demands that a person confirms its key first.
+    """
+
+    name: str
+    lasting: timedelta
+    instance_id: str | None = None
+    address: Address | None = None
+    dials: Address | None = None
+    needs_key: bool = False
+    ours: str = field(default_factory=lambda: str(uuid4()))
+
+
+@dataclass(frozen=True, slots=True)
+class Instances:
+    """Acts on the ledger directly: whoever may open the data directory may do all of this. ``root`` is the pinned."""
+
+    administration: Administration
+    root: x509.Certificate
+
+    def add(self, wanted: Wanted) -> tuple[InstanceData, Instance]:
+        """
+        Make an instance and its one-time secret, which is in what is returned first, and nowhere else.
+
+        :raises UsageError: too short or too long a time, or both an address and one to dial; the registrar's own name.
+        :raises Malformed: a name or an id that is none. :raises Refused: there is an instance with this name.
+        """
+        if wanted.address is not None and wanted.dials is not None:
+            raise UsageError("an instance that dials has no address", hint="say one of the two")
+        name, instance_id = machine_name(wanted.name), check_instance_id(wanted.instance_id or wanted.ours)
+        made: list[Instance] = []
+
+        def keep(invitation: Invitation) -> Future[None]:
+            nowhere = wanted.address is None and wanted.dials is None
+            made.append(
+                Instance(
+                    name=name,
+                    instance_id=instance_id,
+                    invitation=invitation.key_id,
+                    deadline=invitation.expires_at,
+                    since=invitation.created_at,
+                    address=None if wanted.address is None else str(wanted.address),
+                    dials=wanted.dials is not None,
+                    needs_key=wanted.needs_key,
+                    state=State.PENDING if nowhere else State.WAITING,
+                )
+            )
+            return self.administration.ledger.add_instance(made[0], invitation)
+
+        line, _ = self.administration.invite(name, role=Role.AGENT, lasting=wanted.lasting, keep=keep)
+        listens = None if wanted.dials else Address("::", wanted.address.port if wanted.address else PORT)
+        return InstanceData(name, instance_id, self.root, line, listens=listens, dials=wanted.dials), made[0]
+
+    def all(self) -> list[Instance]:
+        """Return what lasts of every instance, by name."""
+        return self.administration.ledger.instances()
+
+    def one(self, name: str) -> Instance:
+        """Return what lasts of an instance. :raises NotFound: there is none."""
+        found = self.administration.ledger.instance(machine_name(name))
+        if found is None:
+            raise NotFound(f"no instance {name!r}", hint="see `handfast instance list`")
+        return found
+
+    def place(self, name: str, address: Address) -> Instance:
+        """Say where an instance listens. :raises NotFound: :raises Refused: it dials, or is quarantined."""
+        before = self.one(name)
+        return self._change(before, placed(before, str(address), at=self.administration.clock.now()))
+
+    def confirm(self, name: str, key: bytes) -> Instance:
+        """
+        Say which key an instance has (SHA-256 of its SubjectPublicKeyInfo), as its console or a person shows it.
+
+        :raises NotFound: :raises Refused: it is introduced with another key, or is quarantined.
+        """
+        before = self.one(name)
+        return self._change(before, confirmed(before, key, at=self.administration.clock.now()))
+
+    def release(self, name: str, *, reason: str) -> Instance:
+        """
+        Have an instance tried again that has failed, after somebody has found out why.
+
+        :raises UsageError: no reason. :raises NotFound: :raises Refused: it has not failed, or its secret is over.
+        """
+        check_reason(reason)
+        before = self.one(name)
+        return self._change(before, released(before, at=self.administration.clock.now()), why=reason)
+
+    def remove(self, name: str, *, reason: str) -> Instance:
+        """Forget an instance, and take back all that it holds. :raises UsageError: no reason. :raises NotFound:"""
+        check_reason(reason)
+        at = self.administration.clock.now()
+        return self.administration.ledger.remove_instance(machine_name(name), reason=reason, at=at).result()
+
+    def _change(self, before: Instance, after: Instance, *, why: str = "") -> Instance:
+        ledger, at = self.administration.ledger, self.administration.clock.now()
+        kept = ledger.change_instance(before, after, at=at, why=why).result()
+        if lasting(kept) != lasting(after):
+            raise Refused(f"{before.name!r} has changed at this moment: it is {kept.state.value}", hint="try again")
+        return after

@@ -144,6 +144,12 @@ class NotFound(Refused):
     code = "not-found"
 
 
+class Conflict(Refused):
+    """Right at another time: something is not in a state for it."""
+
+    code = "conflict"
+
+
 class TooMuch(Refused):
     """
     Larger, longer or more often than allowed.

@@ -1,0 +1,139 @@
+"""
+What an instance is given when it is launched, in its user-data: whom it may obey, and its one-time secret.
+
+One JSON object, which an original agent reads too: it looks at ``steamcannon_ca_cert`` and nothing else. There the
+certificate is the root of the controller's authority, as it was then.
+
+User-data is no secret for long: every process on the machine can often read it, and everybody with the right to
+describe the instance. What is in it lets its holder pose as the instance until the instance was introduced, and never
+afterwards; nothing in it lets anybody pose as the controller.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Annotated
+
+import msgspec
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+from msgspec import Meta
+
+from handfast.core.invitation import Address, InvitationLine
+from handfast.core.keys import UNREADABLE, format_pin, spki_sha256
+from handfast.core.names import machine_name
+from handfast.errors import HandfastError, Malformed
+
+MAX_USER_DATA = 16 * 1024  # bytes: what AWS allows; others allow more
+CA_KEY = "steamcannon_ca_cert"  # the original's
+_INSTANCE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}", re.ASCII)
+_HINT = "`handfast instance add` prints it; give all of it"
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceData:
+    """
+    What an instance is given.
+
+    ``instance_id`` is the cloud's, where it is known before the launch, or one of ours. The agent ``listens``, or
+    ``dials`` the controller; one of the two is None. ``line`` has the one-time secret, the pin and their times.
+    """
+
+    instance: str
+    instance_id: str
+    root: x509.Certificate
+    line: InvitationLine
+    listens: Address | None = None
+    dials: Address | None = None
+
+
+class _Ours(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
+    instance: str
+    id: Annotated[str, Meta(max_length=128)]
+    invitation: str
+    listen: str | None = None
+    dial: str | None = None
+    version: Annotated[int, Meta(ge=1)] = 1
+
+
+class _Document(msgspec.Struct):
+    """Other keys are other programs'."""
+
+    steamcannon_ca_cert: str
+    handfast: _Ours
+
+
+def check_instance_id(text: str) -> str:
+    """Return an instance's id. :raises Malformed: empty, too long, or with characters that no cloud gives."""
+    if not _INSTANCE_ID.fullmatch(text):
+        raise Malformed(f"not an instance's id: {text[:80]!r}", hint="such as i-0123456789abcdef0, or a UUID")
+    return text
+
+
+def written(data: InstanceData) -> str:
+    """Return the JSON: a secret, until the instance was introduced."""
+    ours: dict[str, object] = {
+        "version": 1,
+        "instance": data.instance,
+        "id": data.instance_id,
+        "invitation": data.line.reveal(),
+    }
+    ours |= {} if data.listens is None else {"listen": str(data.listens)}
+    ours |= {} if data.dials is None else {"dial": str(data.dials)}
+    root = data.root.public_bytes(Encoding.PEM).decode("ascii")
+    return json.dumps({CA_KEY: root, "handfast": ours}, indent=1) + "\n"
+
+
+def read(text: bytes) -> InstanceData:
+    """
+    Read what ``written`` wrote; other keys beside ours are ignored, as in the original.
+
+    *Not* checked: whether the secret is still good, which only the controller knows.
+
+    :raises Malformed: not that, or a certificate that is not the pinned root. Nothing secret is in the message.
+    """
+    if len(text) > MAX_USER_DATA:
+        raise Malformed(f"user-data of {len(text)} bytes, at most {MAX_USER_DATA} are read", hint=_HINT)
+    try:
+        document = msgspec.json.decode(text, type=_Document)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        # The library's message names a path and a kind, and no value: the invitation is one.
+        raise Malformed(f"not the user-data of an instance: {str(error)[:200]}", hint=_HINT) from None
+    ours = document.handfast
+    if ours.version != 1:
+        raise Malformed(
+            f"user-data of version {ours.version}; this handfast reads version 1", hint="install a newer one"
+        )
+    if (ours.listen is None) == (ours.dial is None):
+        raise Malformed("the user-data has to say one of 'listen' and 'dial'", hint=_HINT)
+    try:
+        line = InvitationLine.parse(ours.invitation)
+        found = InstanceData(
+            instance=machine_name(ours.instance),
+            instance_id=check_instance_id(ours.id),
+            root=_root(document.steamcannon_ca_cert, line.pin),
+            line=line,
+            listens=None if ours.listen is None else Address.parse(ours.listen),
+            dials=None if ours.dial is None else Address.parse(ours.dial),
+        )
+    except Malformed:
+        raise
+    except HandfastError as error:  # of the invitation, which is a class of its own for those who paste one
+        raise Malformed(f"the user-data has no good secret: {error.message}", hint=_HINT) from None
+    return found
+
+
+def _root(pem: str, pin: bytes) -> x509.Certificate:
+    try:
+        root = x509.load_pem_x509_certificate(pem.encode())
+        actual = spki_sha256(root.public_key())
+    except UNREADABLE as error:
+        raise Malformed(f"{CA_KEY!r} is no certificate: {str(error)[:120]!r}", hint=_HINT) from None
+    if actual != pin:  # two halves of two documents: trusting either would be a guess
+        raise Malformed(
+            f"{CA_KEY!r} has the pin {format_pin(actual)}, the invitation {format_pin(pin)}",
+            hint="they are of two authorities: " + _HINT,
+        )
+    return root

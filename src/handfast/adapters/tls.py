@@ -65,6 +65,23 @@ def server_context(
     return context
 
 
+def agent_context(
+    chain: list[x509.Certificate], key: CertificateIssuerPrivateKeyTypes, root: x509.Certificate, *, clock: bool
+) -> ssl.SSLContext:
+    """
+    Return the context of an agent: as ``server_context``, and nobody without a certificate under ``root`` gets in.
+
+    Without ``clock`` dates are not compared with this machine's, which may be years off before it is introduced.
+
+    *Not* checked: the client's role, which is the caller's first question, and without ``clock`` any date.
+    """
+    context = server_context(chain, key, [root])
+    context.verify_mode = ssl.CERT_REQUIRED
+    if not clock:
+        context.verify_flags |= ssl.VerifyFlags(_NO_CHECK_TIME)
+    return context
+
+
 def foreign_server_context(certificate: x509.Certificate, key: CertificateIssuerPrivateKeyTypes) -> ssl.SSLContext:
     """
     Return a server's context for a foreign protocol: one certificate and nothing sent along, TLS 1.2 or later.

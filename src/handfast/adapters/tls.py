@@ -82,6 +82,22 @@ def agent_context(
     return context
 
 
+def controller_context(chain: list[x509.Certificate], key: CertificateIssuerPrivateKeyTypes) -> ssl.SSLContext:
+    """
+    Return the context of a controller that speaks to an agent: TLS 1.3 and our certificate, and NOTHING is verified.
+
+    Before an agent is introduced nobody can; afterwards ``controller.http`` has to, who then also knows which key was
+    shown instead of the right one: an error of the library's own would hide that. What the peer has proved by the end
+    of the handshake is that it has the key of its certificate.
+    """
+    context = _client_context()
+    context.verify_mode = ssl.CERT_NONE
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    with _in_memory(pem + _pem(chain)) as path:
+        context.load_cert_chain(path)
+    return context
+
+
 def foreign_server_context(certificate: x509.Certificate, key: CertificateIssuerPrivateKeyTypes) -> ssl.SSLContext:
     """
     Return a server's context for a foreign protocol: one certificate and nothing sent along, TLS 1.2 or later.

@@ -244,3 +244,23 @@ def _to(instance: Instance, state: State, reason: str, *, at: datetime, **change
     since = instance.since if state is instance.state else at
     after = replace(instance, state=state, reason=text, since=since, **changes)  # type: ignore[arg-type]
     return instance if after == instance else after
+
+
+# --- what is kept ---
+
+_LASTING = frozenset({State.PENDING, State.TIMED_OUT, State.VERIFY_FAILED, State.QUARANTINED})
+
+
+def lasting(instance: Instance) -> Instance:
+    """
+    Return what of an instance is worth writing down: not that somebody did not answer for a while.
+
+    A failure is, and who it is; where it stands on its way is found out again by asking.
+    """
+    if instance.state in _LASTING:
+        return instance
+    if instance.issued_key is not None:
+        state = State.RENEWING if instance.serial is not None else State.VERIFYING
+    else:
+        state = State.UNREACHABLE if instance.serial is not None else State.WAITING
+    return replace(instance, state=state, since=instance.deadline, reason="", seen=None)

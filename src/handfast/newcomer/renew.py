@@ -48,14 +48,19 @@ class Held:
 
     @property
     def due_at(self) -> datetime:
-        """
-        When the successor is asked for: between half and two thirds of the life.
+        """When the successor is asked for."""
+        return due_at(self.serial, self.issued_at, self.identity.not_after)
 
-        The point is drawn from the serial, so that it is the same each time a timer asks, and another
-        one for every machine and every credential.
-        """
-        draw = int.from_bytes(hashlib.sha256(self.serial.to_bytes(16, "big")).digest()[:4], "big") / 2**32
-        return self.issued_at + (self.identity.not_after - self.issued_at) * (EARLIEST + (LATEST - EARLIEST) * draw)
+
+def due_at(serial: int, begin: datetime, end: datetime) -> datetime:
+    """
+    Return when the successor of a credential is asked for: between half and two thirds of its life.
+
+    The point is drawn from the serial, so that it is the same each time somebody asks, and another one for every
+    machine and every credential.
+    """
+    draw = int.from_bytes(hashlib.sha256(serial.to_bytes(16, "big")).digest()[:4], "big") / 2**32
+    return begin + (end - begin) * (EARLIEST + (LATEST - EARLIEST) * draw)
 
 
 def held(keystore: Keystore) -> Held:

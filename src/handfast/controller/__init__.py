@@ -1,0 +1,1 @@
+"""The controller's side of managed machines: who they are, how they are introduced, and what is asked of them."""

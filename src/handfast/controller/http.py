@@ -1,0 +1,216 @@
+"""
+HTTP over a connection to an agent, which either side may have dialled; the agent is the TLS server in both cases.
+
+The one library that talks HTTP over a socket that it has not opened itself is h11, which only knows bytes. TLS proves
+a key; whose it is, is what the caller asks before anything else is sent (``Connection.certificate``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import dataclass
+from typing import Self, TypeVar
+
+import h11
+import msgspec
+from cryptography import x509
+
+from handfast.core import wire
+from handfast.core.invitation import Address
+from handfast.core.keys import spki_sha256
+from handfast.errors import HandfastError, Refused, TooMuch, Unreachable, UntrustedPeer
+from handfast.newcomer.connection import problem
+
+CONNECT = 5.0  # seconds for one address
+ANSWER = 10.0  # seconds for one answer, from the last byte of the request
+MAX_ANSWER = 2 * 1024 * 1024  # bytes
+_CHUNK = 64 * 1024
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back."""
+
+    status: int
+    body: bytes
+
+
+class Connection:
+    """One connection; requests go one after the other. Make one with ``dial`` or ``over``."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, name: str) -> None:
+        self._reader, self._writer, self.name = reader, writer, name
+        self._http = h11.Connection(h11.CLIENT)
+        tls = writer.get_extra_info("ssl_object")
+        der = tls.getpeercert(binary_form=True) if isinstance(tls, ssl.SSLObject) else None
+        if not der:
+            raise UntrustedPeer(f"{name} presented no certificate")
+        try:
+            self.certificate = x509.load_der_x509_certificate(der)
+            self.spki = spki_sha256(self.certificate.public_key())
+        except ValueError as error:
+            raise UntrustedPeer(f"{name} presented what is no certificate: {str(error)[:80]!r}") from None
+
+    @classmethod
+    async def dial(cls, address: Address, context: ssl.SSLContext) -> Self:
+        """Connect. :raises Unreachable: nobody is there, or nobody who speaks TLS 1.3 with us."""
+        try:
+            async with asyncio.timeout(CONNECT):
+                made = await asyncio.open_connection(address.host, address.port, ssl=context, server_hostname="")
+        except (OSError, ValueError) as error:
+            raise _unreachable(str(address), error) from None
+        return cls(*made, str(address))
+
+    @classmethod
+    async def over(cls, connected: socket.socket, context: ssl.SSLContext, name: str) -> Self:
+        """Do the handshake over a connection that the agent has dialled. :raises Unreachable: it fails."""
+        try:
+            async with asyncio.timeout(CONNECT):
+                made = await asyncio.open_connection(sock=connected, ssl=context, server_hostname="")
+        except (OSError, ValueError) as error:
+            connected.close()
+            raise _unreachable(name, error) from None
+        return cls(*made, name)
+
+    @property
+    def usable(self) -> bool:
+        """Whether another request can be sent."""
+        states = (self._http.our_state, self._http.their_state)
+        return not self._writer.is_closing() and states in {(h11.IDLE, h11.IDLE), (h11.DONE, h11.DONE)}
+
+    async def call(self, method: str, path: str, kind: type[T], body: object = None, *, patience: float = ANSWER) -> T:
+        """
+        Send JSON and return the answer as ``kind``.
+
+        :raises HandfastError: the class that the agent's problem names. :raises Unreachable: no whole answer in time.
+        """
+        sent = None if body is None else msgspec.json.encode(body)
+        answer = await self.request(method, path, sent, patience=patience)
+        if answer.status >= 400:
+            raise self.problem(answer)
+        return wire.decode(answer.body, kind)
+
+    def problem(self, answer: Answer) -> HandfastError:
+        """Return the error that an answer is about."""
+        address = Address(self.name, 0) if ":" not in self.name else Address.parse(self.name)
+        return problem(answer.body, answer.status, address)
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        *,
+        headers: Iterable[tuple[str, str]] = (),
+        patience: float = ANSWER,
+    ) -> Answer:
+        """Send a request and return its answer, bounded by ``MAX_ANSWER``. :raises Unreachable: as ``call``."""
+        if body is not None:
+            headers = [*headers, ("content-type", "application/json")]
+        return await self._exchange(method, path, _whole(body), len(body or b""), headers, patience)
+
+    async def upload(
+        self,
+        path: str,
+        pieces: AsyncIterator[bytes],
+        size: int,
+        *,
+        headers: Iterable[tuple[str, str]] = (),
+        progress: Callable[[int], None] = lambda _sent: None,
+        patience: float = ANSWER,
+    ) -> Answer:
+        """Send a body of ``size`` bytes as it comes; ``progress`` is told how many are sent. Raises as ``request``."""
+
+        async def counted() -> AsyncIterator[bytes]:
+            sent = 0
+            async for piece in pieces:
+                sent += len(piece)
+                yield piece
+                progress(sent)
+
+        return await self._exchange("PUT", path, counted(), size, headers, patience)
+
+    async def _exchange(
+        self,
+        method: str,
+        path: str,
+        pieces: AsyncIterator[bytes],
+        size: int,
+        headers: Iterable[tuple[str, str]],
+        patience: float,
+    ) -> Answer:
+        if self._http.our_state is h11.DONE:
+            self._http.start_next_cycle()
+        head = [("host", "agent"), ("content-length", str(size)), *headers]
+        answering = asyncio.ensure_future(self._answer())
+        try:
+            await self._send(h11.Request(method=method, target=path, headers=head))
+            async for piece in pieces:
+                if answering.done():  # refused before all of it was sent: what is left would go nowhere
+                    break
+                await self._send(h11.Data(data=piece))
+            else:
+                await self._send(h11.EndOfMessage())
+            return await asyncio.wait_for(answering, patience)
+        except (OSError, h11.ProtocolError, EOFError) as error:  # a TimeoutError is an OSError
+            self.close()
+            raise _unreachable(self.name, error) from None
+        finally:
+            if not answering.done():
+                answering.cancel()
+                self.close()  # half a request, or an answer that nobody waits for: nothing can follow
+
+    async def _send(self, event: h11.Event) -> None:
+        data = self._http.send(event)
+        if data:
+            self._writer.write(data)
+            await self._writer.drain()
+
+    async def _answer(self) -> Answer:
+        status, body = 0, bytearray()
+        while True:
+            event = self._http.next_event()
+            if event is h11.NEED_DATA:
+                data = await self._reader.read(_CHUNK)
+                if not data and self._http.their_state is h11.SEND_RESPONSE and not status:
+                    raise EOFError("it closed the connection")
+                self._http.receive_data(data)
+            elif isinstance(event, h11.Response):
+                status = event.status_code
+            elif isinstance(event, h11.Data):
+                body += event.data
+                if len(body) > MAX_ANSWER:
+                    raise TooMuch(f"{self.name} answers with over {MAX_ANSWER} bytes")
+            elif isinstance(event, h11.EndOfMessage):
+                return Answer(status, bytes(body))
+            elif isinstance(event, h11.ConnectionClosed) or event is h11.PAUSED:
+                raise EOFError("it closed the connection")
+
+    def close(self) -> None:
+        """Close without ceremony; every message was whole, or is not wanted."""
+        self._writer.transport.abort()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.close()
+
+
+async def _whole(body: bytes | None) -> AsyncIterator[bytes]:
+    if body:
+        yield body
+
+
+def _unreachable(name: str, error: BaseException) -> HandfastError:
+    if isinstance(error, Refused | UntrustedPeer):
+        return error
+    if isinstance(error, TimeoutError):
+        return Unreachable(f"{name} does not answer: it took too long")
+    text = getattr(error, "reason", None) or getattr(error, "strerror", None) or str(error) or type(error).__name__
+    words = "".join(filter(str.isprintable, str(text)))[:200]
+    return Unreachable(f"{name} does not answer: {words[:1].lower()}{words[1:]}")

@@ -1,0 +1,175 @@
+"""
+Watching instances: each by itself, so that none waits for another, and with patience of its own.
+
+One task for each instance asks, sleeps and asks again; at most ``AT_ONCE`` of them talk at a time. An instance that
+runs keeps its connection. What changes for good is written down before anything follows from it; that somebody was
+unreachable for a while is not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import structlog
+
+from handfast.controller.http import Connection
+from handfast.controller.meeting import Meetings
+from handfast.core.instances import Instance, Silence, State, lasting, met
+from handfast.errors import HandfastError
+
+AT_ONCE = 64  # meetings
+EVERY = 15.0  # seconds between two calls of an instance that runs
+_FIRST, _LONGEST = 1.0, 15.0  # seconds of the pauses while one does not answer
+_chance = secrets.SystemRandom()
+_log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
+
+
+class Registry(Protocol):
+    """Where instances are kept: the ledger."""
+
+    def instances(self) -> list[Instance]: ...
+
+    async def keep(self, before: Instance, after: Instance) -> Instance:
+        """
+        Write a change down, if nobody has changed the instance since ``before``; return what is on record then.
+
+        :raises Fault: it could not be made durable.
+        """
+
+
+Dial = Callable[[Instance], Awaitable[Connection]]
+"""Returns a connection to an instance, dialled by us or by it. Raises ``Unreachable``."""
+
+
+@dataclass(slots=True)
+class Watched:
+    """One instance under watch: as it is, and what is tried."""
+
+    instance: Instance
+    task: asyncio.Task[None] | None = None
+    connection: Connection | None = None
+    tries: int = 0
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Watch:
+    """Watches all instances of a registry until cancelled; ``tell`` is told of each change of state."""
+
+    def __init__(
+        self,
+        meetings: Callable[[], Meetings],
+        registry: Registry,
+        dial: Dial,
+        *,
+        tell: Callable[[Instance, Instance], None] = lambda _before, _after: None,
+        every: float = EVERY,
+        jitter: Callable[[], float] = _chance.random,
+    ) -> None:
+        self._meetings, self._registry, self._dial = meetings, registry, dial
+        self._tell, self._every, self._jitter = tell, every, jitter
+        self._talking = asyncio.Semaphore(AT_ONCE)
+        self._all: dict[str, Watched] = {}
+
+    @property
+    def instances(self) -> tuple[Instance, ...]:
+        """All of them as they are now, by name."""
+        return tuple(self._all[name].instance for name in sorted(self._all))
+
+    async def run(self) -> None:
+        """Watch until cancelled; what was added, changed or removed by others is noticed each second."""
+        try:
+            while True:
+                self._notice()
+                await asyncio.sleep(1.0)
+        finally:
+            for each in self._all.values():
+                _end(each)
+            tasks = [each.task for each in self._all.values() if each.task is not None]
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _notice(self) -> None:
+        found = {each.name: each for each in self._registry.instances()}
+        for name in self._all.keys() - found.keys():
+            _end(self._all.pop(name))
+        for name, instance in found.items():
+            known = self._all.get(name)
+            if known is None:
+                known = self._all[name] = Watched(instance)
+                known.task = asyncio.ensure_future(self._watch(known))
+            elif lasting(known.instance) != lasting(instance):  # somebody else has changed it
+                known.instance, known.tries = instance, 0
+                _hang_up(known)
+                known.wake.set()
+
+    async def _watch(self, watched: Watched) -> None:
+        while True:
+            if watched.instance.state.asks:
+                async with self._talking:
+                    await self._once(watched)
+            pause = self._pause(watched)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(watched.wake.wait(), pause)
+            watched.wake.clear()
+
+    def _pause(self, watched: Watched) -> float | None:
+        state = watched.instance.state
+        if not state.asks:
+            return None  # until somebody does something about it
+        if state in {State.VERIFYING, State.RENEWING}:
+            return 0.0  # it waits for our call, a minute long
+        if state is State.RUNNING:
+            return self._every * (0.9 + 0.2 * self._jitter())
+        return min(_FIRST * (1 << min(watched.tries, 8)), _LONGEST) * (0.5 + 0.5 * self._jitter())
+
+    async def _once(self, watched: Watched) -> None:
+        """Meet the instance once, and write down what came of it."""
+        before = watched.instance
+        try:
+            connection = await self._connected(watched)
+            after = await self._meetings().meet(before, connection)
+        except HandfastError as error:
+            after = met(before, Silence(error.message), at=self._meetings().registrar.context.now())
+        except Exception:  # noqa: BLE001  a bug with one instance must not end the watch of the others
+            _log.exception("unexpected", instance=before.name)
+            _hang_up(watched)
+            watched.tries += 1
+            return
+        if after.state is not State.RUNNING or before.state is not State.RUNNING:
+            _hang_up(watched)  # what is verified next is verified on a new connection
+        watched.tries = 0 if after.state.introduced and after.state is not State.UNREACHABLE else watched.tries + 1
+        await self._keep(watched, before, after)
+
+    async def _keep(self, watched: Watched, before: Instance, after: Instance) -> None:
+        if lasting(after) != lasting(before):
+            try:
+                after = await self._registry.keep(before, after)
+            except HandfastError as error:  # asked again, the instance gets the same answer
+                _log.error("cannot write down", instance=before.name, reason=error.message)
+                return
+        if watched.instance is not before:
+            return  # an operator was quicker: what he said counts
+        watched.instance = after
+        if after.state is not before.state or after.reason != before.reason:
+            self._tell(before, after)
+
+    async def _connected(self, watched: Watched) -> Connection:
+        if watched.connection is None or not watched.connection.usable:
+            watched.connection = await self._dial(watched.instance)
+        return watched.connection
+
+
+def _hang_up(watched: Watched) -> None:
+    if watched.connection is not None:
+        watched.connection.close()
+        watched.connection = None
+
+
+def _end(watched: Watched) -> None:
+    _hang_up(watched)
+    if watched.task is not None:
+        watched.task.cancel()

@@ -1,0 +1,195 @@
+"""HTTP to an agent: whole answers or an error in time, bodies as they come, and connections that go on."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import msgspec
+import pytest
+from aiohttp import web
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from handfast.adapters.tls import agent_context, controller_context
+from handfast.controller import http
+from handfast.controller.http import Connection
+from handfast.core.invitation import Address
+from handfast.core.keys import spki_sha256
+from handfast.core.roles import Role
+from handfast.errors import Malformed, NotFound, TooMuch, Unreachable
+from tests.authority.helpers import Pki, grant, new_key
+
+PKI, OTHER = Pki.make(), Pki.make()
+AGENT_KEY, OUR_KEY = new_key(), new_key()
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Said(msgspec.Struct):
+    """An answer."""
+
+    word: str
+
+
+def chain(pki: Pki, role: Role, key: ec.EllipticCurvePrivateKey) -> list[x509.Certificate]:
+    """Return a leaf and its issuer."""
+    return [pki.leaf(grant(pki.domain, role, machine=str(role), public_key=key.public_key())), pki.issuing]
+
+
+def ours(pki: Pki = PKI) -> ssl.SSLContext:
+    """Return our context."""
+    return controller_context(chain(pki, Role.CONTROLLER, OUR_KEY), OUR_KEY)
+
+
+@asynccontextmanager
+async def serving(handler: Handler) -> AsyncIterator[Address]:
+    """Serve every request with the handler, as an agent does."""
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", handler)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    context = agent_context(chain(PKI, Role.AGENT, AGENT_KEY), AGENT_KEY, PKI.root, clock=False)
+    site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context)
+    await site.start()
+    server = site._server
+    assert isinstance(server, asyncio.Server)
+    try:
+        yield Address("127.0.0.1", server.sockets[0].getsockname()[1])
+    finally:
+        await runner.cleanup()
+
+
+async def word(request: web.Request) -> web.Response:
+    """Answer with the body's length and the path."""
+    return web.json_response({"word": f"{request.method} {request.path} {len(await request.read())}"})
+
+
+async def test_requests_follow_each_other() -> None:
+    """One connection carries many, and says which key the agent has proved."""
+    async with serving(word) as address, await Connection.dial(address, ours()) as connection:
+        assert connection.spki == spki_sha256(AGENT_KEY.public_key())
+        assert (await connection.call("GET", "/a", Said)).word == "GET /a 0"
+        assert (await connection.call("POST", "/b", Said, {"x": 1})).word == "POST /b 7"
+        assert connection.usable
+        assert (await connection.request("DELETE", "/c")).status == 200
+
+
+async def test_a_dialled_connection_is_the_same() -> None:
+    """Where the agent dials, its TLS is the server's all the same."""
+    async with serving(word) as address:
+        dialled = socket.create_connection((address.host, address.port))
+        dialled.setblocking(False)
+        async with await Connection.over(dialled, ours(), "web1") as connection:
+            assert (await connection.call("GET", "/a", Said)).word == "GET /a 0"
+
+
+async def test_an_upload_is_streamed_and_told() -> None:
+    """A body goes as it comes, and whoever waits is told how far it is."""
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for _ in range(100):
+            yield bytes(50_000)
+
+    seen: list[int] = []
+
+    async def count(request: web.Request) -> web.Response:
+        size = 0
+        async for piece in request.content.iter_any():
+            size += len(piece)
+        return web.json_response({"word": str(size)})
+
+    async with serving(count) as address, await Connection.dial(address, ours()) as connection:
+        answer = await connection.upload("/x", pieces(), 5_000_000, progress=seen.append)
+        assert (answer.status, msgspec.json.decode(answer.body)["word"]) == (200, "5000000")
+    assert (seen[0], seen[-1], len(seen)) == (50_000, 5_000_000, 100)
+
+
+async def test_a_refusal_ends_an_upload() -> None:
+    """An agent that says no before all of it has come is heard, and the rest is not sent."""
+    sent = 0
+
+    async def endless() -> AsyncIterator[bytes]:
+        nonlocal sent
+        while True:
+            sent += 1
+            yield bytes(64 * 1024)
+
+    async def refuse(_request: web.Request) -> web.Response:
+        response = web.json_response({"title": "too much", "status": 413, "code": "too-much"}, status=413)
+        response.force_close()
+        return response
+
+    async with serving(refuse) as address, await Connection.dial(address, ours()) as connection:
+        answer = await connection.upload("/x", endless(), 10 * 2**30)
+        assert answer.status == 413
+        assert isinstance(connection.problem(answer), TooMuch)
+    assert sent < 2000
+
+
+async def test_a_problem_is_its_error() -> None:
+    """What the agent refuses is the same error here."""
+
+    async def missing(_request: web.Request) -> web.Response:
+        body = {"title": "not found", "status": 404, "code": "not-found", "detail": "no service 'x'"}
+        return web.json_response(body, status=404)
+
+    async with serving(missing) as address, await Connection.dial(address, ours()) as connection:
+        with pytest.raises(NotFound, match="no service 'x'"):
+            await connection.call("GET", "/v1/services/x", Said)
+
+
+async def test_what_is_no_answer_is_an_error() -> None:
+    """JSON of another shape, and more of it than we read."""
+
+    async def wrong(request: web.Request) -> web.Response:
+        return web.json_response({"other": 1} if request.path == "/a" else {"word": "x" * http.MAX_ANSWER})
+
+    async with serving(wrong) as address, await Connection.dial(address, ours()) as connection:
+        with pytest.raises(Malformed, match="not a Said"):
+            await connection.call("GET", "/a", Said)
+        with pytest.raises(TooMuch, match="answers with over"):
+            await connection.call("GET", "/b", Said)
+
+
+async def test_silence_is_bounded() -> None:
+    """An agent that does not answer holds nobody, and its connection is not used again."""
+    silent = asyncio.Event()
+
+    async def never(_request: web.Request) -> web.Response:
+        await silent.wait()
+        return web.Response()
+
+    async with serving(never) as address, await Connection.dial(address, ours()) as connection:
+        with pytest.raises(Unreachable, match=r"127\.0\.0\.1:\d+ does not answer: it took too long"):
+            await connection.request("GET", "/", patience=0.2)
+        assert not connection.usable
+        silent.set()
+
+
+async def test_nobody_there_is_said() -> None:
+    """A closed port, something that is no TLS, and an agent of another authority."""
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        address = Address("127.0.0.1", closed.getsockname()[1])
+    with pytest.raises(Unreachable, match="does not answer: "):
+        await Connection.dial(address, ours())
+
+    async def greets(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"SSH-2.0-x\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(greets, "127.0.0.1", 0)
+    async with server:
+        address = Address("127.0.0.1", server.sockets[0].getsockname()[1])
+        with pytest.raises(Unreachable, match="does not answer: "):
+            await Connection.dial(address, ours())
+
+
+async def test_an_agent_takes_no_stranger() -> None:
+    """A controller of another authority gets no answer."""
+    async with serving(word) as address:
+        connection = await Connection.dial(address, ours(OTHER))
+        with pytest.raises(Unreachable):
+            await connection.request("GET", "/")

@@ -1,0 +1,220 @@
+"""Watching instances: each by itself, what lasts is written down first, and nobody is asked who must not be."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from typing import cast
+
+import pytest
+
+from handfast.controller import watch
+from handfast.controller.http import Connection
+from handfast.controller.meeting import Meetings
+from handfast.controller.watch import Watch
+from handfast.core.instances import Instance, Issued, Met, Shown, State, Stranger, Verified, lasting, met
+from handfast.errors import Fault, Unreachable
+from tests.core.test_instances import KEY, NEW, NOW, OTHER
+
+PATIENCE = 20.0  # seconds, for what takes none
+
+
+@dataclass
+class Line:
+    """A connection of which nothing but its end is looked at."""
+
+    closed: bool = False
+
+    @property
+    def usable(self) -> bool:
+        """As long as nobody has closed it."""
+        return not self.closed
+
+    def close(self) -> None:
+        """Close it."""
+        self.closed = True
+
+
+class Clock:
+    """What meetings ask for the time."""
+
+    class context:  # noqa: N801
+        """As a registrar has it."""
+
+        now = staticmethod(lambda: NOW)
+
+
+@dataclass
+class Story:
+    """What each instance answers, meeting by meeting; the last goes on for ever."""
+
+    met: dict[str, list[Met | BaseException]]
+    registry: dict[str, Instance]
+    dialled: list[str] = field(default_factory=list)
+    told: list[tuple[str, str]] = field(default_factory=list)
+    kept: list[Instance] = field(default_factory=list)
+    lines: dict[str, Line] = field(default_factory=dict)
+    refuses: int = 0
+    registrar = Clock
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def instances(self) -> list[Instance]:
+        """The registry."""
+        return list(self.registry.values())
+
+    async def keep(self, before: Instance, after: Instance) -> Instance:
+        """Write down, unless it cannot be."""
+        if self.refuses:
+            self.refuses -= 1
+            raise Fault("the disk is full")
+        assert lasting(self.registry[before.name]) == lasting(before)
+        self.registry[before.name] = after
+        self.kept.append(after)
+        return after
+
+    async def dial(self, instance: Instance) -> Connection:
+        """Connect, where somebody is there."""
+        self.dialled.append(instance.name)
+        if isinstance(self.met[instance.name][0], Unreachable):
+            await self.meet(instance, None)
+        self.lines[instance.name] = Line()
+        return cast(Connection, self.lines[instance.name])
+
+    async def meet(self, instance: Instance, _connection: object) -> Instance:
+        """Meet as the story says."""
+        story = self.met[instance.name]
+        what = story.pop(0) if len(story) > 1 else story[0]
+        self.changed.set()
+        if isinstance(what, BaseException):
+            raise what
+        return met(instance, what, at=NOW)
+
+    def tell(self, before: Instance, after: Instance) -> None:
+        """Take note of a change."""
+        self.told.append((before.name, after.state.value))
+        self.changed.set()
+
+    async def until(self, true: Callable[[], bool]) -> None:
+        """Wait for something that has to come about."""
+        async with asyncio.timeout(PATIENCE):
+            while not true():
+                await self.changed.wait()
+                self.changed.clear()
+
+    def states(self) -> list[str]:
+        """Return the states that were told of."""
+        return [state for _, state in self.told]
+
+
+@asynccontextmanager
+async def watching(story: Story, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Watch]:
+    """Watch, without pauses."""
+    monkeypatch.setattr(watch, "_FIRST", 0.001)
+    monkeypatch.setattr(watch, "_LONGEST", 0.002)
+    watched = Watch(lambda: cast(Meetings, story), story, story.dial, tell=story.tell, every=0.001)
+    task = asyncio.ensure_future(watched.run())
+    try:
+        yield watched
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
+
+
+def named(name: str, **changes: object) -> Instance:
+    """Return a new instance."""
+    return replace(NEW, name=name, **changes)  # type: ignore[arg-type]
+
+
+def story_of(*stories: tuple[Instance, list[Met | BaseException]]) -> Story:
+    """Return the story of these instances."""
+    return Story({each.name: met for each, met in stories}, {each.name: each for each, _ in stories})
+
+
+async def test_an_instance_comes_to_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From silence to a verified key; each step that lasts is on record, and each connection but the last is closed."""
+    steps: list[Met | BaseException] = [Unreachable("refused"), Shown(KEY), Issued(KEY, 7), Verified(KEY)]
+    story = story_of((named("web1"), steps))
+    async with watching(story, monkeypatch):
+        await story.until(lambda: "running" in story.states())
+    assert story.states() == ["waiting", "introducing", "verifying", "running"]
+    assert [each.serial for each in story.kept] == [None, 7]
+    assert story.registry["web1"].expected == KEY
+
+
+async def test_one_that_runs_keeps_its_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asking how it is costs no handshake."""
+    story = story_of((named("web1", expected=KEY, serial=7, state=State.UNREACHABLE), [Verified(KEY)]))
+    asked = 0
+
+    async with watching(story, monkeypatch):
+        await story.until(lambda: "running" in story.states())
+        begun = len(story.dialled)
+        for _ in range(20):
+            story.changed.clear()
+            await story.changed.wait()
+            asked += 1
+    assert asked == 20
+    assert len(story.dialled) - begun <= 1
+    assert story.kept == []
+
+
+async def test_a_wrong_key_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Quarantine is written down, told, and ends the meetings, until somebody releases it."""
+    running = named("web1", expected=KEY, serial=7, state=State.UNREACHABLE)
+    story = story_of((running, [Stranger("another key", OTHER)]), (named("web2"), [Unreachable("refused")]))
+    async with watching(story, monkeypatch):
+        await story.until(lambda: ("web1", "quarantined") in story.told)
+        tried = story.dialled.count("web1")
+        await story.until(lambda: story.dialled.count("web2") > 50)
+        assert story.dialled.count("web1") == tried
+        story.met["web1"] = [Verified(KEY)]
+        story.registry["web1"] = running
+        await story.until(lambda: ("web1", "running") in story.told)
+    assert [each.state for each in story.kept] == [State.QUARANTINED]
+    assert story.lines["web1"].closed
+
+
+async def test_none_waits_for_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that swallows what it is sent, and one whose meeting is a bug of ours, hold up nobody."""
+    story = story_of(
+        (named("hole"), [Unreachable("x")]),
+        (named("bug"), [ZeroDivisionError()]),
+        (named("web1", expected=KEY, serial=7, state=State.UNREACHABLE), [Verified(KEY)]),
+    )
+    forever = asyncio.Event()
+    ordinary = story.dial
+
+    async def dial(instance: Instance) -> Connection:
+        if instance.name == "hole":
+            await forever.wait()
+        return await ordinary(instance)
+
+    monkeypatch.setattr(story, "dial", dial)
+    async with watching(story, monkeypatch):
+        await story.until(lambda: ("web1", "running") in story.told)
+        await story.until(lambda: story.dialled.count("bug") > 3)
+
+
+async def test_what_cannot_be_written_down_has_not_happened(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the ledger cannot be written nothing follows: the instance is met again as it was."""
+    story = story_of((named("web1", state=State.INTRODUCING), [Issued(KEY, 7), Issued(KEY, 7), Verified(KEY)]))
+    story.refuses = 1
+    async with watching(story, monkeypatch):
+        await story.until(lambda: "running" in story.states())
+    assert [each.serial for each in story.kept] == [None, 7]
+
+
+async def test_added_and_removed_while_it_watches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An instance that is added is met, one that is removed is left alone, one that nobody has placed is not asked."""
+    story = story_of((named("web1"), [Unreachable("refused")]))
+    story.met |= {"web2": [Verified(KEY)], "web3": [Verified(KEY)]}
+    async with watching(story, monkeypatch) as watched:
+        await story.until(lambda: "web1" in story.dialled)
+        del story.registry["web1"]
+        story.registry["web2"] = named("web2", expected=KEY, serial=7, state=State.UNREACHABLE)
+        story.registry["web3"] = named("web3", address=None, state=State.PENDING)
+        await story.until(lambda: ("web2", "running") in story.told)
+        assert [each.name for each in watched.instances] == ["web2", "web3"]
+        assert "web3" not in story.dialled

@@ -36,7 +36,7 @@ def service(
         path = "{directory}/extra.conf"
         mode = 0o600
     """
-    return Service(policy.parse(text.encode(), source="policy.toml")["web"])
+    return Service(policy.parse(text.encode(), source="policy.toml").services["web"])
 
 
 def mock(each: Service) -> Mock:
@@ -243,4 +243,4 @@ def test_a_policy_that_says_something_else_is_refused(text: str, message: str) -
 
 def test_an_empty_policy_allows_nothing() -> None:
     """No service is no service."""
-    assert policy.parse(b"", source="policy.toml") == {}
+    assert policy.parse(b"", source="policy.toml") == policy.Policy()

@@ -149,6 +149,30 @@ def read_private(
     return _content(path, lambda status: _check_file(path, status, owners, group), limit)
 
 
+def read_unforged(path: Path, *, limit: int = MAX_PRIVATE_FILE) -> bytes:
+    """
+    Return the content of a file that nobody but us or root could have written; it may be read by anybody.
+
+    For what says what root does. The checks and their limits are otherwise those of ``read_private``.
+
+    :raises NotFound, TooMuch, Fault: as ``read_private``.
+    :raises Unsafe: another owner, writable by group or others, or no regular file.
+    """
+
+    def check(status: os.stat_result) -> None:
+        if not stat.S_ISREG(status.st_mode):
+            raise Unsafe(f"{str(path)!r} is not a regular file", hint="give a file")
+        if status.st_uid not in {0, os.geteuid()}:
+            raise Unsafe(f"{str(path)!r} belongs to user id {status.st_uid}", hint="it has to be root's, or yours")
+        if status.st_mode & 0o022:
+            raise Unsafe(
+                f"{str(path)!r} can be written by others (mode {stat.S_IMODE(status.st_mode):04o})",
+                hint=f"look at what is in it, then chmod go-w {path}",
+            )
+
+    return _content(path, check, limit)
+
+
 def read_told(
     path: Path, tell: Callable[[str], None], *, owner: int | None = None, limit: int = MAX_PRIVATE_FILE
 ) -> bytes:

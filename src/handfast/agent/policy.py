@@ -4,6 +4,7 @@ The agent's own policy: which services its controller may touch, and how. What i
 A TOML file of root's on the machine itself. The controller cannot read it, and cannot change it: so whoever takes over
 a controller has what these machines have chosen to give, and no more.
 
+    hosts_file = "/etc/hosts"           # the original's /cluster_member_addresses may write there; without, nothing may
     [service.nginx]
     kind = "systemd"                    # or "supervisord", "command", "mock"
     unit = "nginx.service"
@@ -19,7 +20,7 @@ a controller has what these machines have chosen to give, and no more.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal
@@ -28,6 +29,7 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Meta
 
+from handfast.adapters import files
 from handfast.agent.artifacts import Artifacts
 from handfast.agent.logs import PATTERN, Logs
 from handfast.agent.services.base import Backend
@@ -40,6 +42,7 @@ from handfast.errors import ConfigError
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}", re.ASCII)
 _UNIT = re.compile(r"[A-Za-z0-9][A-Za-z0-9:_.@\\-]{0,254}", re.ASCII)  # above all no option
 _GB = 1024**3
+_MAX_FILE = 1024 * 1024  # bytes
 _Argv = list[Annotated[str, Meta(min_length=1, max_length=4096)]]
 
 
@@ -87,6 +90,14 @@ class ServicePolicy:
     pull: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """All that a controller may reach: services by name, and the hosts(5) file that gets a cluster's members, if any."""
+
+    services: dict[str, ServicePolicy] = field(default_factory=dict)
+    hosts_file: Path | None = None
+
+
 class _File(msgspec.Struct, forbid_unknown_fields=True):
     path: str
     check: _Argv = []
@@ -117,10 +128,21 @@ class _Service(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class _Policy(msgspec.Struct, forbid_unknown_fields=True):
+    hosts_file: str | None = None
     service: dict[str, _Service] = {}
 
 
-def parse(text: bytes, *, source: str) -> dict[str, ServicePolicy]:
+def load(path: Path) -> Policy:
+    """
+    Read the policy in a file.
+
+    :raises NotFound: there is none. :raises Unsafe: others can write it, and so could have programs run as root.
+    :raises ConfigError, TooMuch, Fault: as ``parse``, too long, or the disk.
+    """
+    return parse(files.read_unforged(path, limit=_MAX_FILE), source=str(path))
+
+
+def parse(text: bytes, *, source: str) -> Policy:
     """
     Read a policy; ``source`` names it in messages.
 
@@ -132,7 +154,8 @@ def parse(text: bytes, *, source: str) -> dict[str, ServicePolicy]:
         read = msgspec.toml.decode(text, type=_Policy)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{source!r} is no policy: {error}", hint="see docs/protocols/agent.md") from None
-    return {name: _service(name, each, f"{source!r}, service {name!r}") for name, each in read.service.items()}
+    services = {name: _service(name, each, f"{source!r}, service {name!r}") for name, each in read.service.items()}
+    return Policy(services, None if read.hosts_file is None else _absolute(read.hosts_file, repr(source)))
 
 
 def _service(name: str, said: _Service, where: str) -> ServicePolicy:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from handfast.adapters import files
@@ -33,17 +34,25 @@ _MEANWHILE = {
 }
 
 
-class Service:
-    """One service of the policy."""
+@dataclass(slots=True)
+class _Turn:
+    """What is being done to a service at this moment."""
 
-    def __init__(self, policy: ServicePolicy) -> None:
+    meanwhile: State | None = None
+
+
+class Service:
+    """One service of the policy; ``before`` is what it was by the policy before this one."""
+
+    def __init__(self, policy: ServicePolicy, *, before: Service | None = None) -> None:
         self.policy = policy
-        self._meanwhile: State | None = None  # while a change is under way
+        # What is being changed is changed by one at a time, also while the policy becomes another.
+        self._turn: _Turn = _Turn() if before is None else before._turn
 
     async def status(self) -> State:
         """Return how it is. :raises NotAuthorized: the policy does not say so. :raises Fault: nobody knows."""
         self._allowed(Operation.STATUS)
-        return self._meanwhile or await self.policy.backend.status()
+        return self._turn.meanwhile or await self.policy.backend.status()
 
     async def start(self) -> State:
         """Start it. :raises Conflict: it is not in a state for that. :raises NotAuthorized, Fault: it cannot be."""
@@ -112,8 +121,8 @@ class Service:
 
     async def _change(self, operation: Operation, change: Callable[[], Awaitable[None]]) -> State:
         self._allowed(operation)
-        if self._meanwhile is not None:
-            raise _conflict(self._meanwhile, operation)
+        if self._turn.meanwhile is not None:
+            raise _conflict(self._turn.meanwhile, operation)
         async with self._busy(operation):
             state = await self.policy.backend.status()
             if state is _DONE.get(operation):
@@ -125,11 +134,11 @@ class Service:
 
     @asynccontextmanager
     async def _busy(self, operation: Operation) -> AsyncIterator[None]:
-        self._meanwhile = _MEANWHILE[operation]
+        self._turn.meanwhile = _MEANWHILE[operation]
         try:
             yield
         finally:
-            self._meanwhile = None
+            self._turn.meanwhile = None
 
     async def _apply(self, wanted: set[Apply]) -> None:
         if Apply.RESTART in wanted:

@@ -15,11 +15,11 @@ import structlog
 import uvloop
 from aiohttp import web
 
-from handfast.adapters import systemd
+from handfast.adapters import logs, sockets, systemd
 from handfast.core import keys
 from handfast.core.invitation import Address
 from handfast.errors import Fault, HandfastError, UsageError
-from handfast.server import logs, maintenance, nifi, sockets
+from handfast.server import maintenance, nifi
 from handfast.server.app import application, runner
 from handfast.server.connections import Identity, Listener
 from handfast.server.identity import obtain

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import uvloop
 
+from handfast.adapters import logs
 from handfast.adapters.files import FileLock
 from handfast.core.invitation import Address
 from handfast.core.names import machine_name
@@ -27,7 +28,6 @@ from handfast.core.roles import Role
 from handfast.core.views import serial_text
 from handfast.errors import InvitationCancelled, InvitationExpired
 from handfast.ledger.entries import CRL_PUBLISHED
-from handfast.server import logs
 from handfast.server.limits import Limits
 from handfast.server.run import Ready, run, signals
 from handfast.server.session import opened

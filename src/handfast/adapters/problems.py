@@ -36,6 +36,7 @@ STATUS: dict[type[HandfastError], int] = {
     errors.Revoked: 403,
     errors.NotAuthorized: 403,
     errors.NotFound: 404,
+    errors.Conflict: 409,
     errors.TooMuch: 413,  # 429 where trying again later helps: see ``problem``
     errors.Unsafe: 500,  # our own files
     errors.Unreachable: 503,
@@ -56,6 +57,7 @@ _TITLES: dict[type[HandfastError], str] = {
     errors.Revoked: "the credential was revoked",
     errors.NotAuthorized: "not authorized",
     errors.NotFound: "not found",
+    errors.Conflict: "not at this moment",
     errors.TooMuch: "too much, or too often",
     errors.Unreachable: "not available at the moment",
     errors.Waiting: "waiting for approval",

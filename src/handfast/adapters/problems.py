@@ -72,6 +72,11 @@ def status_of(kind: type[HandfastError]) -> int:
     return _nearest(STATUS, kind) or 500
 
 
+def title_of(kind: type[HandfastError]) -> str:
+    """Return the constant sentence of an error class, or that of its nearest ancestor."""
+    return _nearest(_TITLES, kind) or "refused"
+
+
 def problem(error: HandfastError) -> Problem:
     """Return what a caller is told about ``error``."""
     status = status_of(type(error))
@@ -79,7 +84,7 @@ def problem(error: HandfastError) -> Problem:
         status = 429
     if status >= 500 and status != 503:
         return _FAULT  # internals help an attacker and nobody else
-    title = _nearest(_TITLES, type(error)) or "refused"
+    title = title_of(type(error))
     if isinstance(error, _SILENT):
         return Problem(title=title, status=status, code=error.code)
     reasons = list(error.reasons) if isinstance(error, errors.PolicyRefused) else []

@@ -92,7 +92,7 @@ class ServicePolicy:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """All that a controller may reach: services by name, and the hosts(5) file that gets a cluster's members, if any."""
+    """All that a controller may reach: services by name, and the hosts(5) file for a cluster's members, if any."""
 
     services: dict[str, ServicePolicy] = field(default_factory=dict)
     hosts_file: Path | None = None

@@ -35,24 +35,28 @@ _MEANWHILE = {
 
 
 @dataclass(slots=True)
-class _Turn:
+class Turn:
     """What is being done to a service at this moment."""
 
     meanwhile: State | None = None
 
 
 class Service:
-    """One service of the policy; ``before`` is what it was by the policy before this one."""
+    """One service of the policy; ``turn`` is that of the policy before this one."""
 
-    def __init__(self, policy: ServicePolicy, *, before: Service | None = None) -> None:
-        self.policy = policy
-        # What is being changed is changed by one at a time, also while the policy becomes another.
-        self._turn: _Turn = _Turn() if before is None else before._turn
+    def __init__(self, policy: ServicePolicy, *, turn: Turn | None = None) -> None:
+        # It is changed by one at a time, also while its policy becomes another.
+        self.policy, self.turn = policy, turn or Turn()
+
+    @property
+    def underway(self) -> State | None:
+        """What is being done to it at this moment."""
+        return self.turn.meanwhile
 
     async def status(self) -> State:
         """Return how it is. :raises NotAuthorized: the policy does not say so. :raises Fault: nobody knows."""
         self._allowed(Operation.STATUS)
-        return self._turn.meanwhile or await self.policy.backend.status()
+        return self.turn.meanwhile or await self.policy.backend.status()
 
     async def start(self) -> State:
         """Start it. :raises Conflict: it is not in a state for that. :raises NotAuthorized, Fault: it cannot be."""
@@ -121,8 +125,8 @@ class Service:
 
     async def _change(self, operation: Operation, change: Callable[[], Awaitable[None]]) -> State:
         self._allowed(operation)
-        if self._turn.meanwhile is not None:
-            raise _conflict(self._turn.meanwhile, operation)
+        if self.turn.meanwhile is not None:
+            raise _conflict(self.turn.meanwhile, operation)
         async with self._busy(operation):
             state = await self.policy.backend.status()
             if state is _DONE.get(operation):
@@ -134,11 +138,11 @@ class Service:
 
     @asynccontextmanager
     async def _busy(self, operation: Operation) -> AsyncIterator[None]:
-        self._turn.meanwhile = _MEANWHILE[operation]
+        self.turn.meanwhile = _MEANWHILE[operation]
         try:
             yield
         finally:
-            self._turn.meanwhile = None
+            self.turn.meanwhile = None
 
     async def _apply(self, wanted: set[Apply]) -> None:
         if Apply.RESTART in wanted:

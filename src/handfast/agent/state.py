@@ -43,7 +43,7 @@ class State:
 
     agent: Agent
     data: InstanceData
-    callers: Mapping[asyncio.BaseTransport, Caller]
+    callers: Mapping[asyncio.BaseTransport, Caller] = field(default_factory=dict)
     services: dict[str, Service] = field(default_factory=dict)
     members: Members | None = None
     stopping: bool = False
@@ -54,9 +54,8 @@ class State:
 
     def adopt(self, policy: Policy) -> None:
         """Have another policy from the next request on. What is under way goes on by the one that it began with."""
-        self.services = {
-            name: Service(each, before=self.services.get(name)) for name, each in policy.services.items()
-        }
+        turns = {name: service.turn for name, service in self.services.items()}
+        self.services = {name: Service(each, turn=turns.get(name)) for name, each in policy.services.items()}
         self.members = Members(policy.hosts_file) if policy.hosts_file is not None else None
 
     def service(self, name: str) -> Service:

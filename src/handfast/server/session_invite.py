@@ -21,6 +21,7 @@ import uvloop
 
 from handfast.adapters import logs
 from handfast.adapters.files import FileLock
+from handfast.adapters.signals import signals
 from handfast.core.invitation import Address
 from handfast.core.names import machine_name
 from handfast.core.records import CredentialRecord, Invitation
@@ -29,7 +30,7 @@ from handfast.core.views import serial_text
 from handfast.errors import InvitationCancelled, InvitationExpired
 from handfast.ledger.entries import CRL_PUBLISHED
 from handfast.server.limits import Limits
-from handfast.server.run import Ready, run, signals
+from handfast.server.run import Ready, run
 from handfast.server.session import opened
 from handfast.wiring import LOCK, Overrides, Service, open_service
 

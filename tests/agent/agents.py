@@ -167,3 +167,46 @@ def running(
     finally:
         agent.talks.close()
         host.close()
+
+
+POLICY = """\
+hosts_file = "{0}/hosts"
+[service.web]
+kind = "mock"
+full_name = "A web server"
+operations = ["status", "start", "stop", "restart", "configure", "artifacts", "logs"]
+logs = "{0}/logs"
+artifacts = "{0}/artifacts"
+artifact_limit = 10_000_000
+{1}
+[service.web.files.site]
+path = "{0}/site.conf"
+check = ["grep", "-q", "good", "{0}/site.conf"]
+[service.seen]
+kind = "mock"
+operations = ["status"]
+"""
+
+
+@dataclass
+class Managed:
+    """An agent that is introduced, and the directory in which its services have their files."""
+
+    agent: Running
+    place: Path
+    talk: Talk
+
+
+@contextmanager
+def managed(directory: Path, pull: str = "", **more: Any) -> Iterator[Managed]:
+    """An agent with a service that may have everything done to it, and one that may be looked at."""
+    for name in ("logs", "artifacts", "controller"):
+        (directory / name).mkdir()
+    (directory / "hosts").write_text("127.0.0.1 localhost\n192.0.2.1 Gateway.lan\n")
+    (directory / "secret").write_text("nobody's business\n")
+    with (
+        controller(directory / "controller") as controlling,
+        running(controlling, directory / "agent", POLICY.format(directory, pull), **more) as agent,
+    ):
+        agent.introduce()
+        yield Managed(agent, directory, agent.talk())

@@ -13,24 +13,8 @@ import pytest
 
 from handfast.adapters.tls import newcomer_context
 from handfast.core.roles import Role
-from tests.agent.agents import Running, controller, introduce, running
+from tests.agent.agents import POLICY, Running, controller, introduce, running
 from tests.agent.test_agent import Controlling
-
-POLICY = """\
-[service.web]
-kind = "mock"
-full_name = "A web server"
-operations = ["status", "start", "stop", "restart", "configure", "artifacts", "logs"]
-logs = "{0}/logs"
-artifacts = "{0}/artifacts"
-artifact_limit = 10_000_000
-[service.web.files.site]
-path = "{0}/site.conf"
-check = ["grep", "-q", "good", "{0}/site.conf"]
-[service.seen]
-kind = "mock"
-operations = ["status"]
-"""
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +35,9 @@ def place(tmp_path: Path) -> Path:
 @pytest.fixture
 def agent(controlling: Controlling, place: Path, request: pytest.FixtureRequest) -> Iterator[Running]:
     """An agent that nobody has met."""
-    with running(controlling, place / "agent", POLICY.format(place), request.node.name.replace("_", "-")) as started:
+    with running(
+        controlling, place / "agent", POLICY.format(place, ""), request.node.name.replace("_", "-")
+    ) as started:
         yield started
 
 
@@ -132,8 +118,8 @@ def test_without_a_certificate_nothing(agent: Running) -> None:
 def test_another_agent_gets_nothing(controlling: Controlling, place: Path) -> None:
     """An agent's own genuine certificate, as a client of another agent of the same controller."""
     with (
-        running(controlling, place / "a", POLICY.format(place), "agent-a") as first,
-        running(controlling, place / "b", POLICY.format(place), "agent-b") as second,
+        running(controlling, place / "a", POLICY.format(place, ""), "agent-a") as first,
+        running(controlling, place / "b", POLICY.format(place, ""), "agent-b") as second,
     ):
         first.introduce()
         theirs = first.controlling.certificate(Role.AGENT)

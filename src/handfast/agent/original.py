@@ -56,7 +56,7 @@ class Messages:
         return _message("the agent failed; its log says why", 500)
 
 
-class _Location(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Location(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What stands in place of an artifact that the agent shall fetch. The original had no digest."""
 
     location: Annotated[str, Meta(max_length=4096)]
@@ -206,7 +206,7 @@ async def _text(part: BodyPartReader) -> str:
 
 
 def _fetch(call: Call, service: Service, text: str) -> web.Response:
-    wanted = wire.decode(text.encode(), _Location)
+    wanted = wire.decode(text.encode(), Location)
     if wanted.sha256 is None:
         raise NotAuthorized('an artifact is fetched with its digest only: {"location": URL, "sha256": HEX}')
     taken, places, digest = service.artifacts, service.policy.pull, wanted.sha256

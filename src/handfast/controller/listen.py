@@ -39,7 +39,6 @@ class _Waiting:
     connected: socket.socket
     source: str
     closing: asyncio.TimerHandle | None = None
-    watching: asyncio.Task[None] | None = None
 
 
 @dataclass(slots=True)
@@ -126,25 +125,16 @@ class Dialled:
         new = _Waiting(accepted, source)
         new.closing = loop.call_later(IDLE, self._drop, name, new)
         waiting.append(new)
-        new.watching = asyncio.ensure_future(self._watch(name, new))
+        # An agent says nothing before it is spoken to: what can be read is its end.
+        loop.add_reader(accepted.fileno(), self._drop, name, new)
         if first:
             self.woken(name)
-
-    async def _watch(self, name: str, waiting: _Waiting) -> None:
-        """Notice when a connection that waits is closed; an agent says nothing before it is spoken to."""
-        loop = asyncio.get_running_loop()
-        with contextlib.suppress(OSError):
-            await _readable(loop, waiting.connected)
-        waiting.watching = None
-        self._drop(name, waiting)
 
     def _forget(self, name: str, waiting: _Waiting) -> None:
         """Take a connection out of the books."""
         if waiting.closing is not None:
             waiting.closing.cancel()
-        if waiting.watching is not None:
-            waiting.watching.cancel()
-            waiting.watching = None
+        asyncio.get_running_loop().remove_reader(waiting.connected.fileno())  # at once: it is another's from here on
         self._sources[waiting.source] -= 1
         self._waiting[name].remove(waiting)
         if not self._waiting[name]:
@@ -174,12 +164,3 @@ async def _name(accepted: socket.socket) -> str:
     if not line.startswith(GREETING) or line.count(b"\n") != 1:
         raise Unreachable("not an agent")
     return machine_name(line.removeprefix(GREETING).removesuffix(b"\n").decode("ascii", "replace"))
-
-
-async def _readable(loop: asyncio.AbstractEventLoop, connected: socket.socket) -> None:
-    ready = asyncio.Event()
-    loop.add_reader(connected.fileno(), ready.set)
-    try:
-        await ready.wait()
-    finally:
-        loop.remove_reader(connected.fileno())

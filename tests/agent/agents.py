@@ -99,6 +99,8 @@ class Running:
     policy: Path
     env: Mapping[str, str] = field(default_factory=dict)
     dial: Address | None = None
+    die: tuple[int, str] | None = None
+    """Before which change of which files it ends as SIGKILL does, the next time that it is started."""
     talks: ExitStack = field(default_factory=ExitStack)
     process: Process = field(init=False)
     address: Address = field(init=False)
@@ -106,12 +108,14 @@ class Running:
 
     def start(self) -> None:
         """Start it, and wait until it is ready."""
-        where = {"dial": str(self.dial)} if self.dial else {"listen": [ANY.host, ANY.port]}
+        where: dict[str, Any] = {"dial": str(self.dial)} if self.dial else {"listen": [ANY.host, ANY.port]}
         asked = {
             "user_data": str(self.host.put("user-data", instancedata.written(self.data))),
             "state": str(self.host.directory / "state"),
             "policy": str(self.policy),
         }
+        if self.die is not None:
+            where |= {"die_at": self.die[0], "die_in": self.die[1]}
         self.process = self.host.start(sys.executable, PROGRAM, json.dumps(asked | where), env=self.env)
         self.ready = json.loads(self.process.expect('{"listens"'))
         if not self.dial:

@@ -216,7 +216,9 @@ def test_the_original_fetches_with_a_digest(repository: tuple[Managed, str]) -> 
     """It answers at once, and the artifact is there when it is."""
     met, url = repository
     form = urlencode({"artifact": json.dumps({"location": url + "good", "sha256": DIGEST})}).encode()
-    asked = met.agent.talk().ask("POST", "/services/web/artifacts", form, Content_Type="application/x-www-form-urlencoded")
+    asked = met.agent.talk().ask(
+        "POST", "/services/web/artifacts", form, Content_Type="application/x-www-form-urlencoded"
+    )
     assert asked.json() == {"status": "pending"}
     assert met.agent.process.stop() == 0  # which waits for what is under way
     assert (met.place / "artifacts/good").read_bytes() == CONTENT

@@ -92,7 +92,7 @@ async def test_a_program_that_there_is_not(configuration: Path, tmp_path: Path) 
         await service("none", configuration).status()
     elsewhere = tmp_path / "supervisord.conf"
     elsewhere.write_text(CONFIGURATION.format(tmp_path, sys.executable))
-    with pytest.raises(Fault, match="supervisord does not know 'web': unix:///.* no such file"):
+    with pytest.raises(Fault, match=r"supervisord does not know 'web': unix:///.* no such file"):
         await service("web", elsewhere).status()
 
 

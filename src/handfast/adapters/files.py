@@ -114,15 +114,16 @@ def replace_symlink(path: Path, target: str) -> None:
     _rename(temporary, path)
 
 
-def remove_leftovers(directory: Path) -> None:
+def remove_leftovers(directory: Path, *, of: str | None = None) -> None:
     """
-    Remove the temporary files that a crash left in ``directory``.
+    Remove the temporary files that a crash left in ``directory``: all of them, or those ``of`` one file.
 
-    Only for a directory whose writers are kept apart by a ``FileLock`` which the caller holds.
+    Only where nobody else writes these files at the moment: a ``FileLock`` which the caller holds keeps others apart.
     """
+    begin = "." if of is None else f".{of}."
     with faults("clean", directory):
         for name in os.listdir(directory):
-            if _LEFTOVER.fullmatch(name):
+            if name.startswith(begin) and _LEFTOVER.fullmatch(name):
                 os.unlink(directory / name)
 
 

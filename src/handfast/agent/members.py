@@ -49,6 +49,10 @@ class Members:
             raise NotFound(f"no member {name!r}")
         self._write(outside, members)
 
+    def recover(self) -> None:
+        """Remove what a crash has left beside the file. :raises Fault: it cannot."""
+        files.remove_leftovers(self.path.parent, of=self.path.name)
+
     def _read(self) -> tuple[list[str], dict[str, str]]:
         with files.faults("read", self.path):
             if self.path.stat().st_size > MAX_FILE:

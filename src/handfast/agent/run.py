@@ -113,13 +113,14 @@ async def _run(
 
 def _recover(state: State) -> None:
     """Put in order what a crash has left, before anybody can ask for anything."""
-    for name, service in state.services.items():
+    steps: list[Callable[[], object]] = [service.recover for service in state.services.values()]
+    steps += [each.policy.artifacts.clean for each in state.services.values() if each.policy.artifacts is not None]
+    steps += [] if state.members is None else [state.members.recover]
+    for step in steps:
         try:
-            service.recover()
-            if service.policy.artifacts is not None:
-                service.policy.artifacts.clean()
+            step()
         except HandfastError as error:  # one service less is no reason to leave the others alone
-            _log.error("cannot put a service in order", service=name, reason=error.message, hint=error.hint)
+            _log.error("cannot put in order what was left", reason=error.message, hint=error.hint)
 
 
 async def _enter(doors: Doors, listening: socket.socket | None, dials: Address | None, name: str) -> None:

@@ -115,6 +115,8 @@ class Service:
         """Put back what a crash in the middle of ``configure`` left: nobody had said that the new files are good."""
         for each in self.policy.files.values():
             _restore(each.path)
+            if each.path.parent.is_dir():  # which may come later than the agent
+                files.remove_leftovers(each.path.parent, of=each.path.name)
 
     def _allowed(self, operation: Operation) -> None:
         if operation not in self.policy.operations:
@@ -205,6 +207,9 @@ def _restore(path: Path) -> None:
     with files.faults("restore", path):
         if before.exists():
             os.rename(before, path)
+            # Two names of one file, where the new one was not there yet, are both left by rename(2). One that stays
+            # would be put back at a later start, over whatever root has written since.
+            before.unlink(missing_ok=True)
         elif none.exists():
             path.unlink(missing_ok=True)
             none.unlink()

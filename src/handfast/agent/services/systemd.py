@@ -56,8 +56,10 @@ class Systemd:
 
     async def _do(self, verb: str) -> None:
         done = await self._run(verb, self.unit)
-        if done.status:
-            raise Fault(f"systemd could not {verb} {self.unit!r}: {done.last_line}", hint=f"journalctl -u {self.unit}")
+        # Of a simple unit systemctl does not wait to see whether its program could be run at all.
+        if done.status or (verb != "stop" and await self.status() is State.ERROR):
+            said = done.last_line if done.status else "it failed at once"
+            raise Fault(f"systemd could not {verb} {self.unit!r}: {said}", hint=f"journalctl -u {self.unit}")
 
     async def _run(self, *arguments: str) -> programs.Done:
         return await programs.run((self.systemctl, "--no-ask-password", "--no-pager", *arguments))

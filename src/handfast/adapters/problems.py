@@ -1,5 +1,5 @@
 """
-Errors as RFC 9457 problems: the one place with HTTP statuses.
+Errors as RFC 9457 problems: the one place with HTTP statuses of errors.
 
 A stranger learns the code and a constant sentence. Only those who proved something (the holder of an
 invitation's seed, of a credential, or an operator) are told why.

@@ -14,7 +14,7 @@ import structlog
 from aiohttp import web
 
 import handfast
-from handfast.agent.agent import TRIAL, Stage
+from handfast.agent.agent import TRIAL
 from handfast.agent.logs import Mark
 from handfast.agent.policy import Operation
 from handfast.agent.service import Service
@@ -76,10 +76,11 @@ async def answered(call: Call) -> web.Response:
     """Take the answer to it, on trial."""
     agent = call.state.agent
     agent.accept(wire.decode(await call.body(), wire.IntroductionAnswer))
-    trial = agent.face
+    trial = agent.face.leaf
 
     def over() -> None:
-        if agent.face is not trial and agent.stage is not Stage.TRIAL:
+        held = agent.identity
+        if trial is not None and (held is None or held.not_after < trial.not_valid_after_utc):
             _log.warning("nobody has called over the new certificate; the one before is shown again")
 
     asyncio.get_running_loop().call_later(TRIAL.total_seconds() + 1, over)

@@ -106,9 +106,12 @@ async def _run(
     finally:
         state.stopping = True
         notifier.tell("STOPPING=1")
-        await _stop(state, doors, http, tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         if listening is not None:
-            listening.close()
+            listening.close()  # whoever comes now is refused, and does not wait for nobody
+        await _stop(state, doors, http)
 
 
 def _recover(state: State) -> None:
@@ -151,11 +154,8 @@ def _reload(state: State, source: Path | None, notifier: systemd.Notifier) -> No
     notifier.tell("READY=1")
 
 
-async def _stop(state: State, doors: Doors, http: web.AppRunner, tasks: list[asyncio.Task[None]]) -> None:
-    """Let nobody in, finish what is under way, then close."""
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+async def _stop(state: State, doors: Doors, http: web.AppRunner) -> None:
+    """Drop whoever has not come in, finish what is under way, then close."""
     await doors.close()
     for connection in _http(http).connections:
         if connection not in state.busy:

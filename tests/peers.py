@@ -92,6 +92,7 @@ PEERS = {
     "ssh-agent": Peer("ssh-agent", "openssh-client"),
     "ssh-keygen": Peer("ssh-keygen", "openssh-client"),
     "sshd": Peer("sshd", "openssh-server"),
+    "supervisord": Peer("supervisord", "supervisor"),
     "systemd-analyze": Peer("systemd-analyze", "systemd"),
     "systemd-nspawn": Peer("systemd-nspawn", "systemd-container"),
     "unbound": Peer("unbound", "unbound"),

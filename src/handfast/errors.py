@@ -16,6 +16,7 @@ Every error Handfast raises on purpose, and nothing else.
     │   ├── Revoked               the credential was taken back
     │   ├── NotAuthorized         no operator credential, or not one for this
     │   ├── NotFound              no such machine, invitation or serial
+    │   ├── Conflict              right at another time
     │   ├── TooMuch               larger, longer or more often than allowed
     │   └── Unsafe                a file or directory that others can read or write
     ├── Unreachable               no answer in time, or none at all
@@ -25,7 +26,7 @@ Every error Handfast raises on purpose, and nothing else.
     └── Fault                     ours: a disk, a broken store, a bug with a name
 
 Each class has a stable ``code`` that appears in HTTP problems, JSON and the log. Exit codes and
-HTTP statuses are not here: they exist only at the edges (``cli.exit_codes``, ``server.problems``).
+HTTP statuses are not here: they exist only at the edges (``cli.exit_codes``, ``adapters.problems``).
 
 Messages are lower case, name the offending value and carry no secret. ``hint`` says what to do.
 """
@@ -142,6 +143,12 @@ class NotFound(Refused):
     """No such machine, invitation or serial."""
 
     code = "not-found"
+
+
+class Conflict(Refused):
+    """Right at another time: something is not in a state for it."""
+
+    code = "conflict"
 
 
 class TooMuch(Refused):

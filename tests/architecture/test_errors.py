@@ -8,8 +8,8 @@ import inspect
 import pytest
 
 from handfast import errors
+from handfast.adapters.problems import STATUS
 from handfast.cli.exit_codes import EXIT_CODES
-from handfast.server.problems import STATUS
 from tests.architecture.sources import ROOT, sources
 
 CLASSES = [c for _, c in inspect.getmembers(errors, inspect.isclass) if issubclass(c, errors.HandfastError)]

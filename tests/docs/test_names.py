@@ -13,6 +13,7 @@ import pytest
 
 from handfast import config, errors
 from handfast.adapters import files
+from handfast.adapters.problems import STATUS
 from handfast.cli.exit_codes import DONE, EXIT_CODES, INTERRUPTED, exit_code
 from handfast.core.roles import Role
 from handfast.introducers import nifi
@@ -20,7 +21,6 @@ from handfast.ledger import entries, host_entries
 from handfast.newcomer.layouts import LAYOUTS
 from handfast.server.limits import Limits
 from handfast.server.metrics import Metrics
-from handfast.server.problems import STATUS
 from handfast.server.routes import ROUTES
 from handfast.sessions import connect, control, engine, hello, local, party, relay, revocations, trust
 from tests.architecture.sources import PACKAGE

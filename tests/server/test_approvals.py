@@ -17,7 +17,7 @@ from handfast.core.records import Approval
 from handfast.core.roles import Role
 from handfast.errors import Waiting
 from handfast.newcomer.connection import problem as as_error
-from handfast.server.problems import refused
+from handfast.adapters.problems import refused
 from tests.ledger.material import host_grant, ssh_key
 from tests.server.running import Client, Running
 

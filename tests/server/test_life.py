@@ -20,7 +20,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from structlog.testing import capture_logs
 
-from handfast.adapters import tls
+from handfast.adapters import sockets, tls
 from handfast.core import checkpoint
 from handfast.core.flow import Once
 from handfast.core.invitation import Address, InvitationLine
@@ -29,7 +29,6 @@ from handfast.core.names import Names
 from handfast.core.roles import Role
 from handfast.errors import Fault, UsageError
 from handfast.policy.decide import serving
-from handfast.server import sockets
 from handfast.server.limits import Limits
 from handfast.wiring import log_origin, open_administration
 from tests.server.running import Client, Running, running

@@ -8,12 +8,12 @@ import socket
 import msgspec
 import pytest
 
-from handfast.adapters import files
+from handfast.adapters import files, pace
 from handfast.core.invitation import Address
 from handfast.core.roles import Role
 from handfast.errors import Fault, HandfastError
 from handfast.server import session
-from handfast.sessions import hello, pace
+from handfast.sessions import hello
 from handfast.sessions.control import Side
 from handfast.sessions.hello import Answer, Dial, Failed, Phone
 from handfast.sessions.local import Endpoint
@@ -130,4 +130,4 @@ def test_what_is_said_twice_is_said_once() -> None:
 @pytest.mark.parametrize("every", [0.1, 86400.0])
 def test_an_interval_within_its_bounds_is_taken(every: float) -> None:
     """What is outside of them is refused: see ``test_how_often_to_phone_has_bounds``."""
-    assert pace.interval(every) == every
+    assert hello.interval(every) == every

@@ -123,15 +123,16 @@ def replace_symlink(path: Path, target: str) -> None:
     _rename(temporary, path)
 
 
-def remove_leftovers(directory: Path) -> None:
+def remove_leftovers(directory: Path, *, of: str | None = None) -> None:
     """
-    Remove the temporary files that a crash left in ``directory``.
+    Remove the temporary files that a crash left in ``directory``: all of them, or those ``of`` one file.
 
-    Only for a directory whose writers are kept apart by a ``FileLock`` which the caller holds.
+    Only where nobody else writes these files at the moment: a ``FileLock`` which the caller holds keeps others apart.
     """
+    begin = "." if of is None else f".{of}."
     with faults("clean", directory):
         for name in os.listdir(directory):
-            if _LEFTOVER.fullmatch(name):
+            if name.startswith(begin) and _LEFTOVER.fullmatch(name):
                 os.unlink(directory / name)
 
 
@@ -156,6 +157,30 @@ def read_private(
     """
     owners = {os.geteuid(), owner}
     return _content(path, lambda status: _check_file(path, status, owners, group), limit)
+
+
+def read_unforged(path: Path, *, limit: int = MAX_PRIVATE_FILE) -> bytes:
+    """
+    Return the content of a file that nobody but us or root could have written; it may be read by anybody.
+
+    For what says what root does. The checks and their limits are otherwise those of ``read_private``.
+
+    :raises NotFound, TooMuch, Fault: as ``read_private``.
+    :raises Unsafe: another owner, writable by group or others, or no regular file.
+    """
+
+    def check(status: os.stat_result) -> None:
+        if not stat.S_ISREG(status.st_mode):
+            raise Unsafe(f"{str(path)!r} is not a regular file", hint="give a file")
+        if status.st_uid not in {0, os.geteuid()}:
+            raise Unsafe(f"{str(path)!r} belongs to user id {status.st_uid}", hint="it has to be root's, or yours")
+        if status.st_mode & 0o022:
+            raise Unsafe(
+                f"{str(path)!r} can be written by others (mode {stat.S_IMODE(status.st_mode):04o})",
+                hint=f"look at what is in it, then chmod go-w {path}",
+            )
+
+    return _content(path, check, limit)
 
 
 def read_told(

@@ -6,6 +6,7 @@ Both do nothing where systemd did not start us. Specification: sd_listen_fds(3),
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import socket
@@ -58,6 +59,12 @@ class Notifier:
         ours = environment.pop("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
         self.watchdog = int(microseconds) / 1e6 if ours and microseconds.isdecimal() else None
         """Seconds within which ``WATCHDOG=1`` is expected again, or None."""
+
+    async def watch(self, seconds: float) -> None:
+        """Say within every ``seconds`` that we are alive, until cancelled."""
+        while True:
+            self.tell("WATCHDOG=1")
+            await asyncio.sleep(seconds / 2)  # as sd_watchdog_enabled(3) recommends
 
     def tell(self, *lines: str) -> None:
         """Send lines such as ``READY=1``."""

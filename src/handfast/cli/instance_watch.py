@@ -40,7 +40,7 @@ def watch_command(data: Path, config_file: Path | None, passphrase_file: Path | 
 
     `up` does the same where its configuration says [instances] watch = true. One process at a time does.
     """
-    from handfast.server import logs
+    from handfast.adapters import logs
     from handfast.wiring import Overrides, open_service, require_data
 
     require_data(data)
@@ -55,8 +55,8 @@ def watch_command(data: Path, config_file: Path | None, passphrase_file: Path | 
 
 
 async def _watch(service: Service, tell: Callable[[Instance, Instance], None]) -> None:
+    from handfast.adapters.signals import signals
     from handfast.controller.control import Controller
-    from handfast.server.run import signals
 
     async with service.ledger.in_loop():
         with signals() as asked:

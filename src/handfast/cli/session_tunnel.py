@@ -195,7 +195,7 @@ def run_until_signal(
     """Run until it ends or a signal comes. :raises HandfastError: why it could not go on."""
     import uvloop
 
-    from handfast.server import logs
+    from handfast.adapters import logs
     from handfast.sessions.run import Told
 
     logs.configure(logging.WARNING)

@@ -11,9 +11,10 @@ import structlog
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
+from handfast.adapters import problems
 from handfast.core.chain import read_identity
 from handfast.errors import Fault, HandfastError, Malformed, TooMuch, UntrustedPeer
-from handfast.server import openapi, operators, problems, public
+from handfast.server import openapi, operators, public
 from handfast.server.limits import Limits
 from handfast.server.routes import ROUTES, Route
 from handfast.server.state import Call, State

@@ -13,11 +13,11 @@ from http import HTTPStatus
 import structlog
 from aiohttp import web
 
+from handfast.adapters.problems import again, problem, status_of
 from handfast.errors import Fault, HandfastError, NotAuthorized
 from handfast.server import pages
 from handfast.server.hosts import by_operator, read
 from handfast.server.pages import Pages, Shown, Sight
-from handfast.server.problems import again, problem, status_of
 from handfast.server.state import Call
 
 _log: structlog.typing.FilteringBoundLogger = structlog.get_logger()

@@ -16,11 +16,11 @@ from aiohttp import web
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from handfast.adapters import tls
+from handfast.adapters import problems, tls
 from handfast.core import keys, wire
 from handfast.errors import EvidenceRejected, Fault, HandfastError, Malformed, PolicyRefused, TooMuch
 from handfast.introducers.nifi import NAME, NifiAnswer, NifiRequest
-from handfast.server import problems, public
+from handfast.server import public
 from handfast.server.app import door, read_body
 from handfast.server.state import Call, State
 from handfast.wiring_nifi import NifiService

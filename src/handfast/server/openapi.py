@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 
 import handfast
+from handfast.adapters.problems import MEDIA_TYPE
 from handfast.core.wire import Problem
-from handfast.server.problems import MEDIA_TYPE
 from handfast.server.routes import ROUTES, Route, Shape
 
 _REFERENCE = "#/components/schemas/{name}"

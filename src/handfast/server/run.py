@@ -8,18 +8,19 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import structlog
 import uvloop
 from aiohttp import web
 
-from handfast.adapters import systemd
+from handfast.adapters import logs, sockets, systemd
+from handfast.adapters.signals import signals
 from handfast.core import keys
 from handfast.core.invitation import Address
 from handfast.errors import Fault, HandfastError, UsageError
-from handfast.server import logs, maintenance, nifi, sockets
+from handfast.server import maintenance, nifi
 from handfast.server.app import application, runner
 from handfast.server.connections import Identity, Listener
 from handfast.server.identity import obtain
@@ -89,7 +90,7 @@ async def _run(
         listeners.append(Listener(listening, _http(runners[-1]), state.connections, limits, identity))
     tasks = [asyncio.create_task(maintenance.forever(state, name, work)) for name, work in maintenance.TASKS.items()]
     if notifier.watchdog is not None:
-        tasks.append(asyncio.create_task(_watchdog(notifier, notifier.watchdog)))
+        tasks.append(asyncio.create_task(notifier.watch(notifier.watchdog)))
     try:
         ready(_ready(service, where))
         notifier.tell("READY=1", f"STATUS=serving on {', '.join(map(str, where.values()))}")
@@ -212,23 +213,3 @@ def _http(each: web.AppRunner) -> web.Server:
     if each.server is None:  # unreachable: it was set up
         raise Fault("the HTTP server is not set up")
     return each.server
-
-
-@contextlib.contextmanager
-def signals() -> Iterator[asyncio.Queue[signal.Signals]]:
-    """Give the signals as they come; the last of them ends the service."""
-    loop, asked = asyncio.get_running_loop(), asyncio.Queue[signal.Signals]()
-    ours = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-    for number in ours:
-        loop.add_signal_handler(number, asked.put_nowait, number)
-    try:
-        yield asked
-    finally:
-        for number in ours:
-            loop.remove_signal_handler(number)
-
-
-async def _watchdog(notifier: systemd.Notifier, seconds: float) -> None:
-    while True:
-        notifier.tell("WATCHDOG=1")
-        await asyncio.sleep(seconds / 2)  # as sd_watchdog_enabled(3) recommends

@@ -19,7 +19,9 @@ from pathlib import Path
 
 import uvloop
 
+from handfast.adapters import logs
 from handfast.adapters.files import FileLock
+from handfast.adapters.signals import signals
 from handfast.core.invitation import Address
 from handfast.core.names import machine_name
 from handfast.core.records import CredentialRecord, Invitation
@@ -27,9 +29,8 @@ from handfast.core.roles import Role
 from handfast.core.views import serial_text
 from handfast.errors import InvitationCancelled, InvitationExpired
 from handfast.ledger.entries import CRL_PUBLISHED
-from handfast.server import logs
 from handfast.server.limits import Limits
-from handfast.server.run import Ready, run, signals
+from handfast.server.run import Ready, run
 from handfast.server.session import opened
 from handfast.wiring import LOCK, Overrides, Service, open_service
 

@@ -28,16 +28,17 @@ import uvloop
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
+from handfast.adapters import sockets
+from handfast.adapters.problems import status_of
+from handfast.adapters.signals import signals
 from handfast.adapters.socket_owner import peer_uid
 from handfast.core.invitation import Address
 from handfast.core.secret import Secret
 from handfast.errors import HandfastError, NotAuthorized
-from handfast.server import pages, sockets
+from handfast.server import pages
 from handfast.server.app import runner
 from handfast.server.limits import Limits
 from handfast.server.pages import Pages, Sight
-from handfast.server.problems import status_of
-from handfast.server.run import signals
 
 LOOPBACK = "127.0.0.1"
 _OPEN = "/open/"

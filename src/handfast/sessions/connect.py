@@ -20,15 +20,15 @@ import msgspec
 import structlog
 
 from handfast.adapters.callers import callers
+from handfast.adapters.pace import pause, sparing
 from handfast.core.invitation import Address
 from handfast.errors import HandfastError, Malformed, Refused, Unreachable, Unsafe
 from handfast.sessions import hello, local
 from handfast.sessions.channel import close_with, shut
 from handfast.sessions.control import Side
 from handfast.sessions.engine import Link
-from handfast.sessions.hello import Control, Dial, Failed, Phone
+from handfast.sessions.hello import Control, Dial, Failed, Phone, interval
 from handfast.sessions.local import Endpoint
-from handfast.sessions.pace import interval, pause, sparing
 from handfast.sessions.relay import Ended
 from handfast.sessions.trust import Peer
 

@@ -18,7 +18,7 @@ from msgspec import Meta
 
 from handfast.core import wire
 from handfast.core.invitation import Address
-from handfast.errors import Malformed, TooMuch
+from handfast.errors import Malformed, TooMuch, UsageError
 
 ALPN = "handfast-session/1"
 MAX_FRAME = 0xFFFF  # bytes after the length
@@ -34,6 +34,13 @@ CrlDer = Annotated[bytes, Meta(min_length=1, max_length=MAX_CRL)]
 About = Annotated[
     dict[Annotated[str, Meta(max_length=40)], Annotated[str, Meta(max_length=200)]], Meta(max_length=16)
 ]  # for people: versions, a host's name
+
+
+def interval(every: float) -> float:
+    """Return how often to phone, in seconds, if a peer would take it, too. :raises UsageError: it would not."""
+    if not MIN_INTERVAL <= every <= MAX_INTERVAL:
+        raise UsageError(f"cannot phone every {every:g} s", hint=f"choose from {MIN_INTERVAL:g}s to {MAX_INTERVAL:g}s")
+    return every
 
 
 class Hello(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from handfast.adapters.pace import sparing
 from handfast.core.invitation import Address
 from handfast.errors import HandfastError, Unreachable
 from handfast.sessions import local
@@ -20,7 +21,6 @@ from handfast.sessions.control import Side
 from handfast.sessions.engine import Link
 from handfast.sessions.hello import Answer, Hello, Phone
 from handfast.sessions.local import Endpoint
-from handfast.sessions.pace import sparing
 from handfast.sessions.relay import Ended
 from handfast.sessions.trust import Peer
 

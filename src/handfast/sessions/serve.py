@@ -18,6 +18,7 @@ import msgspec
 import structlog
 
 from handfast.adapters import files
+from handfast.adapters.pace import pause, sparing
 from handfast.core.invitation import Address
 from handfast.errors import (
     Fault,
@@ -32,9 +33,8 @@ from handfast.errors import (
 from handfast.sessions import hello, local
 from handfast.sessions.control import Side
 from handfast.sessions.engine import Link
-from handfast.sessions.hello import Control, Dial, Failed, Phone
+from handfast.sessions.hello import Control, Dial, Failed, Phone, interval
 from handfast.sessions.local import Endpoint
-from handfast.sessions.pace import interval, pause, sparing
 from handfast.sessions.relay import Ended
 from handfast.sessions.trust import Peer
 

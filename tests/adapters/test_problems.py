@@ -7,8 +7,8 @@ import inspect
 import pytest
 
 from handfast import errors
+from handfast.adapters import problems
 from handfast.errors import HandfastError
-from handfast.server import problems
 
 CLASSES = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, HandfastError)]
 

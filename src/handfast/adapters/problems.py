@@ -1,5 +1,5 @@
 """
-Errors as RFC 9457 problems: the one place with HTTP statuses.
+Errors as RFC 9457 problems: the one place with HTTP statuses of errors.
 
 A stranger learns the code and a constant sentence. Only those who proved something (the holder of an
 invitation's seed, of a credential, or an operator) are told why.
@@ -36,6 +36,7 @@ STATUS: dict[type[HandfastError], int] = {
     errors.Revoked: 403,
     errors.NotAuthorized: 403,
     errors.NotFound: 404,
+    errors.Conflict: 409,
     errors.TooMuch: 413,  # 429 where trying again later helps: see ``problem``
     errors.Unsafe: 500,  # our own files
     errors.Unreachable: 503,
@@ -56,6 +57,7 @@ _TITLES: dict[type[HandfastError], str] = {
     errors.Revoked: "the credential was revoked",
     errors.NotAuthorized: "not authorized",
     errors.NotFound: "not found",
+    errors.Conflict: "not at this moment",
     errors.TooMuch: "too much, or too often",
     errors.Unreachable: "not available at the moment",
     errors.Waiting: "waiting for approval",
@@ -70,6 +72,11 @@ def status_of(kind: type[HandfastError]) -> int:
     return _nearest(STATUS, kind) or 500
 
 
+def title_of(kind: type[HandfastError]) -> str:
+    """Return the constant sentence of an error class, or that of its nearest ancestor."""
+    return _nearest(_TITLES, kind) or "refused"
+
+
 def problem(error: HandfastError) -> Problem:
     """Return what a caller is told about ``error``."""
     status = status_of(type(error))
@@ -77,7 +84,7 @@ def problem(error: HandfastError) -> Problem:
         status = 429
     if status >= 500 and status != 503:
         return _FAULT  # internals help an attacker and nobody else
-    title = _nearest(_TITLES, type(error)) or "refused"
+    title = title_of(type(error))
     if isinstance(error, _SILENT):
         return Problem(title=title, status=status, code=error.code)
     reasons = list(error.reasons) if isinstance(error, errors.PolicyRefused) else []

@@ -5,18 +5,8 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable
 
-from handfast.errors import UsageError
-from handfast.sessions.hello import MAX_INTERVAL, MIN_INTERVAL
-
 _MOST_EVERY = 8  # times the interval: how rarely a peer is tried that has been away for long
 _chance = secrets.SystemRandom()
-
-
-def interval(every: float) -> float:
-    """Return how often to phone, in seconds, if a peer would take it, too. :raises UsageError: it would not."""
-    if not MIN_INTERVAL <= every <= MAX_INTERVAL:
-        raise UsageError(f"cannot phone every {every:g} s", hint=f"choose from {MIN_INTERVAL:g}s to {MAX_INTERVAL:g}s")
-    return every
 
 
 def pause(every: float, failures: int) -> float:

@@ -1,0 +1,198 @@
+"""
+Files that a controller deploys to a service: taken as a stream, there whole or not at all.
+
+A stream goes to a temporary name beside its place, is hashed on its way, flushed, and renamed when all of it is there
+and its digest is the one that was announced. Names come over the network: one component, of a small set of characters,
+opened below the directory that the policy names, through which no link is followed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import secrets
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from handfast.errors import Fault, Malformed, NotFound, Refused, TooMuch
+
+MAX_ARTIFACTS = 1_000  # of one service
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+@=-]{0,199}", re.ASCII)
+_PART = ".handfast-"  # never a name of an artifact, which begin with a letter, a digit or an underscore
+_FOLDER = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_DIRECTORY
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """A file that was deployed; ``size`` in bytes."""
+
+    name: str
+    size: int
+
+
+def artifact_name(text: str) -> str:
+    """
+    Return the name of an artifact: one path component.
+
+    :raises Malformed: a path, a hidden name, or characters that mean something to a shell or to nobody.
+    """
+    if not _NAME.fullmatch(text):
+        raise Malformed(f"not a name of an artifact: {text[:80]!r}", hint="letters, digits and ._+@=- , up to 200")
+    return text
+
+
+class Incoming:
+    """An artifact on its way: ``write`` each piece, then leave the block of ``Artifacts.incoming``."""
+
+    def __init__(self, descriptor: int, most: int) -> None:
+        self._descriptor, self._most = descriptor, most
+        self._hash = hashlib.sha256()
+        self.size = 0
+
+    def write(self, piece: bytes) -> None:
+        """
+        Write a piece. For a thread: it waits for the disk.
+
+        :raises TooMuch: over what the policy allows. :raises Fault: the disk is full.
+        """
+        self.size += len(piece)
+        if self.size > self._most:
+            raise TooMuch(f"an artifact of over {self._most} bytes", hint="the agent's policy says how much")
+        self._hash.update(piece)
+        try:
+            while piece:
+                piece = piece[os.write(self._descriptor, piece) :]
+        except OSError as error:
+            raise Fault(f"cannot write the artifact: {error.strerror}", hint="is the disk full?") from error
+
+    @property
+    def sha256(self) -> str:
+        """The digest of all that was written, in hexadecimal."""
+        return self._hash.hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Artifacts:
+    """The artifacts in one directory of a service; ``most`` is the size of one in bytes, ``mode`` what files get."""
+
+    directory: Path
+    most: int
+    mode: int = 0o644
+
+    def listed(self) -> tuple[Artifact, ...]:
+        """Return what is there, by name; whatever else lies in the directory is nobody's here."""
+        with self._folder() as folder, os.scandir(folder) as entries:
+            found = [
+                Artifact(each.name, each.stat(follow_symlinks=False).st_size)
+                for each in entries
+                if _NAME.fullmatch(each.name) and each.is_file(follow_symlinks=False)
+            ]
+        return tuple(sorted(found, key=lambda artifact: artifact.name))
+
+    def shown(self, name: str) -> Artifact:
+        """Return one. :raises Malformed: no name. :raises NotFound: it is not there."""
+        with self._folder() as folder:
+            return Artifact(name, _about(folder, artifact_name(name)).st_size)
+
+    @contextmanager
+    def incoming(self, name: str, *, size: int | None = None, sha256: str | None = None) -> Iterator[Incoming]:
+        """
+        Take an artifact inside the block, and put it in its place at the end; whatever fails, the old one stays.
+
+        ``size`` (bytes) and ``sha256`` (hex) are what was announced.
+
+        :raises Malformed: no name, or not what was announced: cut off, or changed.
+        :raises TooMuch: too large, or too many. :raises Refused: something else has its name.
+        """
+        artifact_name(name)
+        if size is not None and size > self.most:  # before anything of it has come
+            raise TooMuch(f"{name!r} has {size} bytes, at most {self.most} are allowed", hint="see the agent's policy")
+        with self._folder() as folder:
+            self._check(folder, name)
+            part = f"{_PART}{secrets.token_hex(8)}"
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            with _faults(name):
+                descriptor = os.open(part, flags, 0o600, dir_fd=folder)
+            try:
+                coming = Incoming(descriptor, self.most)
+                yield coming
+                _compare(name, coming, size, sha256)
+                with _faults(name):
+                    os.fchmod(descriptor, self.mode)
+                    os.fsync(descriptor)
+                    os.rename(part, name, src_dir_fd=folder, dst_dir_fd=folder)
+                    os.fsync(folder)
+            finally:
+                os.close(descriptor)
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(part, dir_fd=folder)
+
+    def remove(self, name: str) -> None:
+        """Remove one. :raises NotFound: it is not there."""
+        with self._folder() as folder:
+            _about(folder, artifact_name(name))
+            os.unlink(name, dir_fd=folder)
+            os.fsync(folder)
+
+    def clean(self) -> int:
+        """Remove what a crash left behind, when nothing is coming; return how many."""
+        with self._folder() as folder, os.scandir(folder) as entries:
+            left = [each.name for each in entries if each.name.startswith(_PART)]
+            for name in left:
+                os.unlink(name, dir_fd=folder)
+        return len(left)
+
+    @contextmanager
+    def _folder(self) -> Iterator[int]:
+        try:
+            folder = os.open(self.directory, _FOLDER)
+        except OSError as error:
+            raise Fault(
+                f"cannot open the directory for artifacts {str(self.directory)!r}: {error.strerror}",
+                hint="the agent's policy names it; make it, as root",
+            ) from error
+        try:
+            yield folder
+        finally:
+            os.close(folder)
+
+    def _check(self, folder: int, name: str) -> None:
+        names = os.listdir(folder)
+        if name not in names and sum(bool(_NAME.fullmatch(each)) for each in names) >= MAX_ARTIFACTS:
+            raise TooMuch(f"over {MAX_ARTIFACTS} artifacts", hint="remove some")
+        if name in names and not stat.S_ISREG(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
+            raise Refused(f"{name!r} is there, and is no file", hint="somebody else put it there; choose another name")
+
+
+@contextmanager
+def _faults(name: str) -> Iterator[None]:
+    """Turn what the disk says into ours; not what is raised by whoever sends, which may be an ``OSError`` too."""
+    try:
+        yield
+    except OSError as error:
+        raise Fault(
+            f"cannot keep {name!r}: {error.strerror}", hint="is the disk full, or not ours to write?"
+        ) from error
+
+
+def _about(folder: int, name: str) -> os.stat_result:
+    with contextlib.suppress(FileNotFoundError):
+        about = os.stat(name, dir_fd=folder, follow_symlinks=False)
+        if stat.S_ISREG(about.st_mode):
+            return about
+    raise NotFound(f"no artifact {name!r}", hint="see the list of artifacts")
+
+
+def _compare(name: str, coming: Incoming, size: int | None, sha256: str | None) -> None:
+    if size is not None and coming.size != size:
+        raise Malformed(f"{name!r} has {coming.size} of {size} bytes", hint="it was cut off on its way: send it again")
+    if sha256 is not None and coming.sha256 != sha256.lower():
+        raise Malformed(
+            f"{name!r} has the SHA-256 {coming.sha256}, announced was {sha256[:64]}",
+            hint="it is not the file that was meant: somebody changed it, or the digest",
+        )

@@ -1,0 +1,189 @@
+"""
+The agent's connections: accepted, or dialled by itself; over both the agent is the TLS server, and HTTP's.
+
+Each handshake shows what the agent shows at that moment, and the connection remembers it. Nobody who has not proved to
+be a controller gets as far as HTTP, and connections without a proof are few and short.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import cast
+
+import structlog
+from cryptography import x509
+
+from handfast.adapters.callers import callers
+from handfast.agent.agent import Face
+from handfast.core.invitation import Address
+from handfast.errors import HandfastError
+
+HANDSHAKE = 10.0  # seconds
+MAX_CONNECTIONS = 64  # a controller needs two or three
+MAX_PROVING = 64  # handshakes at once, about 60 kB each; of more the oldest goes, which has had its time
+UNREAD = 30.0  # seconds for a controller to read what it asked for
+GREETING = "HANDFAST-AGENT/1"
+_log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """The truth of one connection: what we showed in it, and the certificate (DER) whose key the other side proved."""
+
+    face: Face
+    certificate: x509.Certificate
+    der: bytes
+
+
+class Doors:
+    """Leads connections to HTTP; ``face`` is asked for each, and ``admit`` refuses whoever is no controller."""
+
+    def __init__(
+        self,
+        http: Callable[[], asyncio.Protocol],
+        *,
+        face: Callable[[], Face],
+        admit: Callable[[x509.Certificate], object],
+    ) -> None:
+        self._http, self._face, self._admit = http, face, admit
+        self._proving: dict[asyncio.Task[object], None] = {}  # the oldest first
+        self.callers: dict[asyncio.BaseTransport, Caller] = {}
+
+    async def listen(self, listening: socket.socket) -> None:
+        """Accept until cancelled."""
+        async for accepted, host in callers(listening):
+            if len(self.callers) >= MAX_CONNECTIONS:  # controllers, all of them
+                accepted.close()
+                continue
+            if len(self._proving) >= MAX_PROVING:
+                # Not this one: whoever fills all places and says nothing would keep our controller out.
+                oldest = next(iter(self._proving))
+                del self._proving[oldest]
+                oldest.cancel()
+            task = asyncio.ensure_future(self.serve(accepted, host))
+            self._proving[task] = None
+            task.add_done_callback(partial(self._proved, accepted))
+
+    def _proved(self, accepted: socket.socket, task: asyncio.Task[object]) -> None:
+        self._proving.pop(task, None)
+        if task.cancelled():  # perhaps before it began, and nobody else has the socket then
+            accepted.close()
+
+    async def dial(self, controller: Address, name: str) -> None:
+        """
+        Connect to a controller, and serve the connection until it ends.
+
+        The line before TLS says who we are, for the controller to know whom to ask; it proves nothing.
+
+        :raises OSError: it cannot be reached.
+        """
+        loop = asyncio.get_running_loop()
+        found = await loop.getaddrinfo(controller.host, controller.port, type=socket.SOCK_STREAM)
+        family, kind, protocol, _, address = found[0]
+        connected = socket.socket(family, kind, protocol)
+        connected.setblocking(False)
+        try:
+            async with asyncio.timeout(HANDSHAKE):
+                await loop.sock_connect(connected, address)
+                await loop.sock_sendall(connected, f"{GREETING} {name}\n".encode("ascii"))
+        except BaseException:
+            connected.close()
+            raise
+        connection = await self.serve(connected, str(controller))
+        if connection is not None:
+            await connection.ended.wait()
+
+    async def serve(self, connected: socket.socket, source: str) -> _Connection | None:
+        """Do the handshake, and have HTTP served if a controller is at the other end; None if nobody is."""
+        connection = _Connection(self, self._http(), self._face())
+        loop = asyncio.get_running_loop()
+        try:
+            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(UNREAD * 1000))
+            await loop.connect_accepted_socket(
+                lambda: connection,
+                connected,
+                ssl=connection.face.context,
+                ssl_handshake_timeout=HANDSHAKE,
+                ssl_shutdown_timeout=1.0,
+            )
+        except OSError as error:  # a scanner, somebody without a certificate: their business, not news
+            _log.debug("handshake failed", source=source, error=str(error)[:200])
+            connected.close()
+            return None
+        except BaseException:
+            connected.close()
+            raise
+        return connection
+
+    async def close(self) -> None:
+        """Drop whoever has not proved to be anybody; the others are HTTP's."""
+        for task in list(self._proving):
+            task.cancel()
+        await asyncio.gather(*self._proving, return_exceptions=True)
+
+    def made(self, transport: asyncio.BaseTransport, face: Face) -> bool:
+        """Take note of a connection whose handshake is done; False if it is no controller's."""
+        tls = cast(ssl.SSLObject, transport.get_extra_info("ssl_object"))
+        der = tls.getpeercert(binary_form=True)
+        if der is None or tls.session_reused:  # unreachable: a certificate is demanded, and there are no tickets
+            return False
+        try:
+            certificate = x509.load_der_x509_certificate(der)
+            self._admit(certificate)
+        except (HandfastError, ValueError) as error:
+            _log.warning("refused a caller that is no controller", reason=str(error)[:200])
+            return False
+        self.callers[transport] = Caller(face, certificate, der)
+        return True
+
+
+class _Connection(asyncio.Protocol):
+    """Passes everything on to HTTP, once it is known who is there."""
+
+    def __init__(self, doors: Doors, http: asyncio.Protocol, face: Face) -> None:
+        self._doors, self._http, self.face = doors, http, face
+        self._transport: asyncio.Transport | None = None
+        self._patience: asyncio.TimerHandle | None = None
+        self.ended = asyncio.Event()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        if self._doors.made(transport, self.face):
+            self._transport = cast(asyncio.Transport, transport)
+            self._http.connection_made(transport)
+        else:
+            cast(asyncio.Transport, transport).abort()
+
+    def data_received(self, data: bytes) -> None:
+        if self._transport is not None:
+            self._http.data_received(data)
+
+    def eof_received(self) -> bool | None:
+        return self._http.eof_received() if self._transport is not None else None
+
+    def pause_writing(self) -> None:
+        self._http.pause_writing()
+        if self._transport is not None:  # HTTP would wait for ever, with all of the answer in memory
+            self._patience = asyncio.get_running_loop().call_later(UNREAD, self._transport.abort)
+
+    def resume_writing(self) -> None:
+        self._patient()
+        self._http.resume_writing()
+
+    def _patient(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._patient()
+        self.ended.set()
+        if self._transport is not None:
+            with contextlib.suppress(KeyError):
+                del self._doors.callers[self._transport]
+            self._http.connection_lost(error)

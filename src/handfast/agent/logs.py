@@ -1,0 +1,234 @@
+"""
+The log files of a service, for a controller to read: which there are, their ends, and what is added.
+
+A log is named by its path below the service's log directory. Names come over the network, so none is ever joined to a
+path: a file is opened one component after the other, no link is followed, and only what the listing has is read. So
+what a service writes into its log directory is all that can be read through it.
+
+Positions are bytes. ``Mark`` knows the file besides, so that one that was rotated away is read to its end first.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import BinaryIO
+
+from handfast.errors import Malformed, NotFound, TooMuch
+
+MAX_LINES = 10_000  # of one answer
+MAX_BYTES = 1024 * 1024  # of one answer
+MAX_LOGS = 1_000  # files of one service
+MAX_DEPTH = 8  # directories below each other
+PATTERN = "*log"  # as the original's API has it
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # a FIFO there must not hold us
+_FOLDER = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_DIRECTORY
+
+
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """Lines of a log without their ends, and the offset (bytes) behind them."""
+
+    lines: tuple[str, ...]
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """How far a log was read: which file it was, and the offset (bytes) in it."""
+
+    device: int
+    inode: int
+    offset: int
+
+    def __str__(self) -> str:
+        return f"{self.device:x}-{self.inode:x}-{self.offset:x}"
+
+    @classmethod
+    def parse(cls, text: str) -> Mark:
+        """Read what ``str`` wrote. :raises Malformed: anything else."""
+        parts = text.split("-")
+        try:
+            if len(text) > 60 or len(parts) != 3 or not text.isascii() or not all(part.isalnum() for part in parts):
+                raise ValueError(text)
+            return cls(*(int(part, 16) for part in parts))
+        except ValueError:
+            raise Malformed(f"not a place in a log: {text[:60]!r}", hint="give what the last answer had") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Added:
+    """What a log has got since a mark. ``lost`` says that some of it is gone: cut off, or rotated away twice."""
+
+    lines: tuple[str, ...]
+    mark: Mark
+    lost: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Logs:
+    """The logs in one directory: the files there and below it whose names fit ``pattern``."""
+
+    directory: Path
+    pattern: str = PATTERN
+
+    def listed(self) -> tuple[str, ...]:
+        """
+        Return the logs by name, such as ``server.log`` or ``sub/x.log``; what cannot be written so is left out.
+
+        :raises TooMuch: over ``MAX_LOGS`` of them.
+        """
+        try:
+            root = os.open(self.directory, _FOLDER)
+        except OSError:
+            return ()  # the service has not made it yet
+        try:
+            found = sorted(self._walk(root, "", 0))
+        finally:
+            os.close(root)
+        return tuple(found)
+
+    def _walk(self, folder: int, prefix: str, depth: int) -> Iterator[str]:
+        count = 0
+        with os.scandir(folder) as entries:
+            kinds = [(each.name, each.is_dir(follow_symlinks=False), _is_file(each)) for each in entries]
+        for name, is_folder, is_file in kinds:
+            if not name.isprintable():
+                continue
+            if is_file and fnmatchcase(name, self.pattern):
+                count += 1
+                if count > MAX_LOGS:
+                    raise TooMuch(
+                        f"over {MAX_LOGS} logs in {str(self.directory)!r}", hint="narrow the policy's pattern"
+                    )
+                yield prefix + name
+            elif is_folder and depth < MAX_DEPTH:
+                try:
+                    inner = os.open(name, _FOLDER, dir_fd=folder)
+                except OSError:
+                    continue
+                try:
+                    yield from self._walk(inner, f"{prefix}{name}/", depth + 1)
+                finally:
+                    os.close(inner)
+
+    @contextmanager
+    def _open(self, log: str) -> Iterator[BinaryIO]:
+        if log not in self.listed():
+            raise NotFound(f"no log {log[:80]!r}", hint="see the list of logs")
+        *folders, name = log.split("/")
+        opened: list[int] = []
+        try:
+            opened.append(os.open(self.directory, _FOLDER))
+            for each in folders:
+                opened.append(os.open(each, _FOLDER, dir_fd=opened[-1]))
+            with os.fdopen(os.open(name, _FILE, dir_fd=opened[-1]), "rb") as file:
+                if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                    raise NotFound(f"{log[:80]!r} is no file", hint="see the list of logs")
+                yield file
+        except OSError:
+            raise NotFound(f"the log {log[:80]!r} is gone", hint="see the list of logs") from None
+        finally:
+            for folder in reversed(opened):
+                os.close(folder)
+
+    def tail(self, log: str, *, count: int, offset: int = 0) -> Lines:
+        """
+        Return up to ``count`` lines from an offset (bytes), as the original's API does.
+
+        A negative offset counts from the end, and the line it falls into is left out; one beyond the file is its end,
+        or its beginning. A last line without its end is returned as it is.
+
+        :raises NotFound: no such log. :raises Malformed: no such count.
+        """
+        if not 0 < count <= MAX_LINES:
+            raise Malformed(f"{count} lines of a log", hint=f"1 to {MAX_LINES}")
+        with self._open(log) as file:
+            size = os.fstat(file.fileno()).st_size
+            start = max(size + offset, 0) if offset < 0 else min(offset, size)
+            file.seek(start)
+            if offset < 0 and start > 0:
+                file.readline(MAX_BYTES)
+            lines: list[str] = []
+            left = MAX_BYTES
+            while len(lines) < count and left > 0 and (line := file.readline(left)):
+                left -= len(line)
+                lines.append(_text(line))
+            return Lines(tuple(lines), file.tell())
+
+    def end(self, log: str) -> Mark:
+        """Return the mark of a log's end, to follow it from there. :raises NotFound: no such log."""
+        with self._open(log) as file:
+            about = os.fstat(file.fileno())
+            return Mark(about.st_dev, about.st_ino, about.st_size)
+
+    def since(self, log: str, mark: Mark) -> Added:
+        """
+        Return the whole lines that a log has got since a mark, up to ``MAX_BYTES``; a line being written waits.
+
+        :raises NotFound: no such log.
+        """
+        with self._open(log) as file:
+            about = os.fstat(file.fileno())
+            if (about.st_dev, about.st_ino) == (mark.device, mark.inode):
+                return _added(file, mark, lost=False)
+            with self._rotated(log, mark) as old:
+                if old is not None:
+                    rest = _added(old, mark, lost=False, last=True)
+                    if rest.lines:
+                        return rest
+            return _added(file, Mark(about.st_dev, about.st_ino, 0), lost=old is None)
+
+    @contextmanager
+    def _rotated(self, log: str, mark: Mark) -> Iterator[BinaryIO | None]:
+        """Give the file that the mark is in, where it lies beside the log under another name: logrotate's way."""
+        folder = self.directory / Path(log).parent  # listed a moment ago; opened without following a link
+        found = None
+        try:
+            inner = os.open(folder, _FOLDER)
+        except OSError:
+            yield None
+            return
+        try:
+            with os.scandir(inner) as entries:
+                name = next((each.name for each in entries if each.inode() == mark.inode and _is_file(each)), None)
+            if name is not None:
+                found = os.fdopen(os.open(name, _FILE, dir_fd=inner), "rb")
+                about = os.fstat(found.fileno())
+                if (about.st_dev, about.st_ino) != (mark.device, mark.inode) or not stat.S_ISREG(about.st_mode):
+                    found.close()
+                    found = None
+        except OSError:
+            found = None
+        finally:
+            os.close(inner)
+        try:
+            yield found
+        finally:
+            if found is not None:
+                found.close()
+
+
+def _added(file: BinaryIO, mark: Mark, *, lost: bool, last: bool = False) -> Added:
+    """Read from a mark; ``last`` takes a line without its end, since nothing will be added to this file."""
+    size = os.fstat(file.fileno()).st_size
+    cut = mark.offset > size
+    start = 0 if cut else mark.offset  # copytruncate: the same file, begun anew
+    file.seek(start)
+    data = file.read(MAX_BYTES)
+    whole = len(data) if last or (len(data) == MAX_BYTES and b"\n" not in data) else data.rfind(b"\n") + 1
+    lines = data[:whole].removesuffix(b"\n").split(b"\n") if whole else []
+    return Added(tuple(map(_text, lines)), Mark(mark.device, mark.inode, start + whole), lost or cut)
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    return entry.is_file(follow_symlinks=False)
+
+
+def _text(line: bytes) -> str:
+    return line.removesuffix(b"\n").removesuffix(b"\r").decode("utf-8", "replace")

@@ -1,0 +1,85 @@
+"""
+The names of a cluster's members in /etc/hosts, which the original's API lets a controller write.
+
+Whoever writes there decides where this machine's programs connect to. So the agent's policy has to name the file, there
+is one block that is ours, what stands outside of it is never changed, and a name that stands there is refused.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from handfast.adapters import files
+from handfast.core.names import dns_name, ip_address
+from handfast.errors import Conflict, Fault, Malformed, NotFound, TooMuch
+
+MAX_MEMBERS = 1_000
+MAX_FILE = 1024 * 1024  # bytes
+_BEGIN, _END = "# begin: cluster members, written by handfast", "# end: cluster members"
+
+
+@dataclass(frozen=True, slots=True)
+class Members:
+    """The block of cluster members in a hosts(5) file; for one thread."""
+
+    path: Path
+
+    def put(self, hostname: str, address: str) -> None:
+        """
+        Have a name lead to an IP address, instead of the one before.
+
+        :raises Malformed: no name of DNS, or no address, or one that is no machine's. :raises Conflict: the machine's
+            own part of the file has the name. :raises TooMuch: too many. :raises Fault: the file cannot be written.
+        """
+        name, place = dns_name(hostname), _address(address)
+        outside, members = self._read()
+        if name in {each.lower() for line in outside for each in line.partition("#")[0].split()[1:]}:
+            raise Conflict(f"{name!r} is in {str(self.path)!r} already", hint="whoever is root there wrote it")
+        members[name] = place
+        if len(members) > MAX_MEMBERS:
+            raise TooMuch(f"over {MAX_MEMBERS} members", hint="remove some")
+        self._write(outside, members)
+
+    def remove(self, hostname: str) -> None:
+        """Remove a name. :raises NotFound: it is none of ours. :raises Malformed, Fault: as ``put``."""
+        name = dns_name(hostname)
+        outside, members = self._read()
+        if members.pop(name, None) is None:
+            raise NotFound(f"no member {name!r}")
+        self._write(outside, members)
+
+    def recover(self) -> None:
+        """Remove what a crash has left beside the file. :raises Fault: it cannot."""
+        files.remove_leftovers(self.path.parent, of=self.path.name)
+
+    def _read(self) -> tuple[list[str], dict[str, str]]:
+        with files.faults("read", self.path):
+            if self.path.stat().st_size > MAX_FILE:
+                raise Fault(f"{str(self.path)!r} has over {MAX_FILE} bytes")
+            lines = self.path.read_text("utf-8", "surrogateescape").splitlines()
+        if _BEGIN not in lines:
+            return lines, {}
+        begin = lines.index(_BEGIN)
+        if _END not in lines[begin:]:
+            raise Fault(f"{str(self.path)!r} has the begin of our block and no end", hint=f"write {_END!r} there")
+        end = lines.index(_END, begin)
+        pairs = (line.split() for line in lines[begin + 1 : end])
+        return lines[:begin] + lines[end + 1 :], {pair[1]: pair[0] for pair in pairs if len(pair) == 2}
+
+    def _write(self, outside: list[str], members: dict[str, str]) -> None:
+        block = [_BEGIN, *(f"{address} {name}" for name, address in sorted(members.items())), _END]
+        text = "".join(f"{line}\n" for line in [*outside, *(block if members else [])])
+        with files.faults("write", self.path):
+            mode = self.path.stat().st_mode & 0o777
+        files.write_atomic(self.path, text.encode("utf-8", "surrogateescape"), mode)
+
+
+def _address(text: str) -> str:
+    try:
+        address = ip_address(text)
+    except ValueError:
+        raise Malformed(f"not an IP address: {text[:80]!r}", hint="the agent asks no resolver") from None
+    if address.is_loopback or address.is_unspecified or address.is_multicast:
+        raise Malformed(f"{text[:80]!r} is no other machine's address", hint="give the member's own")
+    return str(address)

@@ -1,0 +1,232 @@
+"""
+The agent's own policy: which services its controller may touch, and how. What is not in it cannot be reached.
+
+A TOML file of root's on the machine itself. The controller cannot read it, and cannot change it: so whoever takes over
+a controller has what these machines have chosen to give, and no more.
+
+    hosts_file = "/etc/hosts"           # the original's /cluster_member_addresses may write there; without, nothing may
+    [service.nginx]
+    kind = "systemd"                    # or "supervisord", "command", "mock"
+    unit = "nginx.service"
+    operations = ["status", "start", "stop", "restart", "configure", "artifacts", "logs"]
+    logs = "/var/log/nginx"
+    artifacts = "/srv/www"
+    [service.nginx.files.site]
+    path = "/etc/nginx/conf.d/site.conf"
+    check = ["nginx", "-t"]
+    apply = "reload"
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+import msgspec
+from msgspec import Meta
+
+from handfast.adapters import files
+from handfast.agent.artifacts import Artifacts
+from handfast.agent.logs import PATTERN, Logs
+from handfast.agent.services.base import Backend
+from handfast.agent.services.command import Command
+from handfast.agent.services.mock import Mock
+from handfast.agent.services.supervisord import Supervisord
+from handfast.agent.services.systemd import Systemd
+from handfast.errors import ConfigError
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}", re.ASCII)
+_UNIT = re.compile(r"[A-Za-z0-9][A-Za-z0-9:_.@\\-]{0,254}", re.ASCII)  # above all no option
+_GB = 1024**3
+_MAX_FILE = 1024 * 1024  # bytes
+_Argv = list[Annotated[str, Meta(min_length=1, max_length=4096)]]
+
+
+class Operation(StrEnum):
+    """What a controller may do with a service."""
+
+    STATUS = "status"
+    START = "start"
+    STOP = "stop"
+    RESTART = "restart"
+    CONFIGURE = "configure"
+    ARTIFACTS = "artifacts"
+    LOGS = "logs"
+
+
+class Apply(StrEnum):
+    """What happens when a file was changed."""
+
+    RELOAD = "reload"
+    RESTART = "restart"
+    NOTHING = "nothing"
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigFile:
+    """A file that the controller may write; ``check`` is run with it in its place, and says whether it stays."""
+
+    path: Path
+    check: tuple[str, ...]
+    apply: Apply
+    mode: int
+
+
+@dataclass(frozen=True, slots=True)
+class ServicePolicy:
+    """One service: what it is, and what may be done with it. ``pull`` are URLs under which artifacts may be fetched."""
+
+    name: str
+    full_name: str
+    backend: Backend
+    operations: frozenset[Operation]
+    files: dict[str, ConfigFile]
+    logs: Logs | None = None
+    artifacts: Artifacts | None = None
+    pull: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """All that a controller may reach: services by name, and the hosts(5) file for a cluster's members, if any."""
+
+    services: dict[str, ServicePolicy] = field(default_factory=dict)
+    hosts_file: Path | None = None
+
+
+class _File(msgspec.Struct, forbid_unknown_fields=True):
+    path: str
+    check: _Argv = []
+    apply: Apply = Apply.RELOAD
+    mode: Annotated[int, Meta(ge=0, le=0o777)] = 0o644
+
+
+class _Service(msgspec.Struct, forbid_unknown_fields=True):
+    kind: Literal["systemd", "supervisord", "command", "mock"]
+    operations: list[Operation]
+    full_name: Annotated[str, Meta(max_length=200)] = ""
+    unit: str = ""
+    program: str = ""
+    supervisord: str | None = None
+    query: _Argv = []
+    start: _Argv = []
+    stop: _Argv = []
+    restart: _Argv = []
+    reload: _Argv = []
+    delay: Annotated[float, Meta(ge=0, le=60)] = 0.0
+    logs: str | None = None
+    log_pattern: str = PATTERN
+    artifacts: str | None = None
+    artifact_limit: Annotated[int, Meta(ge=1)] = 4 * _GB
+    artifact_mode: Annotated[int, Meta(ge=0, le=0o777)] = 0o644
+    pull: list[str] = []
+    files: dict[str, _File] = {}
+
+
+class _Policy(msgspec.Struct, forbid_unknown_fields=True):
+    hosts_file: str | None = None
+    service: dict[str, _Service] = {}
+
+
+def load(path: Path) -> Policy:
+    """
+    Read the policy in a file.
+
+    :raises NotFound: there is none. :raises Unsafe: others can write it, and so could have programs run as root.
+    :raises ConfigError, TooMuch, Fault: as ``parse``, too long, or the disk.
+    """
+    return parse(files.read_unforged(path, limit=_MAX_FILE), source=str(path))
+
+
+def parse(text: bytes, *, source: str) -> Policy:
+    """
+    Read a policy; ``source`` names it in messages.
+
+    *Not* checked: that programs, units and directories exist, which may come later than the agent.
+
+    :raises ConfigError: not TOML, an unknown key, or something that could reach further than it says.
+    """
+    try:
+        read = msgspec.toml.decode(text, type=_Policy)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{source!r} is no policy: {error}", hint="see docs/protocols/agent.md") from None
+    services = {name: _service(name, each, f"{source!r}, service {name!r}") for name, each in read.service.items()}
+    return Policy(services, None if read.hosts_file is None else _absolute(read.hosts_file, repr(source)))
+
+
+def _service(name: str, said: _Service, where: str) -> ServicePolicy:
+    if not _NAME.fullmatch(name):
+        raise ConfigError(f"{where}: not a name", hint="lower-case letters, digits, _ and -")
+    operations = frozenset(said.operations)
+    needed = {Operation.LOGS: said.logs, Operation.ARTIFACTS: said.artifacts, Operation.CONFIGURE: said.files}
+    for operation, what in needed.items():
+        if (operation in operations) != bool(what):
+            missing = "files" if operation is Operation.CONFIGURE else operation.value
+            raise ConfigError(
+                f"{where}: operation {operation.value!r} and {missing!r} go together", hint="both, or none"
+            )
+    return ServicePolicy(
+        name=name,
+        full_name=said.full_name or name,
+        backend=_backend(said, where),
+        operations=operations,
+        files={key: _file(key, each, where) for key, each in said.files.items()},
+        logs=Logs(_absolute(said.logs, where), _pattern(said.log_pattern, where)) if said.logs else None,
+        artifacts=Artifacts(_absolute(said.artifacts, where), said.artifact_limit, said.artifact_mode)
+        if said.artifacts
+        else None,
+        pull=tuple(_prefix(each, where) for each in said.pull),
+    )
+
+
+def _backend(said: _Service, where: str) -> Backend:
+    match said.kind:
+        case "systemd":
+            return Systemd(_word(said.unit, "unit", where))
+        case "supervisord":
+            configuration = None if said.supervisord is None else str(_absolute(said.supervisord, where))
+            return Supervisord(_word(said.program, "program", where), configuration)
+        case "command":
+            for key, argv in (("query", said.query), ("start", said.start), ("stop", said.stop)):
+                if not argv:
+                    raise ConfigError(f"{where}: a command needs {key!r}", hint='query = ["/usr/bin/x", "status"]')
+            return Command(*map(tuple, (said.query, said.start, said.stop, said.restart, said.reload)))
+        case "mock":
+            return Mock(said.delay)
+
+
+def _word(text: str, key: str, where: str) -> str:
+    if not _UNIT.fullmatch(text):
+        raise ConfigError(f"{where}: {key} = {text[:80]!r} is no name", hint=f'{key} = "nginx.service"')
+    return text
+
+
+def _absolute(text: str, where: str) -> Path:
+    path = Path(text)
+    if not path.is_absolute() or ".." in path.parts or "\0" in text:
+        raise ConfigError(f"{where}: {text[:80]!r} is no absolute path", hint="give it in full, without ..")
+    return path
+
+
+def _pattern(text: str, where: str) -> str:
+    if not text or "/" in text:
+        raise ConfigError(f"{where}: log_pattern = {text[:80]!r} is no pattern of a name", hint='such as "*.log"')
+    return text
+
+
+def _prefix(text: str, where: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme != "https" or not parts.hostname or parts.username or not parts.path.endswith("/"):
+        # Without the slash `https://repo.example` would be the beginning of `https://repo.example.evil/`.
+        raise ConfigError(f"{where}: pull = {text[:80]!r}", hint="https://host/folder/ with a slash at its end")
+    return text
+
+
+def _file(key: str, said: _File, where: str) -> ConfigFile:
+    if not _NAME.fullmatch(key):
+        raise ConfigError(f"{where}: not a name of a file: {key[:80]!r}", hint="lower-case letters, digits, _ and -")
+    return ConfigFile(_absolute(said.path, where), tuple(said.check), said.apply, said.mode)

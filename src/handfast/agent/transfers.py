@@ -1,0 +1,177 @@
+"""
+Artifacts on their way into the agent: as a request's body, or fetched by it from a place that its policy names.
+
+What comes is written by threads, one piece after the other, and the next piece is asked for when the last is written:
+so memory holds a few of them, however fast they are sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import sys
+from base64 import b64decode
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractContextManager, asynccontextmanager
+from typing import ParamSpec, Protocol, TypeVar
+from urllib.parse import SplitResult, unquote, urljoin, urlsplit
+
+import aiohttp
+from yarl import URL
+
+from handfast.adapters.tls import public_client_context
+from handfast.agent.artifacts import Artifacts
+from handfast.core.agentjson import ArtifactAbout
+from handfast.errors import Malformed, NotAuthorized, Unreachable
+
+PIECE = 1024 * 1024  # bytes
+SLOWEST = 60.0  # seconds for a piece
+LONGEST = 6 * 3600.0  # seconds for a whole artifact
+REDIRECTS = 5
+_DIGEST = re.compile(r"(?:^|,)\s*sha-256=:([A-Za-z0-9+/]{43}=):", re.ASCII)  # RFC 9530, RFC 8941 §3.3.5
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Content(Protocol):
+    """What can be read piece by piece: a request's body, an answer's, or a part of a form."""
+
+    async def __call__(self) -> bytes:
+        """Return some bytes; none at the end."""
+
+
+async def receive(
+    artifacts: Artifacts, name: str, content: Content, *, size: int | None = None, sha256: str | None = None
+) -> ArtifactAbout:
+    """
+    Take an artifact, whole or not at all, and say what came.
+
+    ``size`` (bytes) and ``sha256`` (hex) are what was announced.
+
+    :raises TimeoutError: it comes too slowly. Otherwise as ``Artifacts.incoming``.
+    """
+    async with asyncio.timeout(LONGEST), _in_threads(artifacts.incoming(name, size=size, sha256=sha256)) as coming:
+        async for piece in _pieces(content):
+            await _finished(coming.write, piece)
+    return ArtifactAbout(name, coming.size, coming.sha256)
+
+
+def announced_digest(header: str | None) -> str | None:
+    """
+    Return the SHA-256 (hex) in a ``Repr-Digest`` field (RFC 9530), None where there is no field.
+
+    :raises Malformed: a field without one: whoever sends it wants something to be compared.
+    """
+    if header is None:
+        return None
+    found = _DIGEST.search(header)
+    if found is None:
+        raise Malformed(f"no SHA-256 in Repr-Digest: {header[:120]!r}", hint="Repr-Digest: sha-256=:BASE64:")
+    return b64decode(found[1]).hex()
+
+
+async def pull(artifacts: Artifacts, name: str, url: str, *, sha256: str, places: tuple[str, ...]) -> ArtifactAbout:
+    """
+    Fetch an artifact by HTTPS from under one of ``places``, verified by the system's CAs and by its digest.
+
+    :raises NotAuthorized: the URL, or where it redirects to, is in none of these places.
+    :raises Unreachable: the server, or the file there. Otherwise as ``receive``.
+    """
+    connector = aiohttp.TCPConnector(ssl=public_client_context(), limit=1)
+    timeout = aiohttp.ClientTimeout(total=LONGEST, sock_connect=10.0, sock_read=SLOWEST)
+    headers = {"Accept-Encoding": "identity", "User-Agent": "handfast-agent"}
+    jar = aiohttp.DummyCookieJar()
+    async with aiohttp.ClientSession(
+        connector=connector, timeout=timeout, headers=headers, cookie_jar=jar, auto_decompress=False
+    ) as session:
+        try:
+            for _ in range(REDIRECTS + 1):
+                check_place(url, places)
+                # As it was checked: nothing is quoted anew.
+                async with session.get(URL(url, encoded=True), allow_redirects=False) as answer:
+                    if answer.status in {301, 302, 303, 307, 308}:
+                        url = urljoin(url, answer.headers.get("Location", ""))
+                        continue
+                    if answer.status != 200:
+                        raise Unreachable(f"{_shown(url)} answered with status {answer.status}")
+                    size = answer.content_length
+                    return await receive(artifacts, name, answer.content.readany, size=size, sha256=sha256)
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            reason = "it took too long" if isinstance(error, TimeoutError) else str(error)[:300]
+            raise Unreachable(f"cannot fetch {_shown(url)}: {reason}", hint="from that machine, is it there?") from None
+    raise Unreachable(f"over {REDIRECTS} redirects, the last to {_shown(url)}")
+
+
+def check_place(url: str, places: tuple[str, ...]) -> None:
+    """
+    Check that a URL is under one of the places that the policy names (https, a folder).
+
+    :raises NotAuthorized: it is not, or a server could read it in two ways.
+    """
+    parts = _split(url)
+    path = unquote(parts.path)
+    plain = url.isascii() and url.isprintable() and not re.search(r"[\s\\]", path) and path.isprintable()
+    straight = not {".", ".."} & set(path.split("/")) and "@" not in parts.netloc and "%2f" not in parts.path.lower()
+    if plain and straight and any(_under(parts, urlsplit(place)) for place in places):
+        return
+    raise NotAuthorized(
+        f"the policy of this machine does not allow to fetch {_shown(url)}", hint="it names places with `pull`"
+    )
+
+
+def _under(parts: SplitResult, place: SplitResult) -> bool:
+    here, there = ((each.scheme, each.hostname, each.port or 443) for each in (parts, place))
+    return here == there and parts.scheme == "https" and parts.path.startswith(place.path)
+
+
+def _split(url: str) -> SplitResult:
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # which may be no number, and is only looked at here
+    except ValueError:
+        raise Malformed(f"not a URL: {url[:120]!r}") from None
+    return parts
+
+
+def _shown(url: str) -> str:
+    # Without its query: signed URLs have their secret there.
+    return repr(url.partition("?")[0][:200])
+
+
+async def _pieces(content: Content) -> AsyncIterator[bytes]:
+    """Give what comes in pieces of a size that is worth a thread's turn."""
+    size = PIECE
+    while size >= PIECE:
+        parts, size = [], 0
+        async with asyncio.timeout(SLOWEST):  # also for one who sends a byte at a time
+            while size < PIECE and (part := await content()):
+                parts.append(part)
+                size += len(part)
+        if parts:
+            yield b"".join(parts)
+
+
+@asynccontextmanager
+async def _in_threads(manager: AbstractContextManager[T]) -> AsyncIterator[T]:
+    """Enter and leave a block that waits for the disk in threads. It is left whatever happens, also if cancelled."""
+    entered: list[T] = []
+    try:
+        await _finished(lambda: entered.append(manager.__enter__()))
+        yield entered[0]
+    except BaseException:
+        if entered:
+            await _finished(manager.__exit__, *sys.exc_info())
+        raise
+    await _finished(manager.__exit__, None, None, None)
+
+
+async def _finished(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run something in a thread; if cancelled, end after it has: it uses a descriptor that we are about to close."""
+    running = asyncio.ensure_future(asyncio.to_thread(function, *args, **kwargs))
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        await asyncio.wait({running})
+        if not running.cancelled():
+            running.exception()  # looked at, so that asyncio does not report it
+        raise

@@ -1,0 +1,93 @@
+"""The members of a cluster in a hosts file: one block of ours, and nothing else is touched."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from handfast.agent.members import MAX_MEMBERS, Members
+from handfast.errors import Conflict, Fault, HandfastError, Malformed, NotFound, TooMuch
+
+BEFORE = "127.0.0.1\tlocalhost\n::1 ip6-localhost # and more\n\n# by hand\n"
+
+
+@pytest.fixture
+def members(tmp_path: Path) -> Members:
+    """A machine's file."""
+    path = tmp_path / "hosts"
+    path.write_bytes(BEFORE.encode() + b"# caf\xe9\n")
+    path.chmod(0o640)
+    return Members(path)
+
+
+def test_a_name_leads_to_its_last_address(members: Members) -> None:
+    """Put again it is replaced; the rest of the file, its bytes and its mode stay."""
+    before = members.path.read_bytes()
+    members.put("Node1.lan.", "192.0.2.1")
+    members.put("node2.lan", "2001:db8::2")
+    members.put("node1.lan", "192.0.2.3")
+    lines = members.path.read_text("latin1").splitlines()[-4:]
+    assert lines[1:3] == ["192.0.2.3 node1.lan", "2001:db8::2 node2.lan"]
+    assert members.path.read_bytes().startswith(before)
+    assert members.path.stat().st_mode & 0o777 == 0o640
+    members.remove("node1.lan")
+    members.remove("NODE2.lan")
+    assert members.path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("hostname", "address", "kind"),
+    [
+        ("localhost", "192.0.2.1", Conflict),
+        ("ip6-localhost", "192.0.2.1", Conflict),
+        ("a b", "192.0.2.1", Malformed),
+        ("a\n192.0.2.9 bank.example", "192.0.2.1", Malformed),
+        ("a\0", "192.0.2.1", Malformed),
+        ("../etc", "192.0.2.1", Malformed),
+        (".*", "192.0.2.1", Malformed),
+        ("", "192.0.2.1", Malformed),
+        ("a" * 300, "192.0.2.1", Malformed),
+        ("node", "192.0.2.1\n192.0.2.9 bank.example", Malformed),
+        ("node", "node.example", Malformed),
+        ("node", "fe80::1%eth0", Malformed),
+        ("node", "127.0.0.1", Malformed),
+        ("node", "0.0.0.0", Malformed),
+        ("node", "224.0.0.1", Malformed),
+        ("node", "$(reboot)", Malformed),
+    ],
+)
+def test_nothing_else_is_written(hostname: str, address: str, kind: type[HandfastError], members: Members) -> None:
+    """Names that are the machine's own, two lines in one, and what is no name or address."""
+    before = members.path.read_bytes()
+    with pytest.raises(kind):
+        members.put(hostname, address)
+    with pytest.raises((Malformed, NotFound)):
+        members.remove(hostname)
+    assert members.path.read_bytes() == before
+
+
+def test_they_are_few(members: Members) -> None:
+    """A controller cannot fill the file."""
+    begin, end = "# begin: cluster members, written by handfast", "# end: cluster members"
+    lines = [begin, *(f"192.0.2.1 n{number}" for number in range(MAX_MEMBERS)), end]
+    members.path.write_text(BEFORE + "\n".join(lines) + "\n")
+    members.put("n7", "192.0.2.2")
+    with pytest.raises(TooMuch, match="over 1000 members"):
+        members.put("one-more", "192.0.2.2")
+
+
+def test_a_block_without_an_end_is_left_alone(members: Members) -> None:
+    """Somebody has edited it: where it ends is not ours to guess."""
+    members.put("node1.lan", "192.0.2.1")
+    text = members.path.read_text("latin1").replace("# end: cluster members\n", "")
+    members.path.write_text(text, "latin1")
+    with pytest.raises(Fault, match="has the begin of our block and no end"):
+        members.put("node2.lan", "192.0.2.1")
+    assert members.path.read_text("latin1") == text
+
+
+def test_no_file_is_a_fault(tmp_path: Path) -> None:
+    """A policy that names what is not there."""
+    with pytest.raises(Fault, match="cannot read"):
+        Members(tmp_path / "none").put("node1.lan", "192.0.2.1")

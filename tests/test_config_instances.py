@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from handfast import config
-from handfast.config_instances import InstanceSettings
-from handfast.errors import ConfigError
+from handfast.config_instances import InstanceSettings, SecondKey, called_at
+from handfast.core.invitation import Address
+from handfast.errors import ConfigError, UsageError
 
 
 def read(tmp_path: Path, text: str) -> InstanceSettings:
@@ -28,10 +29,33 @@ def test_it_is_said(tmp_path: Path) -> None:
     assert read(tmp_path, "[instances]\nwatch = true\n").watch
 
 
+def test_calls_and_second_keys(tmp_path: Path) -> None:
+    """Nobody can call without a word, and a second key revokes nothing without one."""
+    assert (read(tmp_path, "").listen, read(tmp_path, "").on_second_key) == (None, SecondKey.QUARANTINE)
+    found = read(tmp_path, '[instances]\nlisten = "0.0.0.0:7576"\non_second_key = "quarantine-both"\n')
+    assert found == InstanceSettings(listen=Address("0.0.0.0", 7576), on_second_key=SecondKey.BOTH)
+
+
+def test_where_agents_call() -> None:
+    """Where it listens; or there on the registrar's host, where it listens at all addresses; or nobody knows."""
+    registrar = (Address("ca.lan", 7443),)
+    assert called_at(InstanceSettings(listen=Address("192.0.2.1", 7576)), registrar) == Address("192.0.2.1", 7576)
+    assert called_at(InstanceSettings(listen=Address("::", 7576)), registrar) == Address("ca.lan", 7576)
+    with pytest.raises(UsageError, match="nobody takes agents' calls here"):
+        called_at(InstanceSettings(), registrar)
+    with pytest.raises(UsageError, match="nobody takes agents' calls here"):
+        called_at(InstanceSettings(listen=Address("::", 0)), registrar)
+    with pytest.raises(UsageError, match="is no address to call"):
+        called_at(InstanceSettings(listen=Address("::", 7576)), ())
+
+
 @pytest.mark.parametrize(
     ("text", "mistake"),
     [
         ('[instances]\nwatch = "yes"\n', r"instances\.watch: 'yes' is not of the right kind"),
+        ('[instances]\nlisten = "7576"\n', r"instances\.listen: not an address: '7576'"),
+        ("[instances]\nlisten = 7576\n", r"instances\.listen: 7576 is not of the right kind"),
+        ('[instances]\non_second_key = "both"\n', r"'both' is none of quarantine, quarantine-both"),
         ("[instances]\nwatch = 1\n", r"instances\.watch: 1 is not of the right kind"),
         ("[instances]\nwach = true\n", r"instances\.wach: unknown"),
         ("instances = true\n", "instances: belongs in a table"),

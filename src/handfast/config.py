@@ -21,6 +21,7 @@ from handfast.config_instances import InstanceSettings, instance_settings
 from handfast.config_oidc import check_origins, providers
 from handfast.config_reader import LONGEST, Reader, each, yes_or_no
 from handfast.config_reader import duration as duration  # noqa: PLC0414  a part of this module for whoever calls it
+from handfast.config_reader import parse_listen as parse_listen  # noqa: PLC0414  likewise
 from handfast.config_scan import ScanSettings, scan_settings
 from handfast.config_ssh import host_rules
 from handfast.config_x5c import X5cSettings, x5c_settings
@@ -32,7 +33,7 @@ from handfast.core.openid import Provider
 from handfast.core.roles import GRANTABLE, Role
 from handfast.core.secret import Secret
 from handfast.core.x509 import distribution_points
-from handfast.errors import ConfigError, Fault, Malformed, NotFound, TooMuch, Unsafe, UsageError
+from handfast.errors import ConfigError, Fault, NotFound, TooMuch, Unsafe, UsageError
 from handfast.nifi.service import NifiSettings
 from handfast.policy.rules import Rules
 
@@ -170,21 +171,6 @@ def parse_role(text: str) -> Role:
     return role
 
 
-def parse_listen(text: str) -> Address:
-    """
-    Read an address to listen on; port 0 asks the system for a free one.
-
-    :raises UsageError: not ``host:port``.
-    """
-    host, colon, port = text.rpartition(":")
-    try:
-        if colon and port == "0":
-            return Address(Address.parse(f"{host}:1").host, 0)
-        return Address.parse(text)
-    except Malformed as error:
-        raise UsageError(error.message, hint="write it as 127.0.0.1:7443, [::1]:7443 or name:7443") from None
-
-
 def data_directory(environ: Mapping[str, str] = os.environ) -> Path:
     """Return where a registrar keeps its state: ``HANDFAST_DATA``, /var/lib/handfast for root, else XDG state."""
     if environ.get("HANDFAST_DATA"):
@@ -197,6 +183,11 @@ def identity_directory(environ: Mapping[str, str] = os.environ) -> Path:
     if environ.get("HANDFAST_OUT"):
         return Path(environ["HANDFAST_OUT"])
     return Path("/etc/handfast/identity") if os.geteuid() == 0 else _xdg_state(environ) / "identity"
+
+
+def agent_directory(environ: Mapping[str, str] = os.environ) -> Path:
+    """Return where an agent keeps who it is: /var/lib/handfast-agent for root, else below XDG state."""
+    return Path("/var/lib/handfast-agent") if os.geteuid() == 0 else _xdg_state(environ) / "agent"
 
 
 def _xdg_state(environ: Mapping[str, str]) -> Path:

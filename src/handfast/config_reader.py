@@ -8,6 +8,7 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import Any, TypeVar
 
+from handfast.core.invitation import Address
 from handfast.errors import HandfastError, Malformed, UsageError
 
 LONGEST = timedelta(days=100 * 365)
@@ -112,6 +113,21 @@ def one_of(kind: type[E]) -> Callable[[str], E]:
             raise Malformed(f"{value!r} is none of {', '.join(kind)}") from None
 
     return parse
+
+
+def parse_listen(text: str) -> Address:
+    """
+    Read an address to listen on; port 0 asks the system for a free one.
+
+    :raises UsageError: not ``host:port``.
+    """
+    host, colon, port = text.rpartition(":")
+    try:
+        if colon and port == "0":
+            return Address(Address.parse(f"{host}:1").host, 0)
+        return Address.parse(text)
+    except Malformed as error:
+        raise UsageError(error.message, hint="write it as 127.0.0.1:7443, [::1]:7443 or name:7443") from None
 
 
 def yes_or_no(value: Any) -> bool:

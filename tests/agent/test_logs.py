@@ -208,3 +208,36 @@ def test_a_mark_is_text(tmp_path: Path) -> None:
     for text in ("", "1-2", "1-2-3-4", "x-y-z", "-1-2-3", "1--2", "1-2-" + "f" * 60, "1-2-\u0663"):
         with pytest.raises(Malformed, match="not a place in a log"):
             Mark.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("content", "count", "lines"),
+    [
+        (b"one\ntwo\nthree\n", 2, ("two", "three")),
+        (b"one\ntwo\nthr", 2, ("one", "two")),  # a line being written waits
+        (b"one\n", 10, ("one",)),
+        (b"\n\n", 10, ("", "")),
+        (b"one", 10, ()),
+        (b"", 10, ()),
+    ],
+)
+def test_the_last_lines_are_whole(content: bytes, count: int, lines: tuple[str, ...], tmp_path: Path) -> None:
+    """As many as there are, and the mark is behind them: what follows it begins with a whole line."""
+    found = written(tmp_path, content=content)
+    last = found.last("server.log", count)
+    assert (last.lines, last.lost) == (lines, False)
+    with (tmp_path / "server.log").open("ab") as file:
+        file.write(b"!\n")
+    assert found.since("server.log", last.mark).lines == (content.rpartition(b"\n")[2].decode() + "!",)
+
+
+def test_the_last_lines_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In bytes, where a part of a line is left out, and in number."""
+    monkeypatch.setattr(logs, "MAX_BYTES", 9)
+    found = written(tmp_path)
+    last = found.last("server.log", 10)
+    assert last.lines == ("three",)
+    assert found.since("server.log", last.mark).lines == ()
+    for count in (0, -1, logs.MAX_LINES + 1):
+        with pytest.raises(Malformed, match="lines of a log"):
+            found.last("server.log", count)

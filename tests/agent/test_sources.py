@@ -61,7 +61,7 @@ def test_a_file_is_read(tmp_path: Path) -> None:
     path.write_bytes(TEXT)
     path.chmod(0o600)
     said: list[str] = []
-    assert sources.read(str(path), said.append) == Found(TEXT)
+    assert sources.read(str(path), said.append).text == TEXT
     path.chmod(0o644)
     sources.read(str(path), said.append)
     assert len(said) == 1

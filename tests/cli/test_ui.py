@@ -42,3 +42,10 @@ def test_json_stays_json(capsys: pytest.CaptureFixture[str]) -> None:
     said = capsys.readouterr().out
     assert json.loads(said) == value
     assert said.removesuffix("\n").isprintable()
+
+
+def test_progress_is_for_terminals(capsys: pytest.CaptureFixture[str]) -> None:
+    """A log file, or a program that reads stderr, gets nothing of it."""
+    with ui.progress("deploying", of_bytes=True) as told:
+        told(1, 2)
+    assert capsys.readouterr() == ("", "")

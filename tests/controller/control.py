@@ -45,6 +45,8 @@ class Control:
     told: list[Instance] = field(default_factory=list)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     task: asyncio.Task[None] | None = None
+    every: float = 0.05
+    controller: Controller = field(init=False)
 
     # --- the operator ---
 
@@ -126,7 +128,8 @@ class Control:
 
     async def start(self) -> None:
         """Have it run, until ``stop`` or the end of the test."""
-        self.task = asyncio.ensure_future(Controller(lambda: self.service, tell=self.tell, every=0.05).run())
+        self.controller = Controller(lambda: self.service, tell=self.tell, every=self.every)
+        self.task = asyncio.ensure_future(self.controller.run())
 
     async def stop(self) -> None:
         """End it, as a crash would: nothing is finished."""
@@ -160,11 +163,11 @@ def with_clock(service: Service) -> tuple[Service, Hand]:
 
 
 @asynccontextmanager
-async def controlling(service: Service) -> AsyncIterator[Control]:
-    """Run a controller."""
+async def controlling(service: Service, *, every: float = 0.05) -> AsyncIterator[Control]:
+    """Run a controller, which asks ``every`` so many seconds how an instance is that runs."""
     moved, hand = with_clock(service)
     async with moved.ledger.in_loop():
-        control = Control(moved, hand)
+        control = Control(moved, hand, every=every)
         await control.start()
         try:
             yield control

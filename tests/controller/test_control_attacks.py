@@ -92,7 +92,7 @@ async def test_fake_agent_without_token_gets_nothing_secret(control: Control) ->
     assert (control.spent(data), control.issued()) == (0, [])
 
 
-async def test_a_wrong_proof(control: Control) -> None:
+async def test_P50_a_wrong_proof(control: Control) -> None:
     """Nor is he who names the right secret, and signs with another."""
     data = await control.add()
 

@@ -36,11 +36,13 @@ _Process = subprocess.Popen[bytes]
 _ABSOLUTE = re.compile(r"(?<![\w./$}-])/(etc|var/lib)/")
 _READY = re.compile(
     r"invite a machine|^Server Started$|^Serving HTTP|"  # registrars, and the service of a session
-    r"^waiting (at|for) |^session \S+: (\S+ (at|is behind)|ParaView \S+ at|connect to) |^\S+ is at |^Ctrl-C ends it",
+    r"^waiting (at|for) |^session \S+: (\S+ (at|is behind)|ParaView \S+ at|connect to) |^\S+ is at |^Ctrl-C ends it|"
+    r"^agent of ",
     re.MULTILINE,
 )
 _STARTS = re.compile(
-    r"(\./)?handfast (up|tls-toolkit server|session (?:serve|connect|invite|paraview))\b(?!.*--(help|stdio|pvsc)).*|"
+    r"(\./)?handfast (up|tls-toolkit server|agent run|session (?:serve|connect|invite|paraview))\b"
+    r"(?!.*--(help|stdio|pvsc)).*|"
     r"handfast web\b.*|python3 -m http\.server .*"
 )
 # The machines of sessions: each has all its ports, and all of them are on one loopback here.
@@ -90,7 +92,7 @@ class Stage:
         # Not below pytest's directory, which is closed to PostgreSQL's user.
         self.base = Path(tempfile.mkdtemp(prefix="handfast-docs-"))
         self.base.chmod(0o755)
-        self.https, self.postgres, self.nifi = _free_port(), _free_port(), _free_port()
+        self.https, self.postgres, self.nifi, self.agent = (_free_port() for _ in range(4))
         self.registrar = ""
         self.invitation = ""
         self.connect_id = ""
@@ -261,6 +263,7 @@ class Stage:
             text = text.replace("registrar.lan:7443", self.registrar)
         # NiFi's clients compare the CA's name with the one they call, so it has to be one that leads here.
         text = re.sub(r'((?:-c|-hostname|hostname =) "?)registrar\.lan', r"\1localhost", text)
+        text = text.replace("app1.lan:7575", f"127.0.0.1:{self.agent}")
         text = text.replace("0.0.0.0:9443", f"127.0.0.1:{self.nifi}").replace("-p 9443", f"-p {self.nifi}")
         return text.replace("--owner postgres", "--owner postgres" if os.geteuid() == 0 else "")
 
@@ -269,6 +272,7 @@ class Stage:
         for real, typed in self._typed.get(name, {}).items():
             output = output.replace(real, typed)
         output = output.replace(str(self._host(name)), "").replace(f"127.0.0.1:{self.nifi}", "0.0.0.0:9443")
+        output = output.replace(f"127.0.0.1:{self.agent}", "app1.lan:7575").replace(f"[::]:{self.agent}", "[::]:7575")
         output = output.replace(f"localhost:{self.nifi}", "registrar.lan:9443")
         output = output.replace(f"{self.base}/postgresql/", "/var/run/postgresql/")
         return output.replace(self.registrar, "registrar.lan:7443") if self.registrar else output

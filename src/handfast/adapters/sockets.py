@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 from handfast.core.invitation import Address
 from handfast.errors import Fault, UsageError
@@ -56,3 +60,13 @@ def _refusal(address: Address, error: OSError, setting: str) -> UsageError | Fau
     if error.errno == errno.EADDRNOTAVAIL:
         return UsageError(f"{where!r} is not an address of this machine", hint="0.0.0.0 or :: listens on all")
     return Fault(f"cannot listen on {where!r}: {error.strerror}")
+
+
+@contextmanager
+def unix_path(directory: Path, name: str) -> Iterator[str]:
+    """Give a path for a Unix socket in a directory, short enough for one (unix(7): 107 bytes), however deep that is."""
+    folder = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{folder}/{name}"
+    finally:
+        os.close(folder)

@@ -20,9 +20,11 @@ from enum import StrEnum
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
 from handfast.adapters.tls import agent_context
+from handfast.agent.delivery import taken
 from handfast.agent.introduction import Asked, Controller, ask, recognized, take
 from handfast.core.chain import Identity, read_identity
 from handfast.core.flow import Wish
@@ -35,7 +37,6 @@ from handfast.errors import Conflict, NotFound, UntrustedPeer
 from handfast.introducers.invitation import Invited
 from handfast.introducers.reintroduction import Returning
 from handfast.introducers.renewal import Renewing
-from handfast.newcomer.check import Checked
 from handfast.newcomer.keystore import Keystore
 from handfast.newcomer.layouts import Material
 from handfast.newcomer.pending import Pending
@@ -66,8 +67,7 @@ class _Trial:
     """A credential that was sent, and is shown until somebody has called over it, or until the time is over."""
 
     face: Face
-    checked: Checked
-    asked: Asked
+    material: Material
     until: datetime
 
 
@@ -152,8 +152,48 @@ class Agent:
             raise UntrustedPeer(f"the answer is for {checked.identity.machine!r}, and this is {self._data.instance!r}")
         self._asked = None
         chain = [x509.load_der_x509_certificate(der) for der in (checked.leaf, *checked.chain)]
-        face = _shown(chain, asked.keys.private_key, self._data.root, clock=True)
-        self._trial = _Trial(face, checked, asked, self._now() + TRIAL)
+        keys = asked.keys
+        self._try(
+            Material(
+                leaf=checked.leaf,
+                chain=checked.chain,
+                trust=checked.trust,
+                private_key=keys.private_key,
+                reintroduction_key=keys.reintroduction_key,
+                identity=_about(checked.identity, checked.serial, checked.time, asked.way.method, self._data),
+            ),
+            chain,
+        )
+
+    def deliver(self, certificate: str, keypair: str) -> None:
+        """
+        Show a key that the controller has made (PEM) from now on, on trial.
+
+        :raises Conflict: there is a credential already: this is no way to replace one. :raises Malformed:
+        :raises UntrustedPeer: not for this instance, or no pair; what is shown stays.
+        """
+        pending = self._pending
+        if self._material is not None or pending is None:
+            raise Conflict("this agent is introduced, and makes its next key itself", hint="let it renew")
+        now = self._now()
+        came = taken(certificate, keypair, self._data, at=now)
+        leaf, *chain = (each.public_bytes(Encoding.DER) for each in came.chain)
+        self._asked = None
+        self._try(
+            Material(
+                leaf=leaf,
+                chain=tuple(chain),
+                trust=(self._data.root.public_bytes(Encoding.DER),),
+                private_key=came.key,
+                reintroduction_key=pending.reintroduction_key,
+                identity=_about(came.identity, came.chain[0].serial_number, now, "legacy", self._data),
+            ),
+            list(came.chain),
+        )
+
+    def _try(self, material: Material, chain: list[x509.Certificate]) -> None:
+        face = _shown(chain, material.private_key, self._data.root, clock=True)
+        self._trial = _Trial(face, material, self._now() + TRIAL)
 
     def called(self, face: Face) -> None:
         """
@@ -164,13 +204,8 @@ class Agent:
         trial = self._current_trial()
         if trial is None or face is not trial.face:
             return
-        keys, checked = trial.asked.keys, trial.checked
-        about = _about(trial, self._data)
-        material = Material(
-            checked.leaf, checked.chain, checked.trust, keys.private_key, keys.reintroduction_key, about
-        )
-        self._keystore.adopt(material)
-        self._material, self._pending, self._trial = material, None, None
+        self._keystore.adopt(trial.material)
+        self._material, self._pending, self._trial = trial.material, None, None
         self._kept = face
 
     def _way(self, controller: Controller) -> tuple[Way, Pending]:
@@ -212,17 +247,16 @@ def _held(keystore: Keystore, data: InstanceData) -> Material | None:
     return material if same and material.identity.get("instance_id") == data.instance_id else None
 
 
-def _about(trial: _Trial, data: InstanceData) -> dict[str, object]:
-    who = trial.checked.identity
+def _about(who: Identity, serial: int, at: datetime, method: str, data: InstanceData) -> dict[str, object]:
     return {
         "name": who.machine,
         "role": str(who.role),
         "instance_id": data.instance_id,
-        "serial": f"{trial.checked.serial:032x}",
+        "serial": f"{serial:032x}",
         "not_before": who.not_before.isoformat(),
         "not_after": who.not_after.isoformat(),
-        "issued_at": trial.checked.time.isoformat(),
-        "method": trial.asked.way.method,
+        "issued_at": at.isoformat(),
+        "method": method,
         "pin": format_pin(data.line.pin),
         "origin": Invited(data.line, Wish()).purpose,
     }

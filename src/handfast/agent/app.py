@@ -69,10 +69,14 @@ def runner(app: web.Application) -> web.AppRunner:
 
 def _endpoint(route: Route, state: State) -> _Handler:
     async def endpoint(request: web.Request) -> web.Response:
+        if state.plain is not None:
+            state.plain.check(request)
+            return await route.handler(Call(request, state, None))
         caller = state.callers.get(request.transport) if request.transport is not None else None
         if caller is None:
             raise ConnectionResetError("the controller is gone")
         state.agent.called(caller.face)
+        state.seen = (caller, time.monotonic())
         if not route.first:
             introduced(state, caller.face)
         return await route.handler(Call(request, state, caller))

@@ -28,6 +28,7 @@ HANDSHAKE = 10.0  # seconds
 MAX_CONNECTIONS = 64  # a controller needs two or three
 MAX_PROVING = 64  # handshakes at once, about 60 kB each; of more the oldest goes, which has had its time
 UNREAD = 30.0  # seconds for a controller to read what it asked for
+UNWANTED = 90.0  # seconds to wait to be spoken to; the controller's patience is 60
 GREETING = "HANDFAST-AGENT/1"
 _log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
@@ -79,9 +80,10 @@ class Doors:
         """
         Connect to a controller, and serve the connection until it ends.
 
-        The line before TLS says who we are, for the controller to know whom to ask; it proves nothing.
+        The line before TLS says who we are, for the controller to know whom to ask; it proves nothing. Then it is the
+        controller's turn, perhaps a minute later, and what we show is what we show by then.
 
-        :raises OSError: it cannot be reached.
+        :raises OSError: it cannot be reached, or has said nothing for ``UNWANTED`` seconds.
         """
         loop = asyncio.get_running_loop()
         found = await loop.getaddrinfo(controller.host, controller.port, type=socket.SOCK_STREAM)
@@ -92,6 +94,8 @@ class Doors:
             async with asyncio.timeout(HANDSHAKE):
                 await loop.sock_connect(connected, address)
                 await loop.sock_sendall(connected, f"{GREETING} {name}\n".encode("ascii"))
+            async with asyncio.timeout(UNWANTED):
+                await _readable(connected)
         except BaseException:
             connected.close()
             raise
@@ -142,6 +146,15 @@ class Doors:
             return False
         self.callers[transport] = Caller(face, certificate, der)
         return True
+
+
+async def _readable(connected: socket.socket) -> None:
+    loop, spoken = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(connected.fileno(), spoken.set)
+    try:
+        await spoken.wait()
+    finally:
+        loop.remove_reader(connected.fileno())
 
 
 class _Connection(asyncio.Protocol):

@@ -167,6 +167,24 @@ class Logs:
             about = os.fstat(file.fileno())
             return Mark(about.st_dev, about.st_ino, about.st_size)
 
+    def last(self, log: str, count: int) -> Added:
+        """
+        Return the last ``count`` whole lines of a log, from its last ``MAX_BYTES``, and the mark to follow it from.
+
+        :raises NotFound: no such log. :raises Malformed: no such count.
+        """
+        if not 0 < count <= MAX_LINES:
+            raise Malformed(f"{count} lines of a log", hint=f"1 to {MAX_LINES}")
+        with self._open(log) as file:
+            about = os.fstat(file.fileno())
+            start = max(about.st_size - MAX_BYTES, 0)
+            file.seek(start)
+            data = file.read(MAX_BYTES)
+            begin = data.find(b"\n") + 1 if start else 0
+            whole = data.rfind(b"\n") + 1
+            lines = data[begin:whole].removesuffix(b"\n").split(b"\n")[-count:] if whole > begin else []
+            return Added(tuple(map(_text, lines)), Mark(about.st_dev, about.st_ino, start + whole))
+
     def since(self, log: str, mark: Mark) -> Added:
         """
         Return the whole lines that a log has got since a mark, up to ``MAX_BYTES``; a line being written waits.

@@ -16,6 +16,7 @@ from typing import Annotated
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import msgspec
+import structlog
 from aiohttp import BodyPartReader, web
 from msgspec import Meta
 
@@ -28,6 +29,7 @@ from handfast.agent.transfers import check_place, pull, receive
 from handfast.agent.v1 import number
 from handfast.core import wire
 from handfast.core.agentjson import MAX_CONFIGURATION, Sha256
+from handfast.core.chain import read_identity
 from handfast.errors import (
     Conflict,
     HandfastError,
@@ -40,6 +42,7 @@ from handfast.errors import (
 API_VERSION = "1.0"
 SOON = 1.0  # seconds; what is not done by then goes on, and is asked about, as the original's controller does
 _OPERATIONS = ("start", "stop", "restart")
+_log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 _FORM = "application/x-www-form-urlencoded"
 
 
@@ -100,9 +103,15 @@ async def status(_call: Call) -> web.Response:
     return _json({"load": await asyncio.to_thread(Path("/proc/loadavg").read_text)})
 
 
-async def configure_agent(_call: Call) -> web.Response:
-    """Refuse a key that somebody else has made."""
-    raise NotFound("this agent makes its own key; no certificate is delivered to it")
+async def configure_agent(call: Call) -> web.Response:
+    """Refuse a key that somebody else has made; or take it, where the agent was started to."""
+    if not call.state.legacy:
+        raise NotFound("this agent makes its own key; no certificate is delivered to it")
+    who = read_identity(call.proved.certificate).machine
+    form = await _form(call, "certificate", "keypair")
+    call.state.agent.deliver(form["certificate"], form["keypair"])
+    _log.warning("a key was delivered: whoever made it, and whoever was on its way, may have it too", controller=who)
+    return _empty()
 
 
 async def services(call: Call) -> web.Response:
@@ -261,7 +270,8 @@ def _configured(handler: Handler) -> Handler:
 
     async def gated(call: Call) -> web.Response:
         try:
-            introduced(call.state, call.caller.face)
+            if call.caller is not None:
+                introduced(call.state, call.caller.face)
         except Conflict as error:
             raise NotFound(error.message) from None
         return await handler(call)

@@ -20,20 +20,51 @@ from handfast.adapters.clock import SystemClock
 from handfast.adapters.pace import pause, sparing
 from handfast.adapters.signals import signals
 from handfast.agent import policy as policies
+from handfast.agent import status
 from handfast.agent.agent import Agent
 from handfast.agent.app import application, runner
 from handfast.agent.doors import Doors
+from handfast.agent.machine import check_machine
+from handfast.agent.plain import MIN_PASSWORD, Plain
 from handfast.agent.policy import Policy
 from handfast.agent.state import State
 from handfast.core.instancedata import InstanceData
 from handfast.core.invitation import Address
+from handfast.core.loopback import on_loopback
 from handfast.errors import Fault, HandfastError, UsageError
 from handfast.newcomer.keystore import Keystore
 
 DRAIN = 60.0  # seconds at the end for what is under way; systemd's patience is 90
 REDIAL = 2.0  # seconds between two connections to a controller, and up to eight times that while it does not answer
+STREAMS = 2  # connections to a controller at once: one on which it asks how we are, one for what takes long
 _STAYED = 5.0  # seconds after which a connection has been one
 _log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Weaker:
+    """What a developer, or somebody with an old controller, may ask for besides: see ``plain`` and ``delivery``."""
+
+    plain: Plain | None = None
+    legacy: bool = False
+
+    def check(self, listens: Address | None) -> None:
+        """Say which of it there is. :raises UsageError: without TLS anywhere else than on a loopback address."""
+        if self.legacy and self.plain is not None:
+            raise UsageError(
+                "--legacy and --plain exclude each other", hint="a key is delivered over TLS, or not at all"
+            )
+        if self.plain is not None:
+            if listens is None:
+                raise UsageError("an agent that dials speaks TLS", hint="--plain with --listen 127.0.0.1:7575")
+            on_loopback(listens, what="an agent without TLS")
+            password = self.plain.password
+            if password is not None and len(password.reveal()) < MIN_PASSWORD:
+                raise UsageError(f"a password of under {MIN_PASSWORD} characters", hint="openssl rand -hex 16")
+            who = "its own user" if self.plain.password is None else "whoever knows the password"
+            _log.warning(f"no TLS: on this machine {who} may do all that the policy allows", at=str(listens))
+        if self.legacy:
+            _log.warning("a key may be delivered to this agent, by its controller: its maker has it as well")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,24 +85,30 @@ async def run(
     ready: Callable[[Ready], None],
     listen: Address | None = None,
     dial: Address | None = None,
+    machine: str | None = None,
+    weaker: Weaker = Weaker(),
 ) -> None:
     """
     Be the agent of an instance until SIGTERM or SIGINT, and finish what is under way. SIGHUP reads ``policy`` again.
 
     ``state`` is a directory for us alone. Without a policy there are no services. ``listen`` and ``dial`` are instead
-    of what the user-data says.
+    of what the user-data says. ``machine`` is this one's id by the cloud's own word, where it is known. What is
+    ``weaker`` than an introduction is said at each start.
 
     :raises ConfigError, Unsafe: the policy. :raises Fault: another agent has the directory, or the address is in use.
-    :raises UsageError: an address to listen on that cannot be.
+    :raises UsageError: an address to listen on that cannot be. :raises Refused: this is a copy of the instance.
     """
     listens, dials = (listen, dial) if listen or dial else (data.listens, data.dials)
     if (listens is None) == (dials is None):
         raise UsageError("an agent listens, or dials its controller", hint="one of --listen and --dial")
+    weaker.check(listens)
     wanted = Policy() if policy is None else policies.load(policy)
     keystore = Keystore(state)
     with keystore.exclusive(), signals() as asked:
-        agent = Agent(data, keystore, now=_clock())
-        await _run(State(agent, data), wanted, policy, asked, ready, listens, dials)
+        check_machine(keystore.directory, data, machine)
+        made = State(Agent(data, keystore, now=_clock()), data, plain=weaker.plain, legacy=weaker.legacy)
+        async with status.answering(keystore.directory, made):
+            await _run(made, wanted, policy, asked, ready, listens, dials)
 
 
 async def _run(
@@ -92,7 +129,12 @@ async def _run(
     doors = Doors(_http(http), face=lambda: agent.face, admit=agent.authorize)
     state.callers = doors.callers
     where = None if listening is None else sockets.address_of(listening)
-    tasks = [asyncio.create_task(_enter(doors, listening, dials, state.data.instance))]
+    state.listens, state.dials = where, dials
+    entering = _enter(doors, listening, dials, state.data.instance)
+    if state.plain is not None and listening is not None:
+        entering.close()
+        entering = _plainly(http, listening)
+    tasks = [asyncio.create_task(entering)]
     tasks[0].add_done_callback(lambda _ended: asked.put_nowait(signal.SIGTERM))
     if notifier.watchdog is not None:
         tasks.append(asyncio.create_task(notifier.watch(notifier.watchdog)))
@@ -131,7 +173,24 @@ async def _enter(doors: Doors, listening: socket.socket | None, dials: Address |
         await doors.listen(listening)
     if dials is None:  # unreachable: one of the two is given
         return
-    say, failures = sparing(lambda text: _log.warning("no controller", at=str(dials), reason=text)), 0
+    say = sparing(lambda text: _log.warning("no controller", at=str(dials), reason=text))
+    async with asyncio.TaskGroup() as streams:
+        for _ in range(STREAMS):
+            streams.create_task(_call(doors, dials, name, say))
+
+
+async def _plainly(http: web.AppRunner, listening: socket.socket) -> None:
+    """Serve without TLS until cancelled."""
+    site = web.SockSite(http, listening)
+    await site.start()
+    try:
+        await asyncio.Event().wait()
+    finally:
+        await site.stop()  # before its socket is closed
+
+
+async def _call(doors: Doors, dials: Address, name: str, say: Callable[[str], None]) -> None:
+    failures = 0
     while True:
         began = time.monotonic()
         try:

@@ -24,6 +24,8 @@ PATIENCE = 5.0  # seconds for one answer of a metadata service
 PREFIX = "handfast.userdata="  # on the kernel's command line, followed by base64
 _COMMAND_LINE = Path("/proc/cmdline")
 _SEEDS = tuple(map(Path, ("/var/lib/cloud/seed/nocloud", "/var/lib/cloud/seed/nocloud-net")))
+_CLOUD_INIT = Path("/run/cloud-init/.instance-id")  # made at each boot, so no copied disk has another's
+_NO_CLOUD = "iid-datasource-none"  # what cloud-init says where it has found none
 _SERVICE = ("169.254.169.254", 80)
 _TOKEN_SECONDS = "60"
 
@@ -66,8 +68,16 @@ def _first() -> Found:
 
 
 def from_file(path: Path, tell: Callable[[str], None]) -> Found:
-    """Read a file, such as cloud-init has written it."""
-    return Found(files.read_told(path, tell, limit=MAX_USER_DATA))
+    """Read a file, such as cloud-init has written it, which says then which instance this is."""
+    return Found(files.read_told(path, tell, limit=MAX_USER_DATA), _by_cloud_init())
+
+
+def _by_cloud_init(path: Path = _CLOUD_INIT) -> str | None:
+    try:
+        said = files.read_unforged(path, limit=MAX_USER_DATA).decode("utf-8", "replace").strip()
+    except NotFound:
+        return None
+    return said if said and said != _NO_CLOUD else None
 
 
 def nocloud(seeds: tuple[Path, ...] = _SEEDS) -> Found:

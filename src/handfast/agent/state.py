@@ -14,9 +14,11 @@ from aiohttp import web
 from handfast.agent.agent import Agent, Face
 from handfast.agent.doors import Caller
 from handfast.agent.members import Members
+from handfast.agent.plain import Plain
 from handfast.agent.policy import Policy
 from handfast.agent.service import Service
 from handfast.core.instancedata import InstanceData
+from handfast.core.invitation import Address
 from handfast.errors import Conflict, HandfastError, Malformed, NotFound, TooMuch
 
 MAX_BODY = 64 * 1024  # bytes, where a request has no limit of its own
@@ -39,13 +41,22 @@ class Answers(Protocol):
 
 @dataclass(slots=True)
 class State:
-    """All of it; for the loop's thread. ``callers`` are those of ``Doors``."""
+    """
+    All of it; for the loop's thread. ``callers`` are those of ``Doors``, ``seen`` who has called last, and when.
+
+    ``plain``: there is no TLS, and nobody is introduced. ``legacy``: a key may be delivered.
+    """
 
     agent: Agent
     data: InstanceData
     callers: Mapping[asyncio.BaseTransport, Caller] = field(default_factory=dict)
     services: dict[str, Service] = field(default_factory=dict)
     members: Members | None = None
+    plain: Plain | None = None
+    legacy: bool = False
+    listens: Address | None = None
+    dials: Address | None = None
+    seen: tuple[Caller, float] | None = None  # by time.monotonic()
     stopping: bool = False
     busy: set[object] = field(default_factory=set)
     rested: asyncio.Event = field(default_factory=asyncio.Event)
@@ -92,11 +103,18 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One request of a proved controller."""
+    """One request of a proved controller; without TLS ``caller`` is None, and he has proved nothing."""
 
     request: web.Request
     state: State
-    caller: Caller
+    caller: Caller | None
+
+    @property
+    def proved(self) -> Caller:
+        """Who calls. :raises Conflict: there is no TLS, over which alone an agent is introduced."""
+        if self.caller is None:
+            raise Conflict("this agent speaks plain HTTP, over which nobody is introduced")
+        return self.caller
 
     @property
     def service(self) -> Service:

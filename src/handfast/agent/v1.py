@@ -15,7 +15,7 @@ from aiohttp import web
 
 import handfast
 from handfast.agent.agent import TRIAL
-from handfast.agent.logs import Mark
+from handfast.agent.logs import Added, Mark
 from handfast.agent.policy import Operation
 from handfast.agent.service import Service
 from handfast.agent.state import Call, Route
@@ -56,7 +56,9 @@ async def about(call: Call) -> web.Response:
         instance_id=data.instance_id,
         spki=agent.face.spki.hex(),
     )
-    if identity is not None and leaf is not None:
+    if call.caller is None:
+        answer = msgspec.structs.replace(answer, stage="plain", services=sorted(call.state.services))
+    elif identity is not None and leaf is not None:
         answer = msgspec.structs.replace(
             answer,
             serial=f"{leaf.serial_number:032x}",
@@ -69,7 +71,7 @@ async def about(call: Call) -> web.Response:
 async def introduce(call: Call) -> web.Response:
     """Return our request, to a controller that says hello."""
     hello = wire.decode(await call.body(), wire.Hello)
-    return web.Response(body=call.state.agent.introduce(hello, call.caller.der), content_type="application/json")
+    return web.Response(body=call.state.agent.introduce(hello, call.proved.der), content_type="application/json")
 
 
 async def answered(call: Call) -> web.Response:
@@ -176,18 +178,25 @@ async def logs(call: Call) -> web.Response:
 
 
 async def log(call: Call) -> web.Response:
-    """Return lines of a log: from an offset, or what came since a mark, or the mark of its end."""
+    """Return lines of a log: from an offset, or what came since a mark, or its last ones, or the mark of its end."""
     found, name, query = call.service.logs, call.part("log"), call.request.query
     if query.keys() == {"since"}:
-        added = await asyncio.to_thread(found.since, name, Mark.parse(query["since"]))
-        return json(LogAdded(list(added.lines), str(added.mark), added.lost))
+        return _added(await asyncio.to_thread(found.since, name, Mark.parse(query["since"])))
+    if query.keys() == {"last"}:
+        return _added(await asyncio.to_thread(found.last, name, number(query["last"])))
     if query.keys() == {"end"}:
         return json(LogAdded([], str(await asyncio.to_thread(found.end, name))))
     if unknown := query.keys() - {"lines", "offset"}:
-        raise Malformed(f"not a parameter of this: {min(unknown)[:40]!r}", hint="lines and offset, or since, or end")
+        raise Malformed(
+            f"not a parameter of this: {min(unknown)[:40]!r}", hint="lines and offset, or since, or last, or end"
+        )
     count, offset = (number(query.get(key, default)) for key, default in (("lines", "200"), ("offset", "0")))
     lines = await asyncio.to_thread(lambda: found.tail(name, count=count, offset=offset))
     return json(LogLines(list(lines.lines), lines.offset))
+
+
+def _added(added: Added) -> web.Response:
+    return json(LogAdded(list(added.lines), str(added.mark), added.lost))
 
 
 def number(text: str) -> int:

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 
 import click
 
+from handfast import config
 from handfast.cli import ui
-from handfast.cli.arguments import ADDRESS, DATA, DURATION, JSON, MACHINE, Parsed
+from handfast.cli.arguments import ADDRESS, DATA, DURATION, FILE, JSON, MACHINE, Parsed
 from handfast.cli.lazy import Lazy
 from handfast.core.instance_views import parse_fingerprint
 from handfast.core.instancedata import check_instance_id
+from handfast.core.instances import Mode
 from handfast.core.invitation import Address
 from handfast.errors import UsageError
 
@@ -26,12 +28,20 @@ INSTANCE_COMMANDS = {
     "list": ("instance", "the instances, with what each is doing and why"),
     "show": ("instance", "one instance: where it is, which key it has, what was met instead"),
     "watch": ("instance_watch", "be their controller: introduce them, and ask how they are"),
+    "services": ("instance_operate", "the services of an instance, and how each is"),
+    "start": ("instance_operate", "start a service there"),
+    "stop": ("instance_operate", "stop a service there"),
+    "restart": ("instance_operate", "restart a service there"),
+    "configure": ("instance_operate", "write a service's configuration there, and have it checked and taken"),
+    "deploy": ("instance_operate", "bring a file to a service there, or have it fetched"),
+    "logs": ("instance_operate", "a service's logs, their ends, and what is added"),
     "place": ("instance", "say where an instance listens"),
     "confirm": ("instance", "say which key an instance has, as its console shows it"),
     "release": ("instance", "have an instance tried again that was quarantined or has failed"),
     "remove": ("instance", "forget an instance, and take back all that it holds"),
 }
 INSTANCE_ID = Parsed("id", check_instance_id)
+CALLED = Parsed("host:port", lambda text: Address.parse(text) if text else "")
 FINGERPRINT = Parsed("fingerprint", parse_fingerprint)
 
 
@@ -49,7 +59,14 @@ def _open(data: Path) -> Instances:
 @click.command("add")
 @click.argument("name", type=MACHINE)
 @click.option("--address", type=ADDRESS, help="HOST:PORT where its agent will listen; else `place` says so later.")
-@click.option("--dial", type=ADDRESS, help="It has no address: its agent dials the controller, at this HOST:PORT.")
+@click.option(
+    "--dial",
+    type=CALLED,
+    is_flag=False,
+    flag_value="",
+    metavar="[HOST:PORT]",
+    help="It has no address: its agent dials the controller.  [default: where [instances] listen says]",
+)
 @DATA
 @click.option("--instance-id", type=INSTANCE_ID, help="The cloud's id, where it is known.  [default: a new UUID]")
 @click.option(
@@ -60,6 +77,14 @@ def _open(data: Path) -> Instances:
     help="fingerprint: besides its secret, somebody has to `confirm` its key first.",
 )
 @click.option(
+    "--mode",
+    type=click.Choice([each.value for each in Mode]),
+    default=Mode.INTRODUCTION.value,
+    show_default=True,
+    help="legacy: the controller makes its key, and sends it to whoever answers. plain: no TLS, on loopback only.",
+)
+@click.option("--password-file", type=FILE, help="With --mode plain: the password of that agent, which is kept.")
+@click.option(
     "--for", "lasting", type=DURATION, default="1d", show_default=True, help="How long its secret is good: 15m, 1h, 7d."
 )
 @click.option(
@@ -69,10 +94,12 @@ def _open(data: Path) -> Instances:
 def add_command(
     name: str,
     address: Address | None,
-    dial: Address | None,
+    dial: Address | str | None,
     data: Path,
     instance_id: str | None,
     require: str,
+    mode: str,
+    password_file: Path | None,
     lasting: timedelta,
     registrar: Address | None,
     form: str,
@@ -83,6 +110,7 @@ def add_command(
     It says whom the instance may obey, and has a secret that is good once. Whoever reads it before the instance was
     introduced may pose as the instance; nobody can pose as the controller by it.
     """
+    from handfast.controller.control import keep_password
     from handfast.controller.userdata import cloud_config
     from handfast.core.instancedata import written
     from handfast.registrar.instances import Wanted
@@ -90,25 +118,54 @@ def add_command(
 
     if address is not None and dial is not None:
         raise UsageError("--address and --dial exclude each other", hint="an instance that dials has no address")
+    if password_file is not None and mode != Mode.PLAIN.value:
+        raise UsageError("--password-file is for --mode plain", hint="over TLS certificates prove who calls")
+    instances = open_instances(data, addresses=() if registrar is None else (registrar,))
+    if dial == "":
+        dial = _called_at(data, instances)
     wanted = Wanted(
         name=name,
         lasting=lasting,
         instance_id=instance_id,
         address=address,
-        dials=dial,
+        dials=dial if isinstance(dial, Address) else None,
         needs_key=require == "fingerprint",
+        mode=Mode(mode),
     )
-    instances = open_instances(data, addresses=() if registrar is None else (registrar,))
+    password = None if password_file is None else config.secret_from("password", file=password_file)
     made, instance = instances.add(wanted)
+    if password is not None:
+        keep_password(data, instance.name, password)
     ui.emit((written(made) if form == "json" else cloud_config(made)).rstrip("\n"))
+    _say_what_follows(instance, data)
+
+
+def _say_what_follows(instance: Instance, data: Path) -> None:
     ui.warn(
-        f"this is a secret until {instance.deadline:%Y-%m-%d %H:%M}Z, or until {name} was introduced:"
+        f"this is a secret until {instance.deadline:%Y-%m-%d %H:%M}Z, or until {instance.name} was introduced:"
         " whoever reads it first may pose as it"
     )
-    if address is None and dial is None:
-        ui.say(f"when it is launched: handfast instance place {name} HOST:7575 --data {data}")
-    if wanted.needs_key:
-        ui.say(f"when its console shows its key: handfast instance confirm {name} SHA256:... --data {data}")
+    if instance.address is None and not instance.dials:
+        ui.say(f"when it is launched: handfast instance place {instance.name} HOST:7575 --data {data}")
+    if instance.needs_key:
+        shows = f"handfast instance confirm {instance.name} --fingerprint … --data {data}"
+        ui.say(f"when its console shows its key: {shows}")
+    if warning := _WEAKER.get(instance.mode):
+        ui.warn(warning)
+
+
+_WEAKER = {
+    Mode.LEGACY: "legacy: the controller makes its key, and sends it to whoever answers first at its address, who is"
+    " the instance for it then; only --require fingerprint closes that",
+    Mode.PLAIN: "plain: no TLS, no introduction, for development on this machine: nothing proves who answers",
+}
+
+
+def _called_at(data: Path, instances: Instances) -> Address:
+    from handfast.config_instances import called_at
+    from handfast.wiring import CONFIG
+
+    return called_at(config.load(data / CONFIG).instances, instances.administration.addresses)
 
 
 def _views(data: Path, kept: list[Instance]) -> list[InstanceView]:
@@ -192,16 +249,26 @@ def place_command(name: str, address: Address, data: Path, as_json: bool) -> Non
 
 @click.command("confirm")
 @click.argument("name", type=MACHINE)
-@click.argument("fingerprint", type=FINGERPRINT)
+@click.option("--fingerprint", type=FINGERPRINT, help="SHA256:..., as its console shows it.")
+@click.option("--console", type=FILE, help="Its console's log since it booted, as the cloud hands it out.")
 @DATA
 @JSON
-def confirm_command(name: str, fingerprint: bytes, data: Path, as_json: bool) -> None:
+def confirm_command(name: str, fingerprint: bytes | None, console: Path | None, data: Path, as_json: bool) -> None:
     """
-    Say that NAME has the key with this FINGERPRINT (SHA256:...), as its console shows it.
+    Say which key NAME has: by its fingerprint, or by its console's log, where its agent writes it.
 
     Take it from there, not from `instance show`, which has what answered on the network.
     """
-    _done(_open(data).confirm(name, fingerprint), data, as_json=as_json)
+    from handfast.adapters import files
+    from handfast.core import keyline
+
+    if (fingerprint is None) == (console is None):
+        raise UsageError("one of --fingerprint and --console", hint="the console of a new agent shows its fingerprint")
+    if fingerprint is None and console is not None:
+        with files.faults("read", console), console.open("rb") as log:
+            fingerprint = keyline.key_of(name, log.read(keyline.MAX_LOG + 1))
+    if fingerprint is not None:
+        _done(_open(data).confirm(name, fingerprint), data, as_json=as_json)
 
 
 @click.command("release")
@@ -221,9 +288,11 @@ def release_command(name: str, reason: str, data: Path, as_json: bool) -> None:
 @JSON
 def remove_command(name: str, reason: str, data: Path, as_json: bool) -> None:
     """Forget NAME: its secret, its credentials and its SSH certificates are good for nothing from now on."""
+    from handfast.controller.control import forget
     from handfast.core.instance_views import instance_view
 
     gone = _open(data).remove(name, reason=reason)
+    forget(data, gone.name)
     if as_json:
         ui.emit_json(instance_view(gone, watched=False))
     else:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import json
-import sys
-from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -76,7 +73,7 @@ def verify_command(
     public = PublicAuthority.read(data / AUTHORITY)
     origin, log_key = key or (log_origin(public), public.log_key)
     external = _read(checkpoint_file) if checkpoint_file is not None else None
-    with open_ledger(data) as store, _progress() as progress:
+    with open_ledger(data) as store, ui.progress("verifying the log") as progress:
         report = audit.verify(store, log_key, origin, external, progress=progress)
     if as_json:
         ui.emit_json(asdict(report) | {"root": report.root.hex()})
@@ -98,16 +95,3 @@ def _line(index: int, event: dict[str, object]) -> str:
     fields = event["fields"]
     text = ", ".join(f"{k} {v}" for k, v in sorted(fields.items())) if isinstance(fields, dict) else ""
     return f"{index}  {event['at']}  {event['kind']}  {event['subject']}  {text}".rstrip()
-
-
-@contextlib.contextmanager
-def _progress() -> Iterator[Callable[[int, int], None] | None]:
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("verifying the log", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -35,6 +35,7 @@ COMMANDS = {
     "ssh-config": ("ssh_config", "have plain ssh, scp, rsync and git know the machines' host keys"),
     "doctor": ("ssh_config", "why ssh would or would not accept a host"),
     "instance": ("instance", "machines that are managed from their first minute: launch, watch, release"),
+    "agent": ("agent", "on a managed machine: do what its controller asks, and its policy allows"),
     "web": ("web", "show the machines and their host keys in a browser, by a one-time link"),
     "ca": ("authority", "show the authority and its SSH CAs; print its bundle and its lists of what is revoked"),
     "log": ("log", "show the log, or prove that nothing in it was changed"),

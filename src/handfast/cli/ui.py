@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from handfast.errors import HandfastError
@@ -74,3 +75,19 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     for row in rows:
         grid.add_row(*(Text(harmless(cell)) for cell in row))
     Console().print(grid)
+
+
+@contextmanager
+def progress(what: str, *, of_bytes: bool = False) -> Iterator[Callable[[int, int], None]]:
+    """Show how much is done, of how much, on a terminal's stderr, as often as the block says; elsewhere nothing."""
+    if not sys.stderr.isatty():
+        yield lambda _done, _total: None
+        return
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
+
+    columns = [DownloadColumn(), TransferSpeedColumn()] if of_bytes else []
+    with Progress(*Progress.get_default_columns(), *columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(escape(harmless(what)), total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -8,26 +8,36 @@ are. Which one it is, `up` or `instance watch`, makes no difference to the insta
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+import socket
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import structlog
 
+from handfast.adapters import files, sockets
 from handfast.adapters.files import FileLock, private_directory
+from handfast.config_instances import SecondKey
 from handfast.controller import status
 from handfast.controller.credential import DIRECTORY, OwnCredential, own
-from handfast.controller.http import Connection
+from handfast.controller.http import Connection, Stream, plain
+from handfast.controller.legacy import Deliveries, forget_key
+from handfast.controller.lend import borrow, lend
+from handfast.controller.listen import Dialled
 from handfast.controller.meeting import Meetings
 from handfast.controller.watch import EVERY, Watch
-from handfast.core.instances import Instance
+from handfast.core.instances import Instance, Mode, State
 from handfast.core.invitation import Address
 from handfast.core.ports import Clock, Ledger
-from handfast.errors import Fault, HandfastError, Unreachable
+from handfast.core.secret import Secret
+from handfast.errors import Fault, HandfastError, NotFound, Unreachable
 from handfast.wiring import Service
 
+PASSWORDS = "passwords"
 _LOCK = "watch.lock"
 _CREDENTIAL = 10.0  # seconds between two looks at our own credential
+_CALL = 5.0  # seconds for an agent to call again that has hung up to be verified; it does after 2
 _STATUS = 1.0  # seconds between two looks at what has changed
 _log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
@@ -69,6 +79,8 @@ class Controller:
     ) -> None:
         self._service, self._tell, self._every = service, tell, every
         self._credential: OwnCredential | None = None
+        self._calls: Dialled | None = None
+        self.listens: Address | None = None
 
     async def run(self) -> None:
         """
@@ -84,11 +96,34 @@ class Controller:
             watch = Watch(
                 self._meetings, Kept(service.ledger, service.clock), self._dial, tell=self._tell, every=self._every
             )
+            works = [watch.run(), self._keep_credential(), self._keep_status(watch)]
             try:
-                await _all(watch.run(), self._keep_credential(), self._keep_status(watch))
+                with self._taking(service, watch) as listening:
+                    if self._calls is not None and listening is not None:
+                        works += [self._calls.listen(listening), lend(service.data, self._calls)]
+                    await _all(*works)
             finally:
                 with suppress(Fault):
                     status.withdraw(service.data)
+
+    @contextmanager
+    def _taking(self, service: Service, watch: Watch) -> Iterator[socket.socket | None]:
+        """Take agents' calls, where the configuration says so when the watch begins."""
+        wanted = service.instances.listen
+        if wanted is None:
+            yield None
+            return
+
+        def known(name: str) -> bool:
+            return any(each.name == name and each.dials for each in watch.instances)
+
+        with sockets.listen(wanted, setting="[instances] listen") as listening:
+            self.listens = sockets.address_of(listening)
+            self._calls = Dialled(known, watch.woken)
+            try:
+                yield listening
+            finally:
+                self._calls = self.listens = None
 
     @property
     def credential(self) -> OwnCredential:
@@ -98,12 +133,18 @@ class Controller:
         return self._credential
 
     def _meetings(self) -> Meetings:
-        return Meetings(self._service().registrar, self.credential)
+        service = self._service()
+        both = service.instances.on_second_key is SecondKey.BOTH
+        deliveries = Deliveries(service.registrar, service.data)
+        return Meetings(service.registrar, self.credential, first_too=both, deliveries=deliveries)
 
-    async def _dial(self, instance: Instance) -> Connection:
-        if instance.address is None:
-            raise Unreachable("it has not dialled")
-        return await Connection.dial(Address.parse(instance.address), self.credential.context)
+    async def _dial(self, instance: Instance) -> Stream:
+        if instance.dials and self._calls is not None:
+            # Only what has to be verified within a minute is waited for: whoever waits has one of few places.
+            patience = _CALL if instance.state in {State.VERIFYING, State.RENEWING} else 0.0
+            taken = await self._calls.take(instance.name, patience=patience)
+            return await Connection.over(taken, self.credential.context, instance.name)
+        return await connect(instance, self.credential, self._service().data)
 
     async def _renewed(self) -> None:
         # In a thread: it waits for the ledger, and for another process that makes one at this moment.
@@ -129,6 +170,49 @@ class Controller:
                 except Fault as error:
                     _log.error("cannot say how the instances are", reason=error.message)
             await asyncio.sleep(_STATUS)
+
+
+async def connect(instance: Instance, credential: OwnCredential, data: Path) -> Stream:
+    """
+    Return a connection to whoever is where an instance should be; who that is, is the caller's first question.
+
+    One that dials is borrowed from the process that watches the instances of ``data``.
+
+    :raises Unreachable: nobody answers there or has called, or nobody has said where it is.
+    """
+    if instance.dials:
+        lent = await asyncio.to_thread(borrow, data, instance.name)
+        return await Connection.over(lent, credential.context, instance.name)
+    if instance.address is None:
+        raise Unreachable(
+            f"nobody has said where {instance.name!r} is", hint=f"handfast instance place {instance.name} HOST:7575"
+        )
+    address = Address.parse(instance.address)
+    if instance.mode is Mode.PLAIN:
+        return await plain(address, password_of(data, instance.name))
+    return await Connection.dial(address, credential.context)
+
+
+def password_of(data: Path, name: str) -> Secret | None:
+    """Return the password of an agent without TLS, if it was added with one. :raises Fault: :raises Unsafe:"""
+    try:
+        return Secret(files.read_private(data / DIRECTORY / PASSWORDS / name))
+    except NotFound:
+        return None
+
+
+def forget(data: Path, name: str) -> None:
+    """Remove what is kept of an instance beside the ledger: its password, a key for it. :raises Fault: the disk."""
+    forget_key(data, name)
+    with files.faults("remove", data / DIRECTORY / PASSWORDS / name):
+        (data / DIRECTORY / PASSWORDS / name).unlink(missing_ok=True)
+
+
+def keep_password(data: Path, name: str, password: Secret) -> None:
+    """Keep the password of an agent without TLS. :raises Fault: the disk."""
+    private_directory(data / DIRECTORY)
+    private_directory(data / DIRECTORY / PASSWORDS)
+    files.write_atomic(data / DIRECTORY / PASSWORDS / name, password.reveal())
 
 
 async def _all(*works: Awaitable[None]) -> None:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -24,6 +25,7 @@ from handfast.core.keys import format_pin, spki, spki_sha256
 from handfast.core.names import Names
 from handfast.core.roles import Role
 from handfast.core.transcript import answer
+from handfast.core.x509 import BACKDATE
 from handfast.errors import Fault, HandfastError, NotFound
 from handfast.newcomer.keystore import Keystore
 from handfast.newcomer.layouts import Material
@@ -53,7 +55,7 @@ class OwnCredential:
 
     def fresh(self, now: datetime) -> bool:
         """Whether it is in the first half of its life."""
-        begin, end = self.certificate.not_valid_before_utc, self.certificate.not_valid_after_utc
+        begin, end = self.certificate.not_valid_before_utc + BACKDATE, self.certificate.not_valid_after_utc
         return begin <= now < begin + (end - begin) / 2
 
 
@@ -65,33 +67,34 @@ def own(service: Service, *, sleep: Callable[[float], None] = time.sleep) -> Own
 
     :raises Refused: the authority cannot certify it. :raises Fault: the disk, or the ledger.
     """
-    keystore = Keystore(service.data / DIRECTORY)
-    held = _held(keystore, service)
-    if held is not None:
+    if (held := held_fresh(service.data, service.authority.trust_domain, service.clock.now())) is not None:
         return held
+    keystore = Keystore(service.data / DIRECTORY)
     end = time.monotonic() + _PATIENCE
     while True:
         try:
             with keystore.exclusive():
-                return _held(keystore, service) or _made(keystore, service)
+                found = held_fresh(service.data, service.authority.trust_domain, service.clock.now())
+                return found or _made(keystore, service)
         except Fault:
             if time.monotonic() > end:
                 raise
             sleep(0.1)
 
 
-def _held(keystore: Keystore, service: Service) -> OwnCredential | None:
+def held_fresh(data: Path, trust_domain: str, now: datetime) -> OwnCredential | None:
+    """Return the controller's credential of a data directory, if there is one that need not be renewed yet."""
     try:
-        found = keystore.load()
+        found = Keystore(data / DIRECTORY).load()
     except NotFound:
         return None
     try:
         identity = read_identity(found.certificate)
     except HandfastError:
         return None
-    ours = identity.role is Role.CONTROLLER and identity.trust_domain == service.authority.trust_domain
+    ours = identity.role is Role.CONTROLLER and identity.trust_domain == trust_domain
     made = _credential(found)
-    return made if ours and made.fresh(service.clock.now()) else None
+    return made if ours and made.fresh(now) else None
 
 
 def _made(keystore: Keystore, service: Service) -> OwnCredential:

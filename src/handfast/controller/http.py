@@ -8,9 +8,11 @@ a key; whose it is, is what the caller asks before anything else is sent (``Conn
 from __future__ import annotations
 
 import asyncio
+import base64
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Self, TypeVar
 
@@ -21,6 +23,8 @@ from cryptography import x509
 from handfast.core import wire
 from handfast.core.invitation import Address
 from handfast.core.keys import spki_sha256
+from handfast.core.loopback import on_loopback
+from handfast.core.secret import Secret
 from handfast.errors import HandfastError, Refused, TooMuch, Unreachable, UntrustedPeer
 from handfast.newcomer.connection import problem
 
@@ -39,42 +43,18 @@ class Answer:
     body: bytes
 
 
-class Connection:
-    """One connection; requests go one after the other. Make one with ``dial`` or ``over``."""
+class Stream:
+    """HTTP over a connection; requests go one after the other. Who is at the other end it does not know."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, name: str) -> None:
-        self._reader, self._writer, self.name = reader, writer, name
+    def __init__(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        name: str,
+        headers: tuple[tuple[str, str], ...] = (),
+    ) -> None:
+        self._reader, self._writer, self.name, self._headers = reader, writer, name, headers
         self._http = h11.Connection(h11.CLIENT)
-        tls = writer.get_extra_info("ssl_object")
-        der = tls.getpeercert(binary_form=True) if isinstance(tls, ssl.SSLObject) else None
-        if not der:
-            raise UntrustedPeer(f"{name} presented no certificate")
-        try:
-            self.certificate = x509.load_der_x509_certificate(der)
-            self.spki = spki_sha256(self.certificate.public_key())
-        except ValueError as error:
-            raise UntrustedPeer(f"{name} presented what is no certificate: {str(error)[:80]!r}") from None
-
-    @classmethod
-    async def dial(cls, address: Address, context: ssl.SSLContext) -> Self:
-        """Connect. :raises Unreachable: nobody is there, or nobody who speaks TLS 1.3 with us."""
-        try:
-            async with asyncio.timeout(CONNECT):
-                made = await asyncio.open_connection(address.host, address.port, ssl=context, server_hostname="")
-        except (OSError, ValueError) as error:
-            raise _unreachable(str(address), error) from None
-        return cls(*made, str(address))
-
-    @classmethod
-    async def over(cls, connected: socket.socket, context: ssl.SSLContext, name: str) -> Self:
-        """Do the handshake over a connection that the agent has dialled. :raises Unreachable: it fails."""
-        try:
-            async with asyncio.timeout(CONNECT):
-                made = await asyncio.open_connection(sock=connected, ssl=context, server_hostname="")
-        except (OSError, ValueError) as error:
-            connected.close()
-            raise _unreachable(name, error) from None
-        return cls(*made, name)
 
     @property
     def usable(self) -> bool:
@@ -97,7 +77,7 @@ class Connection:
     def problem(self, answer: Answer) -> HandfastError:
         """Return the error that an answer is about."""
         address = Address(self.name, 0) if ":" not in self.name else Address.parse(self.name)
-        return problem(answer.body, answer.status, address)
+        return problem(answer.body, answer.status, address, who="the agent")
 
     async def request(
         self,
@@ -106,11 +86,12 @@ class Connection:
         body: bytes | None = None,
         *,
         headers: Iterable[tuple[str, str]] = (),
+        kind: str = "application/json",
         patience: float = ANSWER,
     ) -> Answer:
         """Send a request and return its answer, bounded by ``MAX_ANSWER``. :raises Unreachable: as ``call``."""
         if body is not None:
-            headers = [*headers, ("content-type", "application/json")]
+            headers = [*headers, ("content-type", kind)]
         return await self._exchange(method, path, _whole(body), len(body or b""), headers, patience)
 
     async def upload(
@@ -145,16 +126,18 @@ class Connection:
     ) -> Answer:
         if self._http.our_state is h11.DONE:
             self._http.start_next_cycle()
-        head = [("host", "agent"), ("content-length", str(size)), *headers]
+        host = () if self._headers else (("host", "agent"),)
+        head = [*host, ("content-length", str(size)), *self._headers, *headers]
         answering = asyncio.ensure_future(self._answer())
         try:
-            await self._send(h11.Request(method=method, target=path, headers=head))
-            async for piece in pieces:
-                if answering.done():  # refused before all of it was sent: what is left would go nowhere
-                    break
-                await self._send(h11.Data(data=piece))
-            else:
-                await self._send(h11.EndOfMessage())
+            with suppress(ConnectionError):  # while it was sent: the answer that says why may have come before
+                await self._send(h11.Request(method=method, target=path, headers=head))
+                async for piece in pieces:
+                    if answering.done():  # refused before all of it was sent: what is left would go nowhere
+                        break
+                    await self._send(h11.Data(data=piece))
+                else:
+                    await self._send(h11.EndOfMessage())
             return await asyncio.wait_for(answering, patience)
         except (OSError, h11.ProtocolError, EOFError) as error:  # a TimeoutError is an OSError
             self.close()
@@ -199,6 +182,62 @@ class Connection:
 
     async def __aexit__(self, *_: object) -> None:
         self.close()
+
+
+class Connection(Stream):
+    """One over TLS, whose other end has proved the key of ``certificate``. Make one with ``dial`` or ``over``."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, name: str) -> None:
+        super().__init__(reader, writer, name)
+        tls = writer.get_extra_info("ssl_object")
+        der = tls.getpeercert(binary_form=True) if isinstance(tls, ssl.SSLObject) else None
+        if not der:
+            raise UntrustedPeer(f"{name} presented no certificate")
+        try:
+            self.certificate = x509.load_der_x509_certificate(der)
+            self.spki = spki_sha256(self.certificate.public_key())
+        except ValueError as error:
+            raise UntrustedPeer(f"{name} presented what is no certificate: {str(error)[:80]!r}") from None
+
+    @classmethod
+    async def dial(cls, address: Address, context: ssl.SSLContext) -> Self:
+        """Connect. :raises Unreachable: nobody is there, or nobody who speaks TLS 1.3 with us."""
+        try:
+            async with asyncio.timeout(CONNECT):
+                made = await asyncio.open_connection(address.host, address.port, ssl=context, server_hostname="")
+        except (OSError, ValueError) as error:
+            raise _unreachable(str(address), error) from None
+        return cls(*made, str(address))
+
+    @classmethod
+    async def over(cls, connected: socket.socket, context: ssl.SSLContext, name: str) -> Self:
+        """Do the handshake over a connection that the agent has dialled. :raises Unreachable: it fails."""
+        try:
+            async with asyncio.timeout(CONNECT):
+                made = await asyncio.open_connection(sock=connected, ssl=context, server_hostname="")
+        except (OSError, ValueError) as error:
+            connected.close()
+            raise _unreachable(name, error) from None
+        return cls(*made, name)
+
+
+async def plain(address: Address, password: Secret | None = None) -> Stream:
+    """
+    Connect without TLS, to an agent on this machine that somebody develops with.
+
+    :raises UsageError: not a loopback address. :raises Unreachable: nobody is there.
+    """
+    on_loopback(address, what="an agent without TLS")
+    try:
+        async with asyncio.timeout(CONNECT):
+            reader, writer = await asyncio.open_connection(address.host, address.port)
+    except OSError as error:
+        raise _unreachable(str(address), error) from None
+    headers: tuple[tuple[str, str], ...] = (("host", str(address)),)
+    if password is not None:
+        encoded = base64.b64encode(b"handfast:" + password.reveal()).decode("ascii")
+        headers += (("authorization", f"Basic {encoded}"),)
+    return Stream(reader, writer, str(address), headers)
 
 
 async def _whole(body: bytes | None) -> AsyncIterator[bytes]:

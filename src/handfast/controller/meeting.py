@@ -9,6 +9,7 @@ that he could have certified.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,13 +18,28 @@ import msgspec
 from cryptography import x509
 
 from handfast.controller.credential import OwnCredential
-from handfast.controller.http import Answer, Connection
-from handfast.core import wire
+from handfast.controller.http import Answer, Connection, Stream
+from handfast.controller.legacy import Deliveries
+from handfast.core import flow, wire
 from handfast.core.chain import Identity, load_certificate, verify_chain
 from handfast.core.flow import Channel, Evidence, Finding
-from handfast.core.instances import Instance, Issued, Met, Shown, Silence, State, Stranger, Verified, met
+from handfast.core.instances import (
+    Answered,
+    Instance,
+    Issued,
+    Met,
+    Mode,
+    Shown,
+    Silence,
+    State,
+    Stranger,
+    Unproved,
+    Verified,
+    met,
+)
 from handfast.core.roles import Role
 from handfast.core.wire import Hello, IntroductionAnswer
+from handfast.core.x509 import BACKDATE
 from handfast.errors import (
     AlreadySpent,
     EvidenceRejected,
@@ -39,8 +55,9 @@ from handfast.introducers import invitation, reintroduction, renewal
 from handfast.newcomer.renew import drawn
 from handfast.registrar.introduce import Registrar
 
-# What nobody honest causes: a wrong proof, a secret or key that was used before, another key.
-_ALARMING = (EvidenceRejected, AlreadySpent, UntrustedPeer, Revoked, Malformed)
+# What nobody honest causes. First what takes the secret, or a key that was certified; then what everybody could say.
+_ALARMING = (AlreadySpent, Revoked)
+_UNPROVED = (EvidenceRejected, UntrustedPeer, Malformed)
 _OVER = (InvitationExpired, InvitationCancelled)
 
 
@@ -55,14 +72,22 @@ class About(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Meetings:
-    """What meetings need: the flow, our credential, and the time."""
+    """
+    What meetings need: the flow, our credential, and what follows where a secret is used with a second key.
+
+    ``first_too``: then what was issued to the first one is revoked; who is the thief of the two, nobody knows.
+    """
 
     registrar: Registrar
     credential: OwnCredential
+    first_too: bool = False
+    deliveries: Deliveries | None = None
 
-    async def meet(self, instance: Instance, connection: Connection) -> Instance:
+    async def meet(self, instance: Instance, connection: Stream) -> Instance:
         """Do what the instance's state asks for on a new connection, and return what it is now."""
         at = self.registrar.context.now()
+        if not isinstance(connection, Connection):
+            return await self._met_plainly(instance, connection)
         try:
             seen = self._who(connection, at)
             if seen is not None and seen.machine == instance.name:
@@ -70,16 +95,24 @@ class Meetings:
             first = self._met(instance, connection, seen)
             after = met(instance, first, at=at)
             if after.state is State.INTRODUCING:
-                issued = await self._introduce(instance, connection, invitation.NAME, None)
-                return met(after, issued, at=self._now())
+                return met(after, await self._first(instance, connection), at=self._now())
+            if isinstance(first, Shown) and instance.state.introduced and instance.issued_key != first.key:
+                return await self._second(instance, connection, after)
             if not isinstance(first, Verified) or not after.state.asks:
                 return after
             about = await connection.request("GET", "/v1/agent")
             _ok(connection, about)
             wire.decode(about.body, About)  # its answer, over TLS, is the proof that it has the key
+            if instance.mode is Mode.LEGACY and self.deliveries is not None:
+                self.deliveries.forget(instance)
             return await self._renewed(met(instance, first, at=self._now()), connection)
+        except AlreadySpent as error:
+            reason = error.message + await self._revoked(instance)
+            return met(instance, Stranger(reason, connection.spki), at=self._now())
         except _ALARMING as error:
             return met(instance, Stranger(error.message, connection.spki), at=self._now())
+        except _UNPROVED as error:
+            return met(instance, Unproved(error.message, connection.spki), at=self._now())
         except _OVER as error:
             return met(instance, Silence(error.message), at=self._now())
         except HandfastError as error:
@@ -102,8 +135,55 @@ class Meetings:
         if seen is None:
             return Shown(connection.spki)
         if seen.machine != instance.name:
-            return Stranger(f"{seen.machine!r} answers, with its own genuine certificate", connection.spki)
+            return Unproved(f"{seen.machine!r} answers, with its own genuine certificate", connection.spki)
         return Verified(connection.spki)
+
+    async def _met_plainly(self, instance: Instance, stream: Stream) -> Instance:
+        """Ask an agent without TLS how it is. Who it is nobody knows; that it is on this machine is all there is."""
+        try:
+            await stream.call("GET", "/v1/agent", About)
+        except HandfastError as error:
+            return met(instance, Silence(error.message), at=self._now())
+        return met(instance, Answered(), at=self._now())
+
+    async def _first(self, instance: Instance, connection: Connection) -> Issued:
+        """Introduce the instance; or send it a key, where it was added so."""
+        if instance.mode is Mode.LEGACY and self.deliveries is not None:
+            return await self.deliveries.deliver(instance, connection)
+        return await self._introduce(instance, connection, invitation.NAME, None)
+
+    async def _second(self, instance: Instance, connection: Connection, otherwise: Instance) -> Instance:
+        """
+        Return what follows from a key without a certificate, where the instance has one.
+
+        Whether this is anybody, or the instance itself whose secret a thief has used first, only its evidence says.
+        It is asked for where the answer matters: where anybody could be there, or the first key is to be revoked. Over
+        the secret nothing is given any more, whatever comes: it is spent.
+
+        :raises AlreadySpent: it has the secret. :raises HandfastError: it has nothing.
+        """
+        if instance.dials or self.first_too:
+            try:
+                await self._ask(instance, connection, invitation.NAME, None)
+            except (*_UNPROVED, *_OVER, Unreachable):
+                return otherwise
+            return met(instance, Stranger("it shows a key that was its own before", connection.spki), at=self._now())
+        return otherwise
+
+    async def _revoked(self, instance: Instance) -> str:
+        """
+        Take back what the first key was given, where that is wanted, and say so.
+
+        Before the quarantine is written down: if we die in between, the next meeting comes to the same end.
+        """
+        if not self.first_too:
+            return ""
+        ledger, now = self.registrar.ledger, self._now()
+        held = [each for each in ledger.credentials(instance.name) if each.role is Role.AGENT]
+        given = [each.serial for each in held if each.revoked_at is None]
+        for serial in given:
+            await asyncio.wrap_future(ledger.revoke(serial, reason="keyCompromise", at=now))
+        return "; what the first key was given is revoked" if given else ""
 
     def _caught_up(self, instance: Instance, connection: Connection, at: datetime) -> Instance:
         """
@@ -129,7 +209,7 @@ class Meetings:
         """Have the instance renew, if it is time."""
         leaf, now = connection.certificate, self._now()
         seed = hashlib.sha256(leaf.serial_number.to_bytes(20, "big")).digest()
-        if instance.state is not State.RUNNING or now < drawn(leaf.not_valid_before_utc, _end(leaf), seed):
+        if instance.state is not State.RUNNING or now < drawn(leaf.not_valid_before_utc + BACKDATE, _end(leaf), seed):
             return instance
         method = reintroduction.NAME if now >= _end(leaf) else renewal.NAME
         return met(instance, await self._introduce(instance, connection, method, leaf), at=self._now())
@@ -137,6 +217,22 @@ class Meetings:
     async def _introduce(
         self, instance: Instance, connection: Connection, method: str, leaf: x509.Certificate | None
     ) -> Issued:
+        answer = await self._ask(instance, connection, method, leaf)
+        sent = IntroductionAnswer(
+            certificate=answer.credential.certificate,
+            chain=list(answer.chain),
+            trust=list(answer.trust),
+            time=answer.time.isoformat(),
+            signature=answer.proof,
+        )
+        _ok(connection, await connection.request("POST", "/v1/introduction/answer", msgspec.json.encode(sent)))
+        issued = x509.load_der_x509_certificate(answer.credential.certificate)
+        return Issued(hashlib.sha256(answer.credential.grant.public_key).digest(), issued.serial_number)
+
+    async def _ask(
+        self, instance: Instance, connection: Connection, method: str, leaf: x509.Certificate | None
+    ) -> flow.Answer:
+        """Say hello, and have the evidence that comes judged."""
         context, authority = self.registrar.context, self.registrar.authority
         hello = Hello(context.new_nonce(), context.now().isoformat(), list(authority.trust), list(authority.chain))
         request = await connection.request("POST", "/v1/introduction", msgspec.json.encode(hello))
@@ -149,17 +245,7 @@ class Meetings:
             if leaf is None and hashlib.sha256(finding.public_key).digest() != connection.spki:
                 raise EvidenceRejected("it asks for another key than the one that it has proved: somebody sits between")
 
-        answer = await self.registrar.introduce(evidence, self.credential, admit=admit)
-        sent = IntroductionAnswer(
-            certificate=answer.credential.certificate,
-            chain=list(answer.chain),
-            trust=list(answer.trust),
-            time=answer.time.isoformat(),
-            signature=answer.proof,
-        )
-        _ok(connection, await connection.request("POST", "/v1/introduction/answer", msgspec.json.encode(sent)))
-        issued = x509.load_der_x509_certificate(answer.credential.certificate)
-        return Issued(hashlib.sha256(answer.credential.grant.public_key).digest(), issued.serial_number)
+        return await self.registrar.introduce(evidence, self.credential, admit=admit)
 
 
 def _end(leaf: x509.Certificate) -> datetime:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -17,13 +18,14 @@ from typing import Protocol
 
 import structlog
 
-from handfast.controller.http import Connection
+from handfast.controller.http import Stream
 from handfast.controller.meeting import Meetings
 from handfast.core.instances import Instance, Silence, State, lasting, met
 from handfast.errors import HandfastError
 
 AT_ONCE = 64  # meetings
 EVERY = 15.0  # seconds between two calls of an instance that runs
+AFRESH = 60.0  # seconds that a connection is kept which somebody has dialled
 _FIRST, _LONGEST = 1.0, 15.0  # seconds of the pauses while one does not answer
 _chance = secrets.SystemRandom()
 _log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
@@ -42,17 +44,18 @@ class Registry(Protocol):
         """
 
 
-Dial = Callable[[Instance], Awaitable[Connection]]
+Dial = Callable[[Instance], Awaitable[Stream]]
 """Returns a connection to an instance, dialled by us or by it. Raises ``Unreachable``."""
 
 
 @dataclass(slots=True)
 class Watched:
-    """One instance under watch: as it is, and what is tried."""
+    """One instance under watch: as it is, and what is tried. ``connected`` is when its connection was made, or compared."""
 
     instance: Instance
     task: asyncio.Task[None] | None = None
-    connection: Connection | None = None
+    connection: Stream | None = None
+    connected: float = 0.0
     tries: int = 0
     wake: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -128,10 +131,10 @@ class Watch:
 
     async def _once(self, watched: Watched) -> None:
         """Meet the instance once, and write down what came of it."""
-        before = watched.instance
+        before, other = watched.instance, None
         try:
-            connection = await self._connected(watched)
-            after = await self._meetings().meet(before, connection)
+            other = await self._other(watched)
+            after = await self._meetings().meet(before, other or await self._connected(watched))
         except HandfastError as error:
             after = met(before, Silence(error.message), at=self._meetings().registrar.context.now())
         except Exception:  # noqa: BLE001  a bug with one instance must not end the watch of the others
@@ -139,7 +142,13 @@ class Watch:
             _hang_up(watched)
             watched.tries += 1
             return
-        if after.state is not State.RUNNING or before.state is not State.RUNNING:
+        if other is not None and after.state is not State.RUNNING and lasting(after) == lasting(before):
+            other.close()  # nobody's: the instance goes on over the one that it has
+            return
+        if other is not None:
+            _hang_up(watched)
+            watched.connection = other
+        if after.state is not State.RUNNING:
             _hang_up(watched)  # what is verified next is verified on a new connection
         watched.tries = 0 if after.state.introduced and after.state is not State.UNREACHABLE else watched.tries + 1
         await self._keep(watched, before, after)
@@ -157,10 +166,31 @@ class Watch:
         if after.state is not before.state or after.reason != before.reason:
             self._tell(before, after)
 
-    async def _connected(self, watched: Watched) -> Connection:
+    def woken(self, name: str) -> None:
+        """Ask an instance at once that does not run: it has called."""
+        watched = self._all.get(name)
+        if watched is not None and watched.instance.state is not State.RUNNING:
+            watched.wake.set()
+
+    async def _connected(self, watched: Watched) -> Stream:
         if watched.connection is None or not watched.connection.usable:
-            watched.connection = await self._dial(watched.instance)
+            watched.connection, watched.connected = await self._dial(watched.instance), time.monotonic()
         return watched.connection
+
+    async def _other(self, watched: Watched) -> Stream | None:
+        """
+        Return another call by the name of an instance that runs, if there is one and it is time.
+
+        Who was introduced first is not always who should have been, and over his connection nobody finds that out.
+        """
+        held, now = watched.connection, time.monotonic()
+        runs = watched.instance.dials and watched.instance.state is State.RUNNING
+        if not runs or held is None or not held.usable or now - watched.connected < AFRESH:
+            return None
+        watched.connected = now
+        with suppress(HandfastError):
+            return await self._dial(watched.instance)
+        return None
 
 
 def _hang_up(watched: Watched) -> None:

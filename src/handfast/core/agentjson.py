@@ -96,7 +96,11 @@ class LogLines(msgspec.Struct, frozen=True):
 
 
 class LogAdded(msgspec.Struct, frozen=True):
-    """GET /v1/services/S/logs/LOG?since=MARK: what was added, and the next mark. ``lost``: some of it is gone."""
+    """
+    GET /v1/services/S/logs/LOG?since=MARK, ?last=N: what was added, or the last whole lines, and the next mark.
+
+    ``lost``: some of it is gone.
+    """
 
     lines: list[str]
     mark: str

@@ -33,6 +33,7 @@ class InstanceView(msgspec.Struct, frozen=True):
     address: str | None
     dials: bool
     needs_key: bool
+    mode: str
     key: str | None
     seen: str | None
     serial: str | None
@@ -53,6 +54,7 @@ def instance_view(instance: Instance, *, watched: bool) -> InstanceView:
         address=instance.address,
         dials=instance.dials,
         needs_key=instance.needs_key,
+        mode=instance.mode.value,
         key=None if instance.expected is None else fingerprint(instance.expected),
         seen=None if instance.seen is None else fingerprint(instance.seen),
         serial=None if instance.serial is None else f"{instance.serial:032x}",

@@ -28,6 +28,7 @@ from handfast.errors import HandfastError, Malformed
 
 MAX_USER_DATA = 16 * 1024  # bytes: what AWS allows; others allow more
 CA_KEY = "steamcannon_ca_cert"  # the original's
+OURS = "handfast-"  # begins an instance's id that no cloud has given, and is followed by a UUID
 _INSTANCE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}", re.ASCII)
 _HINT = "`handfast instance add` prints it; give all of it"
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 
+from handfast.core.invitation import Address
+from handfast.core.loopback import on_loopback
 from handfast.errors import Refused
 
 MOST_ROLLBACKS = 3  # verifications that fail one after the other, until a person has to look
@@ -53,6 +55,17 @@ class State(StrEnum):
         return self in {State.VERIFYING, State.RUNNING, State.RENEWING, State.UNREACHABLE}
 
 
+class Mode(StrEnum):
+    """What its controller knows an agent by. The last two are weaker, and nobody has them without naming them."""
+
+    INTRODUCTION = "introduction"
+    """A key that the machine has made itself, certified because of its one-time secret."""
+    LEGACY = "legacy"
+    """A key that the controller has made, and sends to whoever answers first where the machine should be."""
+    PLAIN = "plain"
+    """Nothing: HTTP without TLS, on a loopback address of the controller's own machine."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Instance:
     """
@@ -62,7 +75,8 @@ class Instance:
     of its one-time secret, which ends at ``deadline``. ``needs_key`` demands that its key is known before anything is
     asked of it, as ``expected`` (SHA-256 of the SubjectPublicKeyInfo): by a console log, or a person. Afterwards
     ``expected`` is the certified key, and ``serial`` its credential's. ``issued_key`` and ``issued_serial`` are those
-    of a credential that it was sent and has not answered with yet. ``seen`` is the key that was met instead.
+    of a credential that it was sent and has not answered with yet. ``mode`` is by what it is known at all; of a plain
+    one nothing is. ``seen`` is the key that was met instead.
     ``rollbacks`` counts credentials, one after the other, that it was sent and did not answer with.
     """
 
@@ -74,6 +88,7 @@ class Instance:
     address: str | None = None
     dials: bool = False
     needs_key: bool = False
+    mode: Mode = Mode.INTRODUCTION
     state: State = State.PENDING
     reason: str = ""
     expected: bytes | None = None
@@ -124,7 +139,24 @@ class Stranger:
     key: bytes | None = None
 
 
-Met = Silence | Shown | Issued | Verified | Stranger
+@dataclass(frozen=True, slots=True)
+class Unproved:
+    """
+    Somebody is there who cannot prove to be the instance, nor to have anything of it.
+
+    Where we have dialled he sits in its place, and that is an alarm. Where it dials anybody can call by any name.
+    """
+
+    reason: str
+    key: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """Somebody answered over plain HTTP, which proves nothing."""
+
+
+Met = Silence | Shown | Issued | Verified | Stranger | Unproved | Answered
 
 
 def met(instance: Instance, what: Met, *, at: datetime) -> Instance:
@@ -138,6 +170,12 @@ def met(instance: Instance, what: Met, *, at: datetime) -> Instance:
     match what:
         case Stranger():
             return _to(instance, State.QUARANTINED, what.reason, at=at, seen=what.key)
+        case Unproved():
+            return _unproved(instance, what, at=at)
+        case Answered():
+            if instance.mode is Mode.PLAIN:
+                return _to(instance, State.RUNNING, "", at=at)
+            return _to(instance, State.QUARANTINED, "it answers without TLS", at=at)
         case Silence():
             return _silent(instance, what, at=at)
         case Shown():
@@ -149,10 +187,17 @@ def met(instance: Instance, what: Met, *, at: datetime) -> Instance:
             return _verified(instance, what, at=at)
 
 
+def _unproved(instance: Instance, what: Unproved, *, at: datetime) -> Instance:
+    if not instance.dials:
+        return _to(instance, State.QUARANTINED, what.reason, at=at, seen=what.key)
+    # Whoever knows a name can call by it. If that were an alarm anybody could have any instance quarantined.
+    return _silent(instance, Silence(f"somebody else calls by its name: {what.reason}"), at=at)
+
+
 def _silent(instance: Instance, what: Silence, *, at: datetime) -> Instance:
     if instance.state.introduced:
         return _to(instance, State.UNREACHABLE, what.reason, at=at)
-    if at >= instance.deadline:
+    if at >= instance.deadline and instance.mode is not Mode.PLAIN:  # which has no secret that could be over
         return _to(instance, State.TIMED_OUT, f"its secret is over; the last try: {what.reason}", at=at)
     return _to(instance, State.WAITING, what.reason, at=at)
 
@@ -161,11 +206,11 @@ def _shown(instance: Instance, what: Shown, *, at: datetime) -> Instance:
     if instance.serial is None and instance.issued_key == what.key:  # its first one, which it may not even have got
         return _rolled_back(instance, State.WAITING, at=at)
     if instance.state.introduced:  # it has a certified key, and this is not how one is shown
-        return _to(instance, State.QUARANTINED, "it shows a key without our certificate", at=at, seen=what.key)
+        return _unproved(instance, Unproved("it shows a key without our certificate", what.key), at=at)
     if at >= instance.deadline:
         return _to(instance, State.TIMED_OUT, "its secret was over before it answered", at=at, seen=what.key)
     if instance.expected is not None and instance.expected != what.key:
-        return _to(instance, State.QUARANTINED, "it shows another key than the one that was said", at=at, seen=what.key)
+        return _unproved(instance, Unproved("it shows another key than the one that was said", what.key), at=at)
     if instance.needs_key and instance.expected is None:
         return _to(instance, State.WAITING, "its key has to be confirmed", at=at, seen=what.key)
     return _to(instance, State.INTRODUCING, "", at=at, seen=what.key)
@@ -193,10 +238,16 @@ def _rolled_back(instance: Instance, state: State, *, at: datetime) -> Instance:
 
 
 def placed(instance: Instance, address: str, *, at: datetime) -> Instance:
-    """Return the instance at an address. :raises Refused: it dials, or is quarantined."""
+    """
+    Return the instance at an address.
+
+    :raises Refused: it dials, or is quarantined. :raises UsageError: it has no TLS, and this is no loopback address.
+    """
     if instance.dials:
         raise Refused(f"{instance.name!r} dials the controller, and has no address", hint="remove it, and add it anew")
     _not_quarantined(instance)
+    if instance.mode is Mode.PLAIN:
+        on_loopback(Address.parse(address), what="an agent without TLS")
     state = State.WAITING if instance.state is State.PENDING else instance.state
     return replace(instance, address=address, state=state, since=at if state != instance.state else instance.since)
 

@@ -12,7 +12,7 @@ from datetime import datetime
 
 import msgspec
 
-from handfast.core.instances import Instance, State, lasting
+from handfast.core.instances import Instance, Mode, State, lasting
 from handfast.core.records import Event
 from handfast.errors import Malformed
 from handfast.ledger.entries import canonical_json, rfc3339, serial_text
@@ -45,6 +45,7 @@ def texts(instance: Instance) -> dict[str, str]:
         "address": kept.address or "",
         "dials": _YES if kept.dials else _NO,
         "needs_key": _YES if kept.needs_key else _NO,
+        "mode": kept.mode.value,
         "state": kept.state.value,
         "reason": kept.reason,
         "expected": _key(kept.expected),
@@ -77,6 +78,7 @@ def from_json(text: str) -> Instance:
         address=held["address"] or None,
         dials=_is(held["dials"]),
         needs_key=_is(held["needs_key"]),
+        mode=Mode(held["mode"]),
         state=State(held["state"]),
         reason=held["reason"],
         expected=bytes.fromhex(held["expected"]) or None,

@@ -238,16 +238,16 @@ def parse_time(text: str) -> datetime:
         raise Malformed(f"not a time: {text[:40]!r}") from None
 
 
-def problem(answer: bytes, status: int, address: Address) -> HandfastError:
+def problem(answer: bytes, status: int, address: Address, *, who: str = "the registrar") -> HandfastError:
     """Return the error that an RFC 9457 problem names, so that both sides end with the same code."""
     try:
         content = wire.decode(answer, wire.Problem)
     except Malformed:
-        return Unreachable(f"{address} answered with status {status} and no reason", hint="see the registrar's log")
+        return Unreachable(f"{address} answered with status {status} and no reason", hint=f"see {who}'s log")
     message = "; ".join(content.reasons) or content.detail or content.title
     kind = _by_code().get(content.code, Refused if status < 500 else Unreachable)
     if issubclass(kind, errors.Fault):
-        return Unreachable(f"the registrar failed: {message}", hint="see its log, then run this again")
+        return Unreachable(f"{who} failed: {message}", hint="see its log, then run this again")
     if kind is errors.PolicyRefused:
         return errors.PolicyRefused(tuple(content.reasons) or (message,), hint=content.hint)
     if kind is errors.TooMuch:

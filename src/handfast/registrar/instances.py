@@ -14,9 +14,10 @@ from uuid import uuid4
 
 from cryptography import x509
 
-from handfast.core.instancedata import InstanceData, check_instance_id
-from handfast.core.instances import Instance, State, confirmed, lasting, placed, released
+from handfast.core.instancedata import OURS, InstanceData, check_instance_id
+from handfast.core.instances import Instance, Mode, State, confirmed, lasting, placed, released
 from handfast.core.invitation import Address
+from handfast.core.loopback import on_loopback
 from handfast.core.names import machine_name
 from handfast.core.records import Invitation
 from handfast.core.roles import Role
@@ -29,10 +30,12 @@ PORT = 7575  # the original's
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
     """
-    What is said of a new instance. ``instance_id`` None is a new UUID.
+    What is said of a new instance. ``instance_id`` None is one of ours: the cloud's is not known yet.
 
     The agent listens at ``address``; or it ``dials`` the controller there; with neither, it listens at ``PORT``, and
-    somebody says later where it is. ``needs_key`` demands that a person confirms its key first.
+    somebody says later where it is. ``needs_key`` demands that a person confirms its key first. The modes
+    that are weaker than an introduction are bounded: without TLS on a loopback address only, and where anybody could
+    call by its name no key is sent to it.
     """
 
     name: str
@@ -41,7 +44,8 @@ class Wanted:
     address: Address | None = None
     dials: Address | None = None
     needs_key: bool = False
-    ours: str = field(default_factory=lambda: str(uuid4()))
+    mode: Mode = Mode.INTRODUCTION
+    ours: str = field(default_factory=lambda: f"{OURS}{uuid4()}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +59,13 @@ class Instances:
         """
         Make an instance and its one-time secret, which is in what is returned first, and nowhere else.
 
-        :raises UsageError: too short or too long a time, or both an address and one to dial; the registrar's own name.
+        :raises UsageError: too short or too long a time, or both an address and one to dial; the registrar's own name;
+            a mode that cannot be had so.
         :raises Malformed: a name or an id that is none. :raises Refused: there is an instance with this name.
         """
         if wanted.address is not None and wanted.dials is not None:
             raise UsageError("an instance that dials has no address", hint="say one of the two")
+        _check_mode(wanted)
         name, instance_id = machine_name(wanted.name), check_instance_id(wanted.instance_id or wanted.ours)
         made: list[Instance] = []
 
@@ -75,13 +81,15 @@ class Instances:
                     address=None if wanted.address is None else str(wanted.address),
                     dials=wanted.dials is not None,
                     needs_key=wanted.needs_key,
+                    mode=wanted.mode,
                     state=State.PENDING if nowhere else State.WAITING,
                 )
             )
             return self.administration.ledger.add_instance(made[0], invitation)
 
         line, _ = self.administration.invite(name, role=Role.AGENT, lasting=wanted.lasting, keep=keep)
-        listens = None if wanted.dials else Address("::", wanted.address.port if wanted.address else PORT)
+        anywhere = "127.0.0.1" if wanted.mode is Mode.PLAIN else "::"
+        listens = None if wanted.dials else Address(anywhere, wanted.address.port if wanted.address else PORT)
         return InstanceData(name, instance_id, self.root, line, listens=listens, dials=wanted.dials), made[0]
 
     def all(self) -> list[Instance]:
@@ -131,3 +139,18 @@ class Instances:
         if lasting(kept) != lasting(after):
             raise Refused(f"{before.name!r} has changed at this moment: it is {kept.state.value}", hint="try again")
         return after
+
+
+def _check_mode(wanted: Wanted) -> None:
+    if wanted.mode is Mode.INTRODUCTION:
+        return
+    if wanted.dials is not None:
+        raise UsageError(
+            f"an instance that dials is not {wanted.mode.value}: anybody can call by its name",
+            hint="its agent listens, or it is introduced",
+        )
+    if wanted.mode is Mode.PLAIN:
+        if wanted.needs_key:
+            raise UsageError("an agent without TLS has no key to confirm", hint="leave out --require fingerprint")
+        if wanted.address is not None:
+            on_loopback(wanted.address, what="an agent without TLS")

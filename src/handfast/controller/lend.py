@@ -1,0 +1,87 @@
+"""
+Agents' calls for another process of the controller's: whoever watches has them all, and lends one to who asks.
+
+What is lent is the TCP connection, before TLS: the borrower proves himself to the agent, and the agent to him. The
+place is a Unix socket in the controller's directory; whoever may open that has the controller's key as well.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from contextlib import suppress
+from pathlib import Path
+
+from handfast.adapters import files, sockets
+from handfast.adapters.callers import callers
+from handfast.controller.credential import DIRECTORY
+from handfast.controller.listen import Dialled
+from handfast.core.names import machine_name
+from handfast.errors import HandfastError, Unreachable
+
+NAME = "calls.sock"
+PATIENCE = 10.0  # seconds for an agent to call, who does so again after 2
+_MAX_NAME = 300  # bytes
+_TAKEN, _NONE = b"+", b"-"
+
+
+async def lend(data: Path, dialled: Dialled) -> None:
+    """Lend connections until cancelled. :raises Fault: the disk."""
+    with sockets.unix_path(data / DIRECTORY, NAME) as place, socket.socket(socket.AF_UNIX) as listening:
+        with files.faults("make", data / DIRECTORY / NAME):
+            with suppress(FileNotFoundError):
+                os.unlink(place)  # of a process that was killed: we hold the lock of those who watch
+            listening.bind(place)
+            listening.listen()
+        tasks: set[asyncio.Task[None]] = set()
+        try:
+            async for accepted, _ in callers(listening):
+                task = asyncio.ensure_future(_lent(accepted, dialled))
+                tasks.add(task)
+                task.add_done_callback(tasks.discard)
+        finally:
+            with suppress(FileNotFoundError):
+                os.unlink(place)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _lent(accepted: socket.socket, dialled: Dialled) -> None:
+    loop = asyncio.get_running_loop()
+    with accepted, suppress(OSError):  # a TimeoutError is one; who asked is gone
+        async with asyncio.timeout(2 * PATIENCE):
+            asked = await loop.sock_recv(accepted, _MAX_NAME)
+            try:
+                connected = await dialled.take(machine_name(asked.decode("ascii", "replace")), patience=PATIENCE)
+            except HandfastError:
+                await loop.sock_sendall(accepted, _NONE)
+                return
+        with connected:
+            socket.send_fds(accepted, [_TAKEN], [connected.fileno()])
+
+
+def borrow(data: Path, name: str) -> socket.socket:
+    """
+    Return a connection that the agent of an instance has dialled; it waits for one, so not in an event loop.
+
+    :raises Unreachable: nobody watches, or the agent does not call.
+    """
+    away = Unreachable(
+        f"{name!r} calls its controller, and nobody takes its calls",
+        hint="handfast instance watch, or `up` with [instances] watch = true; and [instances] listen",
+    )
+    try:
+        with sockets.unix_path(data / DIRECTORY, NAME) as place, socket.socket(socket.AF_UNIX) as asking:
+            asking.settimeout(2 * PATIENCE)
+            asking.connect(place)
+            asking.sendall(name.encode("ascii"))
+            said, found, _, _ = socket.recv_fds(asking, 1, 1, socket.MSG_CMSG_CLOEXEC)
+    except OSError:
+        raise away from None
+    if said != _TAKEN or len(found) != 1:
+        raise Unreachable(f"{name!r} has not called", hint=f"see `handfast instance show {name}`")
+    connected = socket.socket(fileno=found[0])
+    connected.setblocking(False)
+    return connected

@@ -1,0 +1,302 @@
+"""
+What an operator has done on a managed machine: its services, their configuration, artifacts and logs.
+
+He is where the controller's credential is, and asks the agent himself; whoever watches the instances is not needed.
+Nothing is sent before the other side has proved the key that the ledger expects of this instance, with a certificate of
+ours: what an agent is told, such as a configuration, is for it alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import io
+import os
+from base64 import b64encode
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from urllib.parse import quote
+
+from cryptography import x509
+
+from handfast.adapters import files
+from handfast.adapters.clock import SystemClock
+from handfast.authority.authority import PublicAuthority
+from handfast.controller.control import connect
+from handfast.controller.credential import OwnCredential, held_fresh, own
+from handfast.controller.http import Connection, Stream
+from handfast.core import wire
+from handfast.core.agentjson import (
+    ArtifactAbout,
+    Configuration,
+    LogAdded,
+    LogNames,
+    Pull,
+    ServiceAbout,
+    Services,
+    ServiceState,
+)
+from handfast.core.chain import load_certificate, verify_chain
+from handfast.core.instance_views import fingerprint
+from handfast.core.instances import Instance, Mode, State
+from handfast.core.names import machine_name
+from handfast.core.ports import Clock, Ledger
+from handfast.core.roles import Role
+from handfast.core.secret import Secret
+from handfast.errors import HandfastError, NotFound, Refused, Revoked, Unreachable, UntrustedPeer, UsageError
+from handfast.wiring import AUTHORITY, Overrides, open_ledger, open_service, require_data
+
+CHANGE = 150.0  # seconds: an agent gives a program 2 minutes
+PULL = 6 * 3600.0  # seconds for an agent to fetch an artifact
+FLUSH = 300.0  # seconds from the last byte of an artifact until it is on the agent's disk
+_PIECE = 1024 * 1024  # bytes
+_WRITTEN_DOWN = 2.0  # seconds for whoever watches to write down that it has renewed an instance
+_LOOK = 1.0  # seconds between two looks at a log
+_LOOKS = 30  # looks in vain, until somebody who follows a log is told
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """A file to deploy: its ``size`` (bytes) and ``sha256`` (hex), as they were when it was read."""
+
+    path: Path
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """An instance that has proved to be it; requests go one after the other."""
+
+    connection: Stream
+
+    async def services(self) -> list[tuple[ServiceAbout, str]]:
+        """Return its services, and how each is; empty where the machine's policy does not let it be asked."""
+        found = (await self.connection.call("GET", "/v1/services", Services)).services
+        return [(each, await self._shown(each)) for each in found]
+
+    async def _shown(self, service: ServiceAbout) -> str:
+        if "status" not in service.operations:
+            return ""
+        try:
+            return await self.state(service.name)
+        except HandfastError:
+            if not self.connection.usable:
+                raise
+            return "unknown"  # one that is broken hides none of the others
+
+    async def state(self, service: str) -> str:
+        """Return how a service is."""
+        return (await self.connection.call("GET", _path(service), ServiceState, patience=CHANGE)).state
+
+    async def change(self, service: str, change: str) -> str:
+        """Have a service do ``start``, ``stop`` or ``restart``, and return how it is then. :raises Conflict:"""
+        path = f"{_path(service)}/{change}"
+        return (await self.connection.call("POST", path, ServiceState, patience=CHANGE)).state
+
+    async def configure(self, service: str, contents: dict[str, str]) -> str:
+        """
+        Write configuration files, all of them or none, by the names that the machine's policy has for them.
+
+        :raises Refused: the service does not accept them. :raises Conflict: it is not in a state for that.
+        """
+        path, body = f"{_path(service)}/configuration", Configuration(contents)
+        return (await self.connection.call("PUT", path, ServiceState, body, patience=2 * CHANGE)).state
+
+    async def deploy(
+        self, service: str, name: str, artifact: Artifact, progress: Callable[[int, int], None]
+    ) -> ArtifactAbout:
+        """
+        Send an artifact; ``progress`` is told how many of how many bytes are sent.
+
+        :raises TooMuch: over what the machine's policy allows. :raises Malformed: the file has changed meanwhile.
+        """
+        digest = b64encode(bytes.fromhex(artifact.sha256)).decode()
+        path = f"{_path(service)}/artifacts/{quote(name, safe='')}"
+        with _opened(artifact.path) as file:
+            answer = await self.connection.upload(
+                path,
+                _pieces(file),
+                artifact.size,
+                headers=[("repr-digest", f"sha-256=:{digest}:")],
+                progress=lambda sent: progress(sent, artifact.size),
+                patience=FLUSH,
+            )
+        if answer.status >= 400:
+            raise self.connection.problem(answer)
+        return wire.decode(answer.body, ArtifactAbout)
+
+    async def pull(self, service: str, name: str, url: str, sha256: str) -> ArtifactAbout:
+        """Have the agent fetch an artifact itself. :raises NotAuthorized: its policy does not name that place."""
+        path = f"{_path(service)}/artifacts/{quote(name, safe='')}/pull"
+        return await self.connection.call("POST", path, ArtifactAbout, Pull(url, sha256), patience=PULL)
+
+    async def logs(self, service: str) -> list[str]:
+        """Return the names of a service's logs."""
+        return (await self.connection.call("GET", f"{_path(service)}/logs", LogNames)).logs
+
+    async def last(self, service: str, log: str, count: int) -> LogAdded:
+        """Return the last whole lines of a log, with the mark behind them."""
+        return await self.connection.call("GET", f"{_path(service)}/logs/{quote(log)}?last={count}", LogAdded)
+
+    async def since(self, service: str, log: str, mark: str) -> LogAdded:
+        """Return what a log has got since a mark."""
+        return await self.connection.call("GET", f"{_path(service)}/logs/{quote(log)}?since={quote(mark)}", LogAdded)
+
+
+def _path(service: str) -> str:
+    return f"/v1/services/{quote(service, safe='')}"
+
+
+@dataclass(frozen=True, slots=True)
+class Operator:
+    """Who may open the data directory, with the controller's credential."""
+
+    ledger: Ledger
+    authority: PublicAuthority
+    credential: OwnCredential
+    clock: Clock
+    data: Path
+
+    @asynccontextmanager
+    async def agent(self, name: str) -> AsyncIterator[Agent]:
+        """
+        Give the agent of an instance, while the block runs.
+
+        :raises NotFound: there is no such instance. :raises Refused: it is not introduced, or is quarantined.
+        :raises Unreachable: it does not answer. :raises UntrustedPeer: somebody else does; he was sent nothing.
+        """
+        instance = self._managed(name)
+        try:
+            connection = await connect(instance, self.credential, self.data)
+        except Unreachable as error:
+            hint = error.hint or f"does its agent run, and is its port open? see `handfast instance show {name}`"
+            raise Unreachable(error.message, hint=hint) from None
+        try:
+            # Without TLS it is on a loopback address, and that is all that is known of it.
+            yield await self._proved(instance, connection) if isinstance(connection, Connection) else Agent(connection)
+        finally:
+            connection.close()
+
+    def _managed(self, name: str) -> Instance:
+        instance = self.ledger.instance(machine_name(name))
+        if instance is None:
+            raise NotFound(f"no instance {name!r}", hint="see `handfast instance list`")
+        if instance.state is State.QUARANTINED:
+            raise Refused(
+                f"{name!r} is quarantined: {instance.reason}",
+                hint=f"find out who it was; then: handfast instance release {name}",
+            )
+        if instance.serial is None and instance.mode is not Mode.PLAIN:
+            raise Refused(
+                f"{name!r} is {instance.state.value}, and not introduced", hint=f"see `handfast instance show {name}`"
+            )
+        return instance
+
+    async def _proved(self, instance: Instance, connection: Connection) -> Agent:
+        end = asyncio.get_running_loop().time() + _WRITTEN_DOWN
+        while connection.spki not in {instance.expected, instance.issued_key}:
+            if asyncio.get_running_loop().time() > end:
+                expected = "" if instance.expected is None else fingerprint(instance.expected)
+                raise UntrustedPeer(
+                    f"{instance.name!r} has the key {expected}, and at {connection.name} answers"
+                    f" {fingerprint(connection.spki)}",
+                    hint=f"nothing was sent; see `handfast instance show {instance.name}`",
+                )
+            await asyncio.sleep(_WRITTEN_DOWN / 10)
+            instance = self._managed(instance.name)
+        check_agent(connection.certificate, instance, self.authority, at=self.clock.now())
+        record = self.ledger.credential(connection.certificate.serial_number)
+        if record is None or record.revoked_at is not None:
+            raise Revoked(f"the credential of {instance.name!r} is revoked", hint="remove the instance, add it anew")
+        return Agent(connection)
+
+    async def follow(self, name: str, service: str, log: str, count: int) -> AsyncGenerator[LogAdded, None]:
+        """
+        Give the last lines of a log, and then what is added, for ever; also over a restart of the agent.
+
+        :raises HandfastError: as ``agent`` and ``Agent.last``, if nothing was given yet, or for half a minute.
+        """
+        mark, failures = "", 0
+        while True:
+            try:
+                async with self.agent(name) as agent:
+                    while True:
+                        added = await (agent.since(service, log, mark) if mark else agent.last(service, log, count))
+                        mark, failures = added.mark, 0
+                        if added.lines or added.lost:
+                            yield added
+                        if not added.lines:
+                            await asyncio.sleep(_LOOK)
+            except (Unreachable, NotFound):  # it is restarted, or the log is rotated
+                failures += 1
+                if not mark or failures > _LOOKS:
+                    raise
+                await asyncio.sleep(_LOOK)
+
+
+def check_agent(leaf: x509.Certificate, instance: Instance, authority: PublicAuthority, *, at: datetime) -> None:
+    """
+    Check that a certificate is one of ours, for the agent of this instance. *Not* checked: revocation, and the key.
+
+    :raises UntrustedPeer: it is not.
+    """
+    chain, roots = ([load_certificate(der) for der in each] for each in (authority.chain, authority.trust))
+    identity = verify_chain(leaf, chain, roots, pin=authority.pin, role=Role.AGENT, at=at)
+    if identity.machine != instance.name:
+        raise UntrustedPeer(f"{identity.machine!r} answers for {instance.name!r}", hint="nothing was sent")
+
+
+@contextmanager
+def opened(data: Path, passphrase: Callable[[], Secret | None]) -> Iterator[Operator]:
+    """
+    Open a registrar's directory for an operator. ``passphrase`` is asked for if the controller needs a new credential.
+
+    :raises NotFound: no registrar was ever started on this directory. :raises Unsafe: others can read it.
+    :raises Refused: the authority cannot certify a controller. :raises Fault: the disk, or the ledger.
+    """
+    require_data(data)
+    authority, clock = PublicAuthority.read(data / AUTHORITY), SystemClock()
+    credential = held_fresh(data, authority.trust_domain, clock.now())
+    if credential is None:
+        service = open_service(data, Overrides(), passphrase=passphrase())
+        try:
+            credential = own(service)
+        finally:
+            service.ledger.close()
+    with open_ledger(data) as ledger:
+        yield Operator(ledger, authority, credential, clock, data)
+
+
+def measured(path: Path, sha256: str | None = None) -> Artifact:
+    """
+    Return a file as it is now, to be deployed. It reads all of it.
+
+    :raises Refused: it has another SHA-256 (hex) than ``sha256``. :raises NotFound, Fault: it cannot be read.
+    """
+    with _opened(path) as file:
+        size, digest = os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").hexdigest()
+    if sha256 is not None and digest != sha256:
+        raise Refused(f"{str(path)!r} has the SHA-256 {digest}, not {sha256}", hint="is it the right file?")
+    return Artifact(path, size, digest)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[io.BufferedReader]:
+    with files.faults("read", path):
+        try:
+            opened = path.open("rb")
+        except FileNotFoundError:
+            raise NotFound(f"no file {str(path)!r}", hint="check the path") from None
+        except IsADirectoryError:
+            raise UsageError(f"{str(path)!r} is a directory", hint="give one file, such as an archive") from None
+    with opened:
+        yield opened
+
+
+async def _pieces(file: io.BufferedReader) -> AsyncIterator[bytes]:
+    while piece := await asyncio.to_thread(file.read, _PIECE):
+        yield piece

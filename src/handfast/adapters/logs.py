@@ -8,8 +8,12 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
-import structlog
 from aiohttp.http_exceptions import HttpProcessingError
+
+from handfast.adapters.imports import without
+
+with without("rich"):  # for its tracebacks; ours are plain, and a process that lasts would keep 7 MB of it
+    import structlog
 
 
 class _NotNews(logging.Filter):

@@ -1,8 +1,8 @@
 """
 Artifacts on their way into the agent: as a request's body, or fetched by it from a place that its policy names.
 
-What comes is written by threads, one piece after the other, and the next piece is asked for when the last is written:
-so memory holds a few of them, however fast they are sent.
+What comes is written by threads, one piece after the other, while the next one comes: so memory holds a few of them,
+however fast they are sent.
 """
 
 from __future__ import annotations
@@ -51,8 +51,17 @@ async def receive(
     :raises TimeoutError: it comes too slowly. Otherwise as ``Artifacts.incoming``.
     """
     async with asyncio.timeout(LONGEST), _in_threads(artifacts.incoming(name, size=size, sha256=sha256)) as coming:
-        async for piece in _pieces(content):
-            await _finished(coming.write, piece)
+        writing: asyncio.Future[None] | None = None
+        try:
+            async for piece in _pieces(content):  # which comes while the one before is written
+                if writing is not None:
+                    await writing
+                writing = asyncio.ensure_future(_finished(coming.write, piece))
+            if writing is not None:
+                await writing
+        finally:
+            if writing is not None:  # of the two failures that there may be, one is told
+                await asyncio.gather(writing, return_exceptions=True)
     return ArtifactAbout(name, coming.size, coming.sha256)
 
 

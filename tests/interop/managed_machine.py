@@ -1,0 +1,107 @@
+"""A Debian 12 with nginx and PostgreSQL and Handfast in its image, launched with user-data, and turned off and on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+from tests.bootstrap.test_new_machine import Machine
+from tests.interop.cloud_machine import OVER, image, until
+from tests.interop.hosts import Host, Process, program
+
+POLICY = """\
+[service.nginx]
+kind = "systemd"
+unit = "nginx.service"
+full_name = "The web server"
+operations = ["status", "start", "stop", "restart", "configure", "artifacts", "logs"]
+logs = "/var/log/nginx"
+artifacts = "/srv/www"
+[service.nginx.files.site]
+path = "/etc/nginx/conf.d/site.conf"
+check = ["nginx", "-t"]
+
+[service.postgresql]
+kind = "systemd"
+unit = "postgresql@15-main.service"
+operations = ["status", "start", "stop", "restart", "configure", "logs"]
+logs = "/var/log/postgresql"
+[service.postgresql.files.memory]
+path = "/etc/postgresql/15/main/conf.d/memory.conf"
+check = ["runuser", "-u", "postgres", "--", "/usr/lib/postgresql/15/bin/postgres", "-C", "work_mem", "-D",
+         "/var/lib/postgresql/15/main", "-c", "config_file=/etc/postgresql/15/main/postgresql.conf"]
+"""
+_SETTINGS = f"#cloud-config\nlocale: false\nfinal_message: {OVER}\n"
+_INSTALL = """\
+set -e
+apt-get update -qq
+DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends nginx-light postgresql
+systemctl disable --quiet nginx postgresql ssh
+./handfast --version
+"""
+
+
+def prepared(folder: Path) -> Machine:
+    """The image: what it has to run is there, and nothing runs before somebody says so."""
+    made = image(folder)
+    made.clone("/opt", 0)
+    prevents = made.root / "usr/sbin/policy-rc.d"  # a chroot shares this machine's ports
+    prevents.write_text("#!/bin/sh\nexit 101\n")
+    prevents.chmod(0o755)
+    done = made.run("/opt", _INSTALL, user=0)
+    assert done.returncode == 0, done.stdout + done.stderr
+    prevents.unlink()
+    (made.root / "usr/local/bin/handfast").symlink_to("/opt/handfast/handfast")
+    (made.root / "srv/www").mkdir(exist_ok=True)
+    policy = made.root / "etc/handfast/agent/policy.toml"
+    policy.parent.mkdir(parents=True)
+    policy.write_text(POLICY)
+    return made
+
+
+class Launched:
+    """One machine: the image itself, which keeps what is written, with its network in ``host``'s namespace."""
+
+    def __init__(self, image: Machine, host: Host, name: str, user_data: str) -> None:
+        self.root, self._host = image.root, host
+        seed = self.root / "var/lib/cloud/seed/nocloud"
+        seed.mkdir(parents=True)
+        (seed / "user-data").write_text(user_data)
+        (seed / "meta-data").write_text(f"instance-id: i-{name}\nlocal-hostname: {name}\n")
+        (seed / "vendor-data").write_text(_SETTINGS)
+        self.start()
+
+    def start(self) -> None:
+        """Turn it on, and wait until cloud-init is done."""
+        assert self._host.namespace is not None
+        command = (
+            program("systemd-nspawn"), "--boot", "--register=no", "--keep-unit", "--console=read-only",
+            "--directory", str(self.root), f"--network-namespace-path=/run/netns/{self._host.namespace}",
+        )  # fmt: skip
+        self.process = Process(command, cwd=self._host.directory, env=self._host.environment())
+        until(self.process, OVER)
+
+    def stop(self) -> None:
+        """Turn it off as its power button does, and wait until it is off."""
+        os.kill(self.process.pid, signal.SIGTERM)
+        self.process._popen.wait(120)
+
+    def halt(self) -> None:
+        """End it, however it is."""
+        for number in range(2):  # a second signal counts when the first one did
+            if self.process._popen.poll() is None:
+                os.kill(self.process.pid, signal.SIGTERM)
+                try:
+                    self.process._popen.wait(5 + 60 * number)
+                except subprocess.TimeoutExpired:
+                    continue
+
+    def run(self, *command: str) -> str:
+        """Run a command in it, and return what it says."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        into = ("nsenter", "--target", children[-1], "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--")
+        done = subprocess.run([*into, *command], capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+        return done.stdout.strip()

@@ -94,7 +94,7 @@ async def test_watch_prints_a_line_for_each_change(host: Host) -> None:
         watching = host.start(*HANDFAST, "instance", "watch", "--data", str(registrar.data), "--json")
         line = json.loads(await asyncio.to_thread(watching.expect, "confirmed"))
         assert (line["was"], line["instance"]["state"]) == ("waiting", "waiting")
-        await house.type("confirm", "app1.lan", line["instance"]["seen"])
+        await house.type("confirm", "app1.lan", "--fingerprint", line["instance"]["seen"])
         await asyncio.to_thread(watching.expect, '"state":"running"')
         assert await asyncio.to_thread(watching.stop) == 0
     thief = Agent(agent.data, keys=Keys())

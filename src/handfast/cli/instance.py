@@ -217,6 +217,9 @@ def show_command(name: str, data: Path, as_json: bool) -> None:
     _shown(view, as_json=as_json)
 
 
+_KEYS = {Mode.PLAIN.value: "none"}
+
+
 def _shown(view: InstanceView, *, as_json: bool) -> None:
     if as_json:
         ui.emit_json(view)
@@ -226,7 +229,10 @@ def _shown(view: InstanceView, *, as_json: bool) -> None:
     lines = {
         "id": view.instance_id,
         "where": _where(view),
-        "key": view.key or ("to be confirmed" if view.needs_key else "as it proves with its secret"),
+        "mode": view.mode if view.mode != Mode.INTRODUCTION.value else None,
+        "key": view.key
+        or _KEYS.get(view.mode)
+        or ("to be confirmed" if view.needs_key else "as it proves with its secret"),
         "seen": view.seen,
         "credential": view.serial,
         "secret": f"{view.invitation}, until {view.secret_until}" if view.serial is None else None,

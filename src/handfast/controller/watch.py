@@ -50,7 +50,7 @@ Dial = Callable[[Instance], Awaitable[Stream]]
 
 @dataclass(slots=True)
 class Watched:
-    """One instance under watch: as it is, and what is tried. ``connected`` is when its connection was made, or compared."""
+    """One instance under watch: as it is, and what is tried. ``connected``: when its connection was made."""
 
     instance: Instance
     task: asyncio.Task[None] | None = None

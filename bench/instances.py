@@ -88,7 +88,7 @@ def flags(data: Path) -> list[str]:
 
 def address(number: int) -> Address:
     """Return where an agent listens: each has an address of loopback's sixteen million."""
-    return Address(f"127.75.{number // 200}.{number % 200 + 1}", 7575)
+    return Address(f"127.76.{number // 200}.{number % 200 + 1}", 7575)
 
 
 def add(data: Path, names: list[str], *, first: int) -> list[InstanceData]:
@@ -109,7 +109,8 @@ class Child:
     def __init__(self, command: list[str]) -> None:
         self._popen = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
         assert self._popen.stdout is not None
-        self._popen.stdout.readline()  # when it is ready it says so
+        if not self._popen.stdout.readline():  # when it is ready it says so
+            raise SystemExit(f"it ended at once: {command}")
 
     def cpu(self) -> float:
         """Return the CPU seconds of all its threads."""

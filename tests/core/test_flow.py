@@ -69,6 +69,7 @@ def test_a_proof_does_not_reach_the_grant() -> None:
         "place",
         "complete",
         "basis",
+        "quiet",
     }
 
 

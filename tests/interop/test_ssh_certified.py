@@ -174,7 +174,7 @@ def test_a_registrar_that_wants_more_says_what(here: Host, local: Registrar, sit
         assert json.loads(said.stdout)["name"] == site.sshd.name
         fingerprint = site.sshd.keys["rsa"].fingerprint
         assert f"{fingerprint} is known by invitation only; needed: invitation and ssh-hostkey" in said.stderr
-        assert "`handfast renew --ssh` asks again" in said.stderr
+        assert f"on that machine: handfast join --ssh-hostkey URL#PIN --name {site.sshd.name}" in said.stderr
         assert not list(site.keys.glob("*-cert.pub"))
         log = here.handfast("log", "show", "--data", wanting.data).stdout
         assert "introduction.refused" in log

@@ -76,8 +76,9 @@ class Site:
         return ended(process, code)
 
     def start(self, *flags: str) -> Process:
-        """Start the command."""
-        return self.host.start(*HANDFAST, "ssh-login", self.url, *flags, env={"SSH_AUTH_SOCK": str(self.agent)})
+        """Start the command, as a terminal's shell does: one in the background would have it ignore Ctrl-C."""
+        shell = ("env", "--default-signal=INT", *HANDFAST)
+        return self.host.start(*shell, "ssh-login", self.url, *flags, env={"SSH_AUTH_SOCK": str(self.agent)})
 
     def ssh(self, *arguments: str, user: str = "root", code: int | None = 0) -> Done:
         """Connect with what the agent has, or what ``arguments`` say."""

@@ -173,7 +173,7 @@ def test_P15_a_key_seen_by_a_scan_is_not_believed(stage: Stage) -> None:
     seen = Sshd(stage.host, "seen")
     stage.register("seen1", seen.key, ports=(seen.port,), how=How.SCAN)
     done = stage.ssh(port(seen), "127.0.0.1", "true", code=3)
-    assert "no host key of 'seen1' can be believed: none that is at least reported" in done.stderr
+    assert "no host key of 'seen1' can be believed: none that is at least challenged" in done.stderr
     (stage.data / "config.toml").write_text('[ssh]\naccept = "seen"\n')
     assert stage.ssh(port(seen), "127.0.0.1", "echo $SSHD").stdout == "seen\n"
 

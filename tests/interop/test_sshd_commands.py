@@ -169,7 +169,9 @@ def test_a_machine_with_ssh_certificates_alone(registrar: Registrar, server: Own
     alone.mkdir(mode=0o700)
     shutil.copy(out / "ssh.json", alone)
     done = registrar.host.handfast("renew", "--out", alone, "--ssh", "--json")
-    assert json.loads(done.stdout)["ssh_dir"] == str(server.etc)
+    assert {each["fingerprint"] for each in json.loads(done.stdout)["ssh_certificates"]} == {
+        key.fingerprint for key in server.keys.values()
+    }
     assert "is certified as web1" in done.stderr
     done = registrar.host.handfast("status", "--out", alone)
     assert done.stdout.startswith("ssh       SHA256:")

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from handfast import errors
+from handfast.adapters.problems import refused
 from handfast.core import wire
 from handfast.core.approvals import ApprovalRow, ApprovalView
 from handfast.core.hosts import How
@@ -17,7 +18,6 @@ from handfast.core.records import Approval
 from handfast.core.roles import Role
 from handfast.errors import Waiting
 from handfast.newcomer.connection import problem as as_error
-from handfast.adapters.problems import refused
 from tests.ledger.material import host_grant, ssh_key
 from tests.server.running import Client, Running
 

@@ -16,7 +16,7 @@ from aiohttp import web
 
 from handfast.agent import run as runs
 from handfast.agent.run import Ready, run
-from handfast.config_instances import InstanceSettings, SecondKey
+from handfast.config.instances import InstanceSettings, SecondKey
 from handfast.controller import lend, watch
 from handfast.controller.control import connect
 from handfast.controller.http import Connection

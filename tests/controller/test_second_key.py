@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from handfast.config_instances import InstanceSettings, SecondKey
+from handfast.config.instances import InstanceSettings, SecondKey
 from handfast.controller import watch
 from handfast.core.instances import State
 from handfast.core.secret import Secret

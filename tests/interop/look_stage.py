@@ -30,8 +30,8 @@ _RESOLV = "nameserver 127.0.0.1\noptions timeout:1 attempts:1 edns0\n"
 WITH_DNS = ("unshare", "--mount", "sh", "-c", 'mount --bind "$0" /etc/resolv.conf && exec "$@"')
 _LOOK = """\
 import asyncio, base64, ipaddress, json, sys
-from handfast.config_reader import Reader
-from handfast.config_scan import scan_settings
+from handfast.config.reader import Reader
+from handfast.config.scan import scan_settings
 from handfast.core.look import Look
 from handfast.core.sshkeys import from_blob
 from handfast.errors import HandfastError, PolicyRefused

@@ -20,7 +20,7 @@ from handfast.core.keys import describe, format_pin
 from handfast.core.names import IPNetwork
 from handfast.core.ports import Authority
 from handfast.wiring import AUTHORITY, CONFIG, log_origin, open_ledger, require_data
-from handfast.wiring_nifi import NIFI
+from handfast.wiring.nifi import NIFI
 
 
 @click.group("ca")

@@ -162,7 +162,7 @@ _WEAKER = {
 
 
 def _called_at(data: Path, instances: Instances) -> Address:
-    from handfast.config_instances import called_at
+    from handfast.config.instances import called_at
     from handfast.wiring import CONFIG
 
     return called_at(config.load(data / CONFIG).instances, instances.administration.addresses)

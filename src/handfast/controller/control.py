@@ -18,7 +18,7 @@ import structlog
 
 from handfast.adapters import files, sockets
 from handfast.adapters.files import FileLock, private_directory
-from handfast.config_instances import SecondKey
+from handfast.config.instances import SecondKey
 from handfast.controller import status
 from handfast.controller.credential import DIRECTORY, OwnCredential, own
 from handfast.controller.http import Connection, Stream, plain

@@ -23,7 +23,7 @@ from handfast.introducers.nifi import NAME, NifiAnswer, NifiRequest
 from handfast.server import public
 from handfast.server.app import door, read_body
 from handfast.server.state import Call, State
-from handfast.wiring_nifi import NifiService
+from handfast.wiring.nifi import NifiService
 
 _SERVER_ERROR = "server error"
 

@@ -32,7 +32,7 @@ from handfast.errors import (
 from handfast.registrar.introduce import Registrar
 from handfast.server.limits import Buckets, prefix
 from handfast.server.state import Call, Published, State
-from handfast.wiring_nifi import NIFI
+from handfast.wiring.nifi import NIFI
 
 _UNPROVED = (Malformed, NotMine, EvidenceRejected, NotFound)  # anybody may send that
 NO_STORE = {"Cache-Control": "no-store"}

@@ -24,7 +24,7 @@ from handfast.nifi.service import Adopted
 from handfast.nifi.stores import new_password
 from handfast.server.up import up
 from handfast.wiring import Overrides, Service
-from handfast.wiring_nifi import NIFI
+from handfast.wiring.nifi import NIFI
 
 
 def serve(

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from handfast.config_reader import Reader, each
+from handfast.config.reader import Reader, each
 from handfast.core.invitation import Address, parse_registrar
 from handfast.core.names import network
 from handfast.errors import Malformed

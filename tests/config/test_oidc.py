@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from handfast import config
-from handfast.config_oidc import MOST_PROVIDERS
+from handfast.config.oidc import MOST_PROVIDERS
 from handfast.core.openid import Provider, check_name, check_url, is_local, metadata_url
 from handfast.errors import ConfigError, Malformed
 

@@ -9,15 +9,16 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from handfast import config, wiring_x5c
+from handfast import config
 from handfast.adapters.revocation_lists import RevocationLists
-from handfast.config_x5c import X5cSettings
+from handfast.config.x5c import X5cSettings
 from handfast.core.foreign import Usage
 from handfast.core.names import NamePattern
 from handfast.core.revocation import Coverage
 from handfast.core.roles import Role
 from handfast.errors import ConfigError
 from handfast.introducers.x5c import X5cIntroducer, X5cRules
+from handfast.wiring import x5c as foreign_authorities
 from tests.introducers.x5c_material import root, site
 
 THEIRS = site()
@@ -41,7 +42,7 @@ def bundle(tmp_path: Path) -> str:
 def introducer(tmp_path: Path, text: str) -> X5cIntroducer:
     """What a configuration makes of it."""
     settings = load(tmp_path, text)
-    return wiring_x5c.introducer(settings, wiring_x5c.lists(settings, RevocationLists()))
+    return foreign_authorities.introducer(settings, foreign_authorities.lists(settings, RevocationLists()))
 
 
 def test_without_a_table_nothing_is_trusted(tmp_path: Path) -> None:
@@ -192,4 +193,4 @@ def test_a_list_in_a_file_is_there_from_the_start(tmp_path: Path) -> None:
 def test_lists_of_a_method_that_is_off_are_not_fetched(tmp_path: Path) -> None:
     """Nothing is asked of anybody for it."""
     settings = config.Config(x5c=X5cSettings(crls=("http://their.lan/crl",)))
-    assert wiring_x5c.lists(settings, RevocationLists()).sources == ()
+    assert foreign_authorities.lists(settings, RevocationLists()).sources == ()

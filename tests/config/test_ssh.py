@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from handfast import config
-from handfast.config_reader import Reader
+from handfast.config.reader import Reader
 from handfast.core.hosts import How
 from handfast.core.names import network
 from handfast.core.sshoptions import Critical, Permit

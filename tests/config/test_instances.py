@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from handfast import config
-from handfast.config_instances import InstanceSettings, SecondKey, called_at
+from handfast.config.instances import InstanceSettings, SecondKey, called_at
 from handfast.core.invitation import Address
 from handfast.errors import ConfigError, UsageError
 

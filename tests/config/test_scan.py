@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from handfast import config
-from handfast.config_scan import ScanSettings
+from handfast.config.scan import ScanSettings
 from handfast.core.invitation import Address
 from handfast.errors import ConfigError
 from handfast.ssh.guard import Guard

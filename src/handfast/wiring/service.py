@@ -1,77 +1,49 @@
-"""
-The one place where concrete classes meet: a data directory and a configuration become a working registrar.
-
-    D/config.toml      what the operator set (optional)
-    D/authority/       keys and certificates (authority.ceremony)
-    D/nifi/            the authority for NiFi's protocol, where that is served (authority.flat)
-    D/ledger.sqlite3   the store and its log (ledger)
-    D/registrar.json   where the registrar last listened, so that `invite` knows the address
-    D/checkpoint       the log as it was last signed, out of the store's reach
-    D/registrar.lock   held by the one `up` that runs
-"""
+"""A data directory and a configuration become a registrar that is ready to serve, under every new configuration."""
 
 from __future__ import annotations
 
-import secrets
-import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
-from handfast import config, introducers, ledger, wiring_nifi, wiring_vantage, wiring_x5c
+from handfast import config, introducers
 from handfast.adapters.clock import SystemClock
-from handfast.adapters.files import FileLock, private_directory, write_atomic
+from handfast.adapters.files import FileLock, private_directory
 from handfast.adapters.revocation_lists import RevocationLists
 from handfast.authority import ceremony
 from handfast.authority.authority import FileAuthority, PublicAuthority
 from handfast.authority.sshsign import SshSigner
 from handfast.config import Config
-from handfast.config_instances import InstanceSettings
-from handfast.core import sshkeys
+from handfast.config.instances import InstanceSettings
 from handfast.core.hosts import How
 from handfast.core.invitation import Address
 from handfast.core.openid import Provider
 from handfast.core.ports import Clock, Introducer, SshIntroducer
 from handfast.core.secret import Secret
 from handfast.core.ssh_ports import Looker
-from handfast.errors import ConfigError, NotFound, UsageError
+from handfast.errors import ConfigError, UsageError
 from handfast.introducers import operator_login, ssh_hostkey, ssh_pop, x5c
 from handfast.introducers.oidc import OidcIntroducer
 from handfast.nifi.issuing import Recorded
 from handfast.nifi.service import Adopted
 from handfast.registrar.administer import Administration, NifiTokens
-from handfast.registrar.approvals import Approvals
 from handfast.registrar.certify import Certifier
 from handfast.registrar.challenge import Challenger
 from handfast.registrar.host_keys import HostKeys
-from handfast.registrar.instances import Instances
 from handfast.registrar.introduce import LedgerContext, Registrar
 from handfast.registrar.provider_keys import ProviderKeys
 from handfast.ssh import look
 from handfast.ssh.scan import Scanner
-from handfast.wiring_nifi import Given, NifiService, nifi_tokens
+from handfast.wiring import nifi as foreign_listener
+from handfast.wiring import vantage
+from handfast.wiring import x5c as foreign_authorities
+from handfast.wiring.directory import AUTHORITY, CONFIG, LOCK, announced, context_of, open_ledger
+from handfast.wiring.nifi import Given, NifiService
 
 if TYPE_CHECKING:
     from handfast.ledger.store import SqlLedger
-
-AUTHORITY = "authority"
-LEDGER = "ledger.sqlite3"
-CONFIG = "config.toml"
-PLACE = "registrar.json"
-LOCK = "registrar.lock"
-CHECKPOINT = "checkpoint"
-
-
-class Place(msgspec.Struct, frozen=True):
-    """Where the registrar last listened; not a secret, and trusted by nobody without the pin."""
-
-    addresses: list[str]
-    url: str
-    crl_url: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,100 +114,6 @@ class Overrides:
         )
 
 
-def open_administration(
-    data: Path, *, addresses: tuple[Address, ...] = (), passphrase: Callable[[], Secret | None] = lambda: None
-) -> Administration:
-    """
-    Open the ledger of an existing registrar for an operator on this machine; no key is read.
-
-    ``passphrase`` is asked for what only a key can do: a one-time token for NiFi.
-
-    :raises NotFound: no registrar was ever started on this directory.
-    :raises Unsafe: others can read it.
-    """
-    require_data(data)
-    public = PublicAuthority.read(data / AUTHORITY)
-    return Administration(
-        ledger=open_ledger(data),
-        clock=SystemClock(),
-        pin=public.pin,
-        addresses=addresses or read_place(data),
-        excluded=public.excluded,
-        nifi=nifi_tokens(data, passphrase),
-    )
-
-
-def open_host_keys(data: Path) -> HostKeys:
-    """
-    Open the ledger of an existing registrar for what an operator does with SSH host keys; no key is read.
-
-    :raises NotFound: no registrar was ever started on this directory. :raises ConfigError: its settings are wrong.
-    """
-    require_data(data)
-    public, store = PublicAuthority.read(data / AUTHORITY), open_ledger(data)
-    context = _context(store, SystemClock(), public)
-    return HostKeys(introducers.known_for_hosts(), config.load(data / CONFIG).rules, store, context)
-
-
-def open_instances(data: Path, *, addresses: tuple[Address, ...] = ()) -> Instances:
-    """
-    Open the ledger of an existing registrar for what an operator does with managed machines; no key is read.
-
-    :raises NotFound: no registrar was ever started on this directory.
-    """
-    return Instances(open_administration(data, addresses=addresses), PublicAuthority.read(data / AUTHORITY).root)
-
-
-def open_approvals(data: Path, *, by: str) -> Approvals:
-    """
-    Open the ledger of an existing registrar for whoever says yes or no, who is ``by``; no key is read.
-
-    :raises NotFound: no registrar was ever started on this directory. :raises ConfigError: its settings are wrong.
-    """
-    require_data(data)
-    return Approvals(open_ledger(data), SystemClock(), config.load(data / CONFIG).rules.ssh.accept, by)
-
-
-def open_ledger(data: Path) -> SqlLedger:
-    """
-    Open the ledger of this data directory; the one place that says which kind it is.
-
-    :raises Unsafe: others may read or write it. :raises Fault: it cannot be opened.
-    """
-    return ledger.open_sqlite(data / LEDGER)
-
-
-def require_data(data: Path) -> None:
-    """
-    Check that ``data`` is a registrar's directory and private.
-
-    :raises NotFound: it is none.
-    :raises Unsafe: others can read or write it.
-    """
-    if not (data / AUTHORITY).is_dir():
-        raise NotFound(f"no registrar in {str(data)!r}", hint=f"start one: handfast up --data {data}")
-    private_directory(data)
-
-
-def log_origin(authority: PublicAuthority) -> str:
-    """Return the name of the log in its checkpoints: one per authority, as C2SP tlog-checkpoint asks."""
-    return f"{authority.trust_domain}/log"
-
-
-def read_place(data: Path) -> tuple[Address, ...]:
-    """Return the addresses the registrar last announced; empty if it never ran."""
-    try:
-        place = msgspec.json.decode((data / PLACE).read_bytes(), type=Place)
-    except (FileNotFoundError, msgspec.DecodeError):
-        return ()
-    return tuple(Address.parse(text) for text in place.addresses)
-
-
-def remember_place(data: Path, place: Place) -> None:
-    """Write where the registrar listens, atomically."""
-    write_atomic(data / PLACE, msgspec.json.encode(place))
-
-
 def open_service(data: Path, overrides: Overrides, *, passphrase: Secret | None) -> Service:
     """
     Open the registrar in ``data``; the first time, make its authority.
@@ -251,8 +129,8 @@ def open_service(data: Path, overrides: Overrides, *, passphrase: Secret | None)
     clock = SystemClock()
     opened = _authority(data, settings, clock, passphrase)
     store = open_ledger(data)
-    context = _context(store, clock, opened.public)
-    nifi = wiring_nifi.prepare(
+    context = context_of(store, clock, opened.public)
+    nifi = foreign_listener.prepare(
         data,
         settings,
         Given(settings=overrides.nifi, token=overrides.token, adopted=overrides.adopted, warn=overrides.warn),
@@ -282,11 +160,11 @@ class _Parts:
         """Return the registrar under a configuration; ``keys`` are those of providers that were fetched before."""
         opened, store, context, overrides, rules = self.opened, self.store, self.context, self.overrides, settings.rules
         provider_keys = keys or ProviderKeys(self.clock)
-        lists = wiring_x5c.lists(settings, self.fetched)
+        lists = foreign_authorities.lists(settings, self.fetched)
         crl_listen = settings.crl_listen or _crl_listen(settings.listen)
         authority = opened.with_crl_url(settings.crl_url or _crl_url(settings, crl_listen, opened.public))
         own_looker = look.looker(settings.scan.guard, self.scanner)
-        looker = wiring_vantage.everywhere(own_looker, settings.scan, self.clock.now)
+        looker = vantage.everywhere(own_looker, settings.scan, self.clock.now)
         foreign, ssh = self.nifi(settings), SshSigner.of(opened)
         tokens = None if foreign is None else NifiTokens(foreign.authority.token_master)
         certifying = _for_certificates(settings, provider_keys)
@@ -329,11 +207,6 @@ def _authority(data: Path, settings: Config, clock: Clock, passphrase: Secret | 
     return FileAuthority.open(data / AUTHORITY, passphrase=passphrase)
 
 
-def _context(store: SqlLedger, clock: Clock, public: PublicAuthority) -> LedgerContext:
-    host_ca = sshkeys.parse(public.ssh_host_ca)
-    return LedgerContext(store, clock, public.pin, public.trust_domain, Secret(secrets.token_bytes(32)), host_ca)
-
-
 def _for_certificates(settings: Config, keys: ProviderKeys) -> dict[str, SshIntroducer]:
     """
     Return the ways to SSH certificates that lead there under this configuration, each of them named here.
@@ -357,7 +230,7 @@ def _native(settings: Config, lists: RevocationLists) -> dict[str, Introducer]:
     known = {name: half for name, half in introducers.known().items() if half.native}
     if unknown := settings.rules.methods.keys() - known.keys():
         raise ConfigError(f"no method {min(unknown)!r} in [methods]", hint=f"known: {', '.join(sorted(known))}")
-    return known | {x5c.NAME: wiring_x5c.introducer(settings, lists)}
+    return known | {x5c.NAME: foreign_authorities.introducer(settings, lists)}
 
 
 @contextmanager
@@ -385,24 +258,3 @@ def _crl_url(settings: Config, crl_listen: Address, public: PublicAuthority) -> 
         return None  # a port that changes with every start must not be written into certificates
     host = announced(settings.addresses, settings.listen)[0].host
     return f"http://{Address(host, crl_listen.port)}/crl/{public.crl_names[0]}.crl"
-
-
-def announced(configured: tuple[Address, ...], listening: Address) -> tuple[Address, ...]:
-    """Return the addresses to put into invitations: the configured ones, else where we listen."""
-    if configured:
-        return configured
-    if listening.host not in {"0.0.0.0", "::"}:  # noqa: S104  compared, not bound
-        return (listening,)
-    return (Address(_outward_address(), listening.port),)
-
-
-def _outward_address() -> str:
-    """Return the address of the interface that leads out; connecting a datagram socket sends nothing."""
-    for family, target in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
-        with socket.socket(family, socket.SOCK_DGRAM) as probe:
-            try:
-                probe.connect((target, 9))
-            except OSError:
-                continue
-            return str(probe.getsockname()[0])
-    return "127.0.0.1"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from handfast.config_reader import Reader, one_of, parse_listen, yes_or_no
+from handfast.config.reader import Reader, one_of, parse_listen, yes_or_no
 from handfast.core.invitation import Address
 from handfast.errors import UsageError
 

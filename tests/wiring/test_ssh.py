@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from handfast import config, introducers, wiring
+from handfast import config, introducers
 from handfast.adapters.clock import SystemClock
 from handfast.introducers import ssh_pop
 from handfast.registrar.provider_keys import ProviderKeys
+from handfast.wiring import service
 
 PROVIDER = '[[oidc]]\nname = "corp"\nissuer = "https://id.example.org"\nclient_id = "handfast"\n'
 
@@ -17,7 +18,7 @@ PROVIDER = '[[oidc]]\nname = "corp"\nissuer = "https://id.example.org"\nclient_i
 def ways(tmp_path: Path, text: str = "") -> set[str]:
     """The ways that are open under a configuration."""
     (tmp_path / "config.toml").write_text(text)
-    return set(wiring._for_certificates(config.load(tmp_path / "config.toml"), ProviderKeys(SystemClock())))
+    return set(service._for_certificates(config.load(tmp_path / "config.toml"), ProviderKeys(SystemClock())))
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
-from handfast.config_reader import Reader, duration, each, one_of, yes_or_no
+from handfast.config.reader import Reader, duration, each, one_of, yes_or_no
 from handfast.core import knownhosts, sshkeys
 from handfast.core.hosts import Grade, How
 from handfast.core.names import network

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from handfast.adapters.files import read_private
-from handfast.config_reader import Reader, each
+from handfast.config.reader import Reader, each
 from handfast.core import openid
 from handfast.core.openid import Provider
 from handfast.core.secret import Secret

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from handfast.config_reader import Reader, each, one_of, yes_or_no
+from handfast.config.reader import Reader, each, one_of, yes_or_no
 from handfast.core.foreign import Usage
 from handfast.core.names import NamePattern
 from handfast.core.revocation import Coverage

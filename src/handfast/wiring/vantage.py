@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime
 
-from handfast.config_scan import ScanSettings
+from handfast.config.scan import ScanSettings
 from handfast.core.keys import format_pin
 from handfast.core.roles import Role
 from handfast.core.ssh_ports import Looker

@@ -20,11 +20,13 @@ def server() -> Iterator[postgres.Server]:
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.peer("postgresql"))])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     """Where an empty ledger can be opened."""
     if request.param == "sqlite":
-        return Place("sqlite", str(tmp_path / "ledger.sqlite3"))
-    return Place("postgresql", request.getfixturevalue("server").database())
+        yield Place("sqlite", str(tmp_path / "ledger.sqlite3"))
+        return
+    with request.getfixturevalue("server").database() as url:
+        yield Place("postgresql", url)
 
 
 @pytest.fixture

@@ -172,8 +172,7 @@ def test_a_dropped_connection_is_made_anew(server: postgres.Server) -> None:
     """After the server closed every connection, the next read and the next write succeed."""
     import psycopg
 
-    url = server.database()
-    with open_postgres(url) as store:
+    with server.database() as url, open_postgres(url) as store:
         store.note(Event("test.one", NOW, "x")).result()
         assert len(store.events()) == 1
         with psycopg.connect(server.url("postgres"), autocommit=True) as admin:

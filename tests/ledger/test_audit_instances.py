@@ -125,7 +125,7 @@ def test_an_instance_takes_little_room(store: SqlLedger) -> None:
 @pytest.mark.peer("postgresql")
 def test_every_statement_is_one_of_postgresql_too() -> None:
     """Prepared with anything in the place of its values."""
-    with postgres.running() as server, ledger.open_postgres(server.database()) as store:
+    with postgres.running() as server, server.database() as url, ledger.open_postgres(url) as store:
         connection = store._database.connect()
         for name in sorted(EVERY):
             sql = store._database.sql(getattr(instance_statements, name))

@@ -53,7 +53,7 @@ def test_migrations_and_tables_agree(path: Path) -> None:
 @pytest.mark.peer("postgresql")
 def test_migrations_and_tables_agree_on_postgresql() -> None:
     """A migrated PostgreSQL is what the code believes it is."""
-    with postgres.running() as server, ledger.open_postgres(server.database()) as store:
+    with postgres.running() as server, server.database() as url, ledger.open_postgres(url) as store:
         assert differences(store) == []
 
 

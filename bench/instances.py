@@ -7,6 +7,7 @@ What managed machines cost: their controller, and themselves.
     deploy       MB/s of an artifact to an agent, against the disk and against a bare TLS stream
 
 Agents are real (`agent.run`): many in one process, which shares the two cores with `up`, and one alone, as it is run.
+The many keep what they have in memory: each would have a disk of its own, and one disk for all of them measures that.
 CPU time is a process's own, all threads. Every introduction is whole: evidence, two durable commits, a verified call.
 """
 
@@ -63,6 +64,7 @@ def main() -> None:
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     with tempfile.TemporaryDirectory(dir=chosen.data) as scratch, ExitStack() as stack:
+        memory = Path(stack.enter_context(tempfile.TemporaryDirectory(dir="/dev/shm")))
         place = Path(scratch)
         data = place / "registrar"
         data.mkdir(mode=0o700)
@@ -72,7 +74,7 @@ def main() -> None:
         alone = stack.enter_context(Child(alone_command(place, one, chosen.instances)))
         if chosen.instances:
             names = [f"i{number}.bench.internal" for number in range(chosen.instances)]
-            agents = Agents(add(data, names, first=0), place / "agents")
+            agents = Agents(add(data, names, first=0), memory)
             stack.callback(agents.close)
         began = time.monotonic()
         up = stack.enter_context(Child([sys.executable, "-m", "handfast", "up", *flags(data)]))
@@ -145,7 +147,6 @@ class Agents:
     """Many agents in one process."""
 
     def __init__(self, given: list[InstanceData], place: Path) -> None:
-        place.mkdir()
         here, there = multiprocessing.Pipe()
         texts = [instancedata.written(each) for each in given]
         self._process = multiprocessing.get_context("spawn").Process(target=_many, args=(there, texts, place))

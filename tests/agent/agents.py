@@ -101,6 +101,8 @@ class Running:
     dial: Address | None = None
     die: tuple[int, str] | None = None
     """Before which change of which files it ends as SIGKILL does, the next time that it is started."""
+    default: bool = False
+    """Whether the policy is at the place where there may be none."""
     talks: ExitStack = field(default_factory=ExitStack)
     process: Process = field(init=False)
     address: Address = field(init=False)
@@ -114,6 +116,8 @@ class Running:
             "state": str(self.host.directory / "state"),
             "policy": str(self.policy),
         }
+        if self.default:
+            where["default"] = str(self.policy)
         if self.die is not None:
             where |= {"die_at": self.die[0], "die_in": self.die[1]}
         self.process = self.host.start(sys.executable, PROGRAM, json.dumps(asked | where), env=self.env)
@@ -138,7 +142,7 @@ class Running:
         chain = [x509.load_der_x509_certificate(der) for der in self.controlling.house.authority.chain]
         return controller_context([leaf or self.controlling.leaf, *chain], self.controlling.house.tls.key)
 
-    def introduce(self, method: str = "invitation") -> None:
+    def introduce(self, method: str = "instance") -> None:
         """Introduce it as a controller does, and call over the new certificate."""
         talk = self.talk()
         introduce(self.controlling, talk, method)
@@ -148,7 +152,7 @@ class Running:
         talk.close()
 
 
-def introduce(controlling: Controlling, talk: Talk, method: str = "invitation") -> None:
+def introduce(controlling: Controlling, talk: Talk, method: str = "instance") -> None:
     """Say hello, and bring the answer: the agent is on trial afterwards."""
     asked = talk.ask("POST", "/v1/introduction", controlling.hello())
     assert asked.status == 200, asked.body

@@ -1,11 +1,13 @@
 """
 An agent as a process: `python program.py '{"user_data": …}'`, until a signal ends it.
 
-With `die_at` it ends itself as SIGKILL does, before that change of a file whose name has `die_in` in it.
+With `die_at` it ends itself as SIGKILL does, before that change of a file whose name has `die_in` in it. `default` is
+where its policy is by default.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -13,9 +15,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import uvloop
-
 from handfast.adapters import logs
+from handfast.agent import policy
 from handfast.agent.run import Ready, run
 from handfast.core import instancedata
 from handfast.core.invitation import Address
@@ -65,8 +66,10 @@ def main() -> None:
     asked = json.loads(sys.argv[1])
     if "die_at" in asked:
         die(asked["die_at"], asked["die_in"])
+    if "default" in asked:
+        policy.DEFAULT = Path(asked["default"])
     logs.configure()
-    uvloop.run(
+    asyncio.run(
         run(
             instancedata.read(Path(asked["user_data"]).read_bytes()),
             state=Path(asked["state"]),

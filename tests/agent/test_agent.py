@@ -29,10 +29,12 @@ from handfast.errors import (
     Fault,
     InvitationExpired,
     PolicyRefused,
+    Refused,
     UntrustedPeer,
 )
 from handfast.newcomer.keystore import Keystore
 from handfast.policy.decide import by_operator
+from handfast.registrar.instances import managing
 from tests.registrar.house import NOW, House, house
 
 LISTENS = Address("::", 7575)
@@ -73,14 +75,15 @@ class Controlling:
     def answer(self, method: str, message: bytes, seen: x509.Certificate | None = None) -> wire.IntroductionAnswer:
         """Run the flow for what an agent has given; ``seen`` is its certificate, as TLS has proved it."""
         evidence = Evidence(method, message, Channel(self.house.tls.spki, seen))
-        answer = asyncio.run(self.house.registrar().introduce(evidence, self.house.tls))
+        answer = asyncio.run(managing(self.house.registrar()).introduce(evidence, self.house.tls))
         return wire.IntroductionAnswer(
             answer.credential.certificate, list(answer.chain), list(answer.trust), answer.time.isoformat(), answer.proof
         )
 
-    def introduce(self, agent: Agent, method: str = "invitation") -> None:
+    def introduce(self, agent: Agent, method: str = "instance") -> None:
         """Introduce an agent as far as its trial."""
-        agent.accept(self.answer(method, agent.introduce(self.hello(), self.presented), agent.face.leaf))
+        message, asked = agent.introduce(self.hello(), self.presented)
+        agent.accept(asked, self.answer(method, message, agent.face.leaf))
 
 
 @pytest.fixture
@@ -94,7 +97,7 @@ def controlling(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Controllin
 
 def given(controlling: Controlling, name: str = "web1", **more: object) -> InstanceData:
     """Add an instance."""
-    line = controlling.house.invite(name, role=Role.AGENT, **more)
+    line = controlling.house.secret(name, **more)
     return InstanceData(name, "i-1", controlling.house.authority.root, line, listens=LISTENS)
 
 
@@ -146,8 +149,8 @@ def test_a_crash_at_any_moment_costs_nothing(controlling: Controlling, tmp_path:
     data = given(controlling, "crash")
     spki = start(data, tmp_path, controlling).face.spki
     second = start(data, tmp_path, controlling)
-    message = second.introduce(controlling.hello(), controlling.presented)
-    first_answer = controlling.answer("invitation", message)
+    message, _ = second.introduce(controlling.hello(), controlling.presented)
+    first_answer = controlling.answer("instance", message)
     third = start(data, tmp_path, controlling)
     assert third.face.spki == spki
     controlling.introduce(third)
@@ -241,15 +244,47 @@ def test_a_wrong_answer_changes_nothing(changed: str, controlling: Controlling, 
     agent = start(given(controlling, "web1"), tmp_path / "web1", controlling)
     other = start(given(controlling, "web2"), tmp_path / "web2", controlling)
     before = agent.face
-    theirs = controlling.answer("invitation", other.introduce(controlling.hello(), controlling.presented))
-    honest = controlling.answer("invitation", agent.introduce(controlling.hello(), controlling.presented))
+    theirs = controlling.answer("instance", other.introduce(controlling.hello(), controlling.presented)[0])
+    message, asked = agent.introduce(controlling.hello(), controlling.presented)
+    honest = controlling.answer("instance", message)
     flipped = honest.signature[:-1] + bytes([honest.signature[-1] ^ 1])
     with pytest.raises(UntrustedPeer, match="signature does not fit"):
-        agent.accept(theirs if changed != "signature" else msgspec.structs.replace(honest, signature=flipped))
+        agent.accept(asked, theirs if changed != "signature" else msgspec.structs.replace(honest, signature=flipped))
     assert (agent.stage, agent.face) == (Stage.NEW, before)
-    agent.accept(honest)
-    with pytest.raises(Conflict, match="no introduction is under way"):
-        agent.accept(honest)
+    agent.accept(asked, honest)
+    agent.called(agent.face)
+    with pytest.raises(Conflict, match="another credential was kept"):
+        agent.accept(asked, honest)
+    assert agent.stage is Stage.HELD
+
+
+def test_a_late_answer_does_not_lead_back(controlling: Controlling, tmp_path: Path) -> None:
+    """Two controllers ask at once: each is answered; what the slower one brings later is of the past."""
+    agent = held(controlling, tmp_path, "two")[1]
+    message, slow = agent.introduce(controlling.hello(), controlling.presented)
+    late = controlling.answer("renewal", message, agent.face.leaf)
+    controlling.introduce(agent, "renewal")
+    agent.called(agent.face)
+    shown = agent.face
+    with pytest.raises(Conflict, match="another credential was kept since"):
+        agent.accept(slow, late)
+    assert (agent.stage, agent.face) == (Stage.HELD, shown)
+
+
+def test_another_authoritys_user_data_is_refused(controlling: Controlling, tmp_path: Path) -> None:
+    """Whoever gives an introduced machine other user-data at its next start does not become its controller."""
+    data, agent = held(controlling, tmp_path / "state", "obeys")
+    serial = agent.identity
+    (tmp_path / "elsewhere").mkdir()
+    ceremony.create(tmp_path / "elsewhere/authority", name="other", now=NOW)
+    with house(tmp_path / "elsewhere", FileAuthority.open(tmp_path / "elsewhere/authority")) as made:
+        theirs = given(Controlling(made), "obeys")
+    for other in (theirs, replace(theirs, instance_id="i-2")):
+        with pytest.raises(Refused, match=r"is of the authority .*, and this machine was introduced to") as refused:
+            start(other, tmp_path / "state", controlling)
+        assert "empty" in str(refused.value.hint)
+    assert start(data, tmp_path / "state", controlling).identity == serial
+    assert start(theirs, tmp_path / "empty", controlling).stage is Stage.NEW
 
 
 def test_a_full_disk_leaves_the_trial(
@@ -273,7 +308,7 @@ def test_a_full_disk_leaves_the_trial(
 
 def test_an_invitation_for_something_else_is_refused(controlling: Controlling, tmp_path: Path) -> None:
     """User-data with an invitation for another role does not make an agent."""
-    line = controlling.house.invite("server", role=Role.SERVER)
+    line = controlling.house.secret("server", role=Role.SERVER)
     agent = start(InstanceData("server", "i-1", controlling.house.authority.root, line, LISTENS), tmp_path, controlling)
     with pytest.raises(PolicyRefused, match="role agent is not what 'server' was introduced for"):
         controlling.introduce(agent)

@@ -20,7 +20,7 @@ from handfast.core.roles import Role
 from handfast.core.secret import Secret
 from handfast.core.transcript import answer as answer_transcript
 from handfast.errors import UntrustedPeer
-from handfast.introducers.invitation import InvitationRequest, Invited, transcript
+from handfast.introducers.invitation import INSTANCE, InvitationRequest, Invited, transcript
 from handfast.newcomer.pending import Pending
 from tests.authority.helpers import DAY, NOW, Pki, grant, new_key
 from tests.newcomer.fake import der
@@ -28,7 +28,7 @@ from tests.newcomer.fake import der
 PKI, OTHER = Pki.make(), Pki.make()
 KEY = new_key()
 LINE = InvitationLine(Secret(b"s" * 32), PKI.pin, NOW, NOW + timedelta(hours=1), (Address("10.0.0.1", 7443),))
-WAY = Invited(LINE, Wish(Role.AGENT))
+WAY = Invited(LINE, Wish(Role.AGENT), INSTANCE)
 PENDING = Pending.generate("invitation:x")
 NONCE = b"n" * 32
 
@@ -75,11 +75,16 @@ def asked() -> tuple[InvitationRequest, introduction.Asked]:
 
 
 def test_the_request_is_an_invitations() -> None:
-    """What is pushed is what a newcomer sends: signed by the secret, over our key, the controller's and its nonce."""
+    """
+    What is pushed is what a newcomer sends: signed by the secret, over our key, the controller's and its nonce.
+
+    But for another method: what is signed for a controller is good at no registrar's door.
+    """
     request, waiting = asked()
     assert keys.spki(csr.read(request.csr)) == keys.spki(PENDING.private_key.public_key())
     spki = keys.spki_sha256(KEY.public_key())
-    assert transcript(request, pin=PKI.pin, server_spki=spki) == waiting.digest
+    assert transcript(request, pin=PKI.pin, server_spki=spki, method=INSTANCE) == waiting.digest
+    assert transcript(request, pin=PKI.pin, server_spki=spki) != waiting.digest
     LINE.signing_key().public_key().verify(request.signature, waiting.digest)
     assert (request.nonce, request.role) == (NONCE, Role.AGENT)
 

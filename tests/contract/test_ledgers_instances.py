@@ -62,7 +62,7 @@ def test_a_name_is_one_instances(store: SqlLedger) -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"machine": "b"}, {"role": Role.SERVER}, {"key_id": "f" * 16}, {"expires_at": NOW}, {"method": "nifi"}],
+    [{"machine": "b"}, {"role": Role.SERVER}, {"key_id": "f" * 16}, {"expires_at": NOW}, {"method": "invitation"}],
     ids=str,
 )
 def test_an_instance_comes_with_its_own_invitation(store: SqlLedger, changes: dict[str, object]) -> None:

@@ -33,7 +33,7 @@ from handfast.core.ports import Way
 from handfast.core.roles import Role
 from handfast.core.wire import Hello, IntroductionAnswer, Problem
 from handfast.errors import HandfastError
-from handfast.introducers.invitation import Invited
+from handfast.introducers.invitation import INSTANCE, Invited
 from handfast.introducers.reintroduction import Returning
 from handfast.introducers.renewal import Renewing
 from handfast.newcomer.check import check_answer
@@ -114,7 +114,7 @@ class Agent:
     def way(self) -> Way:
         """By what it can prove who it is now."""
         if not self.now.chain:
-            return Invited(self.data.line, Wish(Role.AGENT))
+            return Invited(self.data.line, Wish(Role.AGENT), INSTANCE)
         leaf, pin = self.now.chain[0], self.data.line.pin
         if self.expired(leaf):
             return Returning(self.now.way_back, leaf.serial_number, pin, Wish(Role.AGENT))

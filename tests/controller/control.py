@@ -158,8 +158,9 @@ def with_clock(service: Service) -> tuple[Service, Hand]:
     """Return the service under a clock that a test moves; it begins now, when the authority was made."""
     hand = Hand(service.clock.now())
     registrar = replace(service.registrar, context=replace(service.registrar.context, clock=hand))
+    managing = replace(service.managing, context=registrar.context)
     administration = replace(service.administration, clock=hand)
-    return replace(service, clock=hand, registrar=registrar, administration=administration), hand
+    return replace(service, clock=hand, registrar=registrar, managing=managing, administration=administration), hand
 
 
 @asynccontextmanager

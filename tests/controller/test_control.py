@@ -31,7 +31,7 @@ async def test_an_instance_comes_to_run(control: Control) -> None:
         running = await control.until(State.RUNNING)
         assert control.states() == [State.VERIFYING, State.RUNNING]
         (held,) = control.issued()
-        assert (held.role, held.serial, held.method) == (Role.AGENT, running.serial, "invitation")
+        assert (held.role, held.serial, held.method) == (Role.AGENT, running.serial, "instance")
         assert running.expected == agent.now.spki
         await control.until_true(lambda: len(agent.calls) > 10)
         connections = agent.connections
@@ -207,7 +207,7 @@ async def test_renewal(control: Control) -> None:
         second = await control.until(State.RUNNING)
         assert State.RENEWING in control.states()
         assert second.expected == agent.now.spki != old
-        assert [each.method for each in control.issued()] == ["invitation", "renewal"]
+        assert [each.method for each in control.issued()] == ["instance", "renewal"]
 
 
 async def test_a_renewal_that_the_agent_never_shows(control: Control) -> None:
@@ -238,7 +238,7 @@ async def test_expired_leaf(control: Control) -> None:
     async with agent.listening():
         await control.until_true(lambda: control.last().serial not in {None, first.serial})
         await control.until(State.RUNNING)
-    assert [each.method for each in control.issued()] == ["invitation", "reintroduction"]
+    assert [each.method for each in control.issued()] == ["instance", "reintroduction"]
     assert control.alarms() == []
 
 

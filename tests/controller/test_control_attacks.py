@@ -153,9 +153,9 @@ async def test_token_replay(control: Control) -> None:
 
 
 async def test_a_second_key_with_the_same_secret(control: Control) -> None:
-    """Used at the registrar's own door, by whoever read the user-data: the instance finds it spent, and says so."""
+    """Used by whoever read the user-data, at no door of the registrar's: the instance finds it spent, and says so."""
     data = await control.add()
-    thief, tls, registrar = Keys(), TlsKey(), control.service.registrar
+    thief, tls, registrar = Keys(), TlsKey(), control.service.managing
     body, _ = invitation.present(
         data.line,
         csr_der=csr.build(thief.key),
@@ -163,12 +163,16 @@ async def test_a_second_key_with_the_same_secret(control: Control) -> None:
         wish=Wish(Role.AGENT),
         nonce=registrar.context.new_nonce(),
         server_spki=tls.spki,
+        method=invitation.INSTANCE,
     )
-    await registrar.introduce(Evidence("invitation", body, Channel(tls.spki)), tls)
+    with pytest.raises(Refused):
+        await control.service.registrar.introduce(Evidence("invitation", body, Channel(tls.spki)), tls)
+    assert control.spent(data) == 0
+    await registrar.introduce(Evidence(invitation.INSTANCE, body, Channel(tls.spki)), tls)
     honest = Agent(data)
     await quarantined(control, honest, "already used with another key")
     assert control.alarms() == ["alarm.second-key", "alarm.quarantined"]
-    assert [each.method for each in control.issued()] == ["invitation"]
+    assert [each.method for each in control.issued()] == ["instance"]
 
 
 async def test_wrong_instance_id(control: Control) -> None:

@@ -3,129 +3,35 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from aiohttp import web
 
-from handfast.agent import run as runs
-from handfast.agent.run import Ready, run
 from handfast.config.instances import InstanceSettings, SecondKey
-from handfast.controller import lend, watch
-from handfast.controller.control import connect
+from handfast.controller import lend
+from handfast.controller.control import Controller, connect
 from handfast.controller.http import Connection
 from handfast.controller.lend import borrow
-from handfast.core.instancedata import InstanceData
 from handfast.core.instances import State
 from handfast.core.invitation import Address
 from handfast.core.secret import Secret
-from handfast.errors import Unreachable
+from handfast.errors import Fault, Unreachable
 from handfast.registrar.instances import Wanted
 from handfast.wiring import Service
 from tests.controller.agents import Agent
-from tests.controller.control import DAY, PATIENCE, Control, controlling
+from tests.controller.control import DAY, controlling
+from tests.controller.dialling import add, calling, dialled, eventually, hurry, real, taking
 
 pytestmark = pytest.mark.usefixtures("quick")
 
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No long pauses, on either side; and whoever else calls is looked at soon."""
-    for module, name, seconds in (
-        (watch, "_FIRST", 0.05),
-        (watch, "_LONGEST", 0.1),
-        (watch, "AFRESH", 0.3),
-        (runs, "REDIAL", 0.05),
-        (lend, "PATIENCE", 3.0),
-    ):
-        monkeypatch.setattr(module, name, seconds)
-
-
-@asynccontextmanager
-async def taking(service: Service, second: SecondKey = SecondKey.QUARANTINE) -> AsyncIterator[Control]:
-    """A controller that takes calls."""
-    settings = InstanceSettings(listen=Address("127.0.0.1", 0), on_second_key=second)
-    async with controlling(replace(service, instances=settings)) as control:
-        await eventually(lambda: control.controller.listens is not None)
-        yield control
-
-
-async def eventually(so: Callable[[], bool]) -> None:
-    """Wait for something that has to come about."""
-    async with asyncio.timeout(PATIENCE):
-        while not so():  # noqa: ASYNC110  nothing tells of it
-            await asyncio.sleep(0.02)
-
-
-async def add(control: Control, name: str = "app1.lan", *, needs_key: bool = False) -> InstanceData:
-    """Add an instance that dials."""
-    wanted = Wanted(name=name, lasting=DAY, dials=control.controller.listens, needs_key=needs_key)
-    return (await control.do(lambda them: them.add(wanted)))[0]
-
-
-@asynccontextmanager
-async def real(data: InstanceData, state: Path, where: Address) -> AsyncIterator[Ready]:
-    """The real agent, dialling."""
-    told: asyncio.Future[Ready] = asyncio.get_running_loop().create_future()
-    running = asyncio.ensure_future(run(data, state=state, policy=None, ready=told.set_result, dial=where))
-    try:
-        await asyncio.wait({running, told}, return_when=asyncio.FIRST_COMPLETED)  # type: ignore[type-var]
-        if running.done():
-            running.result()
-        yield told.result()
-    finally:
-        running.cancel()
-        await asyncio.wait({running})
-
-
-@asynccontextmanager
-async def calling(agent: Agent, where: Address, name: str = "app1.lan") -> AsyncIterator[None]:
-    """A small agent, honest or not, that calls again and again under a name."""
-    app = web.Application()
-    app.router.add_route("*", "/{path:.*}", agent.handle)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
-    await runner.setup()
-
-    async def call() -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            made = socket.socket()
-            made.setblocking(False)
-            with contextlib.suppress(OSError):
-                await loop.sock_connect(made, (where.host, where.port))
-                await loop.sock_sendall(made, f"HANDFAST-AGENT/1 {name}\n".encode())
-                spoken = asyncio.Event()
-                loop.add_reader(made.fileno(), spoken.set)
-                try:
-                    await asyncio.wait_for(spoken.wait(), 5)
-                finally:
-                    loop.remove_reader(made.fileno())
-                assert runner.server is not None
-                transport, _ = await loop.connect_accepted_socket(runner.server, made, ssl=agent.door())
-                while not transport.is_closing():  # noqa: ASYNC110  the protocol is aiohttp's
-                    await asyncio.sleep(0.02)
-            made.close()
-            await asyncio.sleep(0.02)
-
-    task = asyncio.ensure_future(call())
-    try:
-        yield
-    finally:
-        task.cancel()
-        await asyncio.wait({task})
-        await runner.cleanup()
-
-
-def dialled(control: Control) -> Address:
-    """Where calls are taken."""
-    assert control.controller.listens is not None
-    return control.controller.listens
+    """No long pauses."""
+    hurry(monkeypatch)
 
 
 async def test_an_instance_that_dials_comes_to_run(house: Service, tmp_path: Path) -> None:
@@ -142,7 +48,7 @@ async def test_an_instance_that_dials_comes_to_run(house: Service, tmp_path: Pat
         await control.until(State.UNREACHABLE)
         async with real(data, tmp_path / "state", where):
             await control.until(State.RUNNING)
-        assert [each.method for each in control.issued()] == ["invitation", "renewal"]
+        assert [each.method for each in control.issued()] == ["instance", "renewal"]
         assert control.alarms() == []
 
 
@@ -168,10 +74,10 @@ async def test_nothing_is_lent_where_nobody_watches(house: Service, tmp_path: Pa
     async with taking(house) as control:
         await add(control)
         with pytest.raises(Unreachable, match=r"'app1\.lan' has not called"):
-            await asyncio.to_thread(borrow, control.service.data, "app1.lan")
+            await borrow(control.service.data, "app1.lan")
         await control.stop()
         with pytest.raises(Unreachable, match="nobody takes its calls"):
-            await asyncio.to_thread(borrow, control.service.data, "app1.lan")
+            await borrow(control.service.data, "app1.lan")
         assert not (control.service.data / "controller" / lend.NAME).exists()
 
 
@@ -250,3 +156,12 @@ async def test_nobody_is_listened_to_without_a_word(house: Service) -> None:
         await control.do(lambda them: them.add(wanted))
         await control.until(State.WAITING, why="nobody takes its calls")
         assert control.controller.listens is None
+
+
+async def test_the_port_is_another_programs(house: Service) -> None:
+    """Said with the setting that names another one; nothing is watched meanwhile."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        settings = InstanceSettings(listen=Address("127.0.0.1", taken.getsockname()[1]))
+        with pytest.raises(Fault, match="is in use by another program") as told:
+            await Controller(lambda: replace(house, instances=settings), tell=lambda _before, _after: None).run()
+    assert told.value.hint == "stop it, or choose another port with [instances] listen"

@@ -13,6 +13,7 @@ import pytest
 from aiohttp import web
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from handfast.adapters.tls import agent_context, controller_context
 from handfast.controller import http
@@ -71,6 +72,7 @@ async def test_requests_follow_each_other() -> None:
     """One connection carries many, and says which key the agent has proved."""
     async with serving(word) as address, await Connection.dial(address, ours()) as connection:
         assert connection.spki == spki_sha256(AGENT_KEY.public_key())
+        assert connection.chain == [PKI.issuing.public_bytes(Encoding.DER)]
         assert (await connection.call("GET", "/a", Said)).word == "GET /a 0"
         assert (await connection.call("POST", "/b", Said, {"x": 1})).word == "POST /b 7"
         assert connection.usable

@@ -133,13 +133,13 @@ async def test_P53_nobody_is_sent_a_key_who_was_added_otherwise(control: Control
     async with agent(data, tmp_path / "state", Weaker(legacy=True)) as where:
         await control.place(where)
         await control.until(State.RUNNING)
-    assert [each.method for each in control.issued()] == ["invitation"]
+    assert [each.method for each in control.issued()] == ["instance"]
 
 
 async def test_a_secret_that_was_used_is_no_way_to_a_key(control: Control) -> None:
-    """Somebody was introduced with it at the registrar's own door: nothing is delivered, and that is an alarm."""
+    """Somebody was introduced with it before: nothing is delivered, and that is an alarm."""
     data = await add(control, Mode.LEGACY)
-    thief, tls, registrar = Keys(), TlsKey(), control.service.registrar
+    thief, tls, registrar = Keys(), TlsKey(), control.service.managing
     body, _ = invitation.present(
         data.line,
         csr_der=csr.build(thief.key),
@@ -147,8 +147,9 @@ async def test_a_secret_that_was_used_is_no_way_to_a_key(control: Control) -> No
         wish=Wish(Role.AGENT),
         nonce=registrar.context.new_nonce(),
         server_spki=tls.spki,
+        method=invitation.INSTANCE,
     )
-    await registrar.introduce(Evidence("invitation", body, Channel(tls.spki)), tls)
+    await registrar.introduce(Evidence(invitation.INSTANCE, body, Channel(tls.spki)), tls)
     impostor = Impostor(data)
     async with impostor.listening() as address:
         await control.place(address)

@@ -87,14 +87,14 @@ async def test_a_certificate_has_to_be_the_instances(control: Control) -> None:
     async with introduced(control) as (agent, _):
         leaf, instance, authority = agent.now.chain[0], control.kept(), control.service.authority.public
     now = control.clock.now()
-    check_agent(leaf, instance, authority, at=now)
+    check_agent(leaf, authority.chain, instance, authority, at=now)
     with pytest.raises(UntrustedPeer, match=r"'app1\.lan' answers for 'app2\.lan'"):
-        check_agent(leaf, replace(instance, name="app2.lan"), authority, at=now)
+        check_agent(leaf, authority.chain, replace(instance, name="app2.lan"), authority, at=now)
     with pytest.raises(UntrustedPeer, match="does not chain to the pinned root"):
-        check_agent(leaf, instance, authority, at=now + timedelta(days=3))
+        check_agent(leaf, authority.chain, instance, authority, at=now + timedelta(days=3))
     controllers = (await operator(control)).credential.certificate
     with pytest.raises(UntrustedPeer, match="controller"):
-        check_agent(controllers, instance, authority, at=now)
+        check_agent(controllers, authority.chain, instance, authority, at=now)
 
 
 async def test_a_renewal_at_this_moment_is_no_alarm(control: Control) -> None:

@@ -21,6 +21,7 @@ import pytest
 from cryptography import x509
 
 from handfast.adapters.tls import controller_context
+from handfast.controller import watch
 from handfast.controller.http import Answer, Connection
 from handfast.core.instances import State
 from handfast.core.invitation import Address
@@ -71,7 +72,7 @@ async def test_from_the_first_packet_to_a_renewal(control: Control, tmp_path: Pa
         await another(control, "app1.lan")
         second = control.last()
         assert (second.expected != told.spki, second.serial) == (True, serial(state))
-    assert [each.method for each in control.issued()] == ["invitation", "renewal"]
+    assert [each.method for each in control.issued()] == ["instance", "renewal"]
     assert control.alarms() == []
 
 
@@ -204,7 +205,7 @@ async def test_expired_leaf(control: Control, tmp_path: Path) -> None:
     control.clock.time += OVER
     async with agent(data, state, listen=where(told)):
         await another(control, "app1.lan")
-    assert [each.method for each in control.issued()] == ["invitation", "reintroduction"]
+    assert [each.method for each in control.issued()] == ["instance", "reintroduction"]
     assert control.alarms() == []
 
 
@@ -374,9 +375,9 @@ async def test_relay_in_the_middle(control: Control, tmp_path: Path, *, introduc
 
 
 async def test_slow_peers_stall_nobody(control: Control, tmp_path: Path) -> None:
-    """As many who take a connection and say nothing as the controller speaks to at once: the others are introduced."""
+    """More who take a connection and say nothing than the controller connects to at once: the others are introduced."""
     async with AsyncExitStack() as stack:
-        for number in range(80):
+        for number in range(watch.CONNECTING + 16):
             hole = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
             await control.add(f"hole{number}.lan", lasting=DAY)
             await control.place(Address("127.0.0.1", hole.getsockname()[1]), f"hole{number}.lan")

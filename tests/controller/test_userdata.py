@@ -9,11 +9,12 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from handfast.controller.userdata import STATE, UNIT, USER_DATA, cloud_config
+from handfast.controller.userdata import STATE, UNIT, cloud_config
 from handfast.core import instancedata
-from handfast.core.instancedata import InstanceData
+from handfast.core.instancedata import FILE, InstanceData
 from handfast.core.invitation import Address, InvitationLine
 from handfast.core.secret import Secret
+from handfast.errors import Malformed
 from tests.authority.helpers import HOUR, NOW, Pki
 
 PKI = Pki.make()
@@ -29,7 +30,7 @@ def files(data: InstanceData) -> dict[str, dict[str, str]]:
 @pytest.mark.parametrize("data", [DATA, replace(DATA, listens=None, dials=Address("2001:db8::1", 7576))])
 def test_the_agent_reads_what_is_written(data: InstanceData) -> None:
     """The file has exactly the user-data, for root alone."""
-    written = files(data)[USER_DATA]
+    written = files(data)[FILE]
     assert (written["permissions"], written["owner"]) == ("0600", "root:root")
     read = instancedata.read(written["content"].encode())
     assert (read.instance, read.listens, read.dials) == (data.instance, data.listens, data.dials)
@@ -40,7 +41,9 @@ def test_the_unit_starts_it() -> None:
     """systemd is told to, without waiting for it; no secret is in the unit, which everybody can read."""
     text = cloud_config(DATA)
     unit = files(DATA)[f"/etc/systemd/system/{UNIT}"]["content"]
-    assert f"ExecStart=/usr/local/bin/handfast agent run --user-data {USER_DATA} --state {STATE}\n" in unit
+    assert f"ExecStart=/usr/local/bin/handfast agent run --user-data {FILE} --state {STATE}\n" in unit
+    assert "\nType=notify\n" in unit
+    assert "\nExecReload=/bin/sh -c 'kill -HUP $MAINPID'\n" in unit  # after which the policy is another
     assert yaml.safe_load(text)["runcmd"][-1] == ["systemctl", "enable", "--now", "--no-block", UNIT]
     assert text.count("handfast1_") == 1
     assert "handfast1_" not in unit
@@ -56,10 +59,47 @@ def test_its_head_says_what_it_is() -> None:
     assert max(map(len, head)) <= 102
 
 
+@pytest.mark.parametrize("data", [DATA, replace(DATA, listens=None, dials=Address("2001:db8::1", 7576))])
+def test_the_agent_reads_it_as_a_whole(data: InstanceData) -> None:
+    """An agent that finds this document where its cloud keeps it has the same as one that reads the file in it."""
+    found = instancedata.read(cloud_config(data).encode())
+    assert instancedata.written(found) == instancedata.written(data)
+    others = cloud_config(data) + "packages:\n  - nginx\n"
+    assert instancedata.written(instancedata.read(others.encode())) == instancedata.written(data)
+
+
+ENTRY = cloud_config(DATA).partition("write_files:\n")[2].partition("runcmd:")[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("#cloud-config\npackages: [nginx]\n", "that has our '/etc/handfast/agent/user-data' 0 times"),
+        (cloud_config(DATA).replace("write_files:\n", f"write_files:\n{ENTRY}"), "user-data' 2 times"),
+        (cloud_config(DATA).replace("\n  ", "\n    "), "user-data' 0 times"),
+        (cloud_config(DATA).replace("\n", "\r\n"), "not the user-data of an instance"),
+        (cloud_config(DATA).replace('"0600"', '"0644"'), "user-data' 0 times"),
+        (cloud_config(DATA).replace("content: |", "content: >"), "user-data' 0 times"),
+        (cloud_config(DATA).replace("- path", "# path"), "user-data' 0 times"),
+        (cloud_config(DATA).replace("      }\n", ""), "not the user-data of an instance"),
+        (cloud_config(DATA).replace('"id":', '"plain": true, "id":'), "unknown field `plain`"),
+        ("#cloud-config\n" + instancedata.written(DATA), "user-data' 0 times"),
+        (f"## template: jinja\n{cloud_config(DATA)}", "not the user-data of an instance"),
+    ],
+)
+def test_another_document_is_not_guessed_at(text: str, message: str) -> None:
+    """Somebody else's, two in one, one that was indented anew, or cut: it is refused, and its secret is not told."""
+    with pytest.raises(Malformed) as refused:
+        instancedata.read(text.encode())
+    assert message in refused.value.message
+    assert refused.value.hint
+    assert "handfast1_" not in refused.value.message + refused.value.hint
+
+
 @given(st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}", fullmatch=True))
 def test_nothing_can_be_put_into_it(instance_id: str) -> None:
     """Whatever a cloud calls an instance, the document is the same but for that."""
-    read = instancedata.read(files(replace(DATA, instance_id=instance_id))[USER_DATA]["content"].encode())
+    read = instancedata.read(files(replace(DATA, instance_id=instance_id))[FILE]["content"].encode())
     assert read.instance_id == instance_id
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import cast
@@ -127,9 +127,9 @@ def named(name: str, **changes: object) -> Instance:
     return replace(NEW, name=name, **changes)  # type: ignore[arg-type]
 
 
-def story_of(*stories: tuple[Instance, list[Met | BaseException]]) -> Story:
+def story_of(*stories: tuple[Instance, Sequence[Met | BaseException]]) -> Story:
     """Return the story of these instances."""
-    return Story({each.name: met for each, met in stories}, {each.name: each for each, _ in stories})
+    return Story({each.name: list(met) for each, met in stories}, {each.name: each for each, _ in stories})
 
 
 async def test_an_instance_comes_to_run(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,3 +234,120 @@ async def test_added_and_removed_while_it_watches(monkeypatch: pytest.MonkeyPatc
         await story.until(lambda: ("web2", "running") in story.told)
         assert [each.name for each in watched.instances] == ["web2", "web3"]
         assert "web3" not in story.dialled
+
+
+async def test_nobody_who_runs_waits_for_black_holes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More addresses that swallow all that is sent than are connected to at a time: who runs is asked as ever."""
+    holes = [(named(f"hole{number}"), [Unreachable("x")]) for number in range(watch.CONNECTING + 44)]
+    runs = (named("web1", expected=KEY, serial=7, state=State.UNREACHABLE), [Verified(KEY)])
+    story = story_of(runs)
+    hanging, ordinary, forever = 0, story.dial, asyncio.Event()
+
+    async def dial(instance: Instance) -> Connection:
+        nonlocal hanging
+        if not instance.name.startswith("hole"):
+            return await ordinary(instance)
+        hanging += 1
+        story.changed.set()
+        await forever.wait()
+        raise AssertionError
+
+    monkeypatch.setattr(story, "dial", dial)
+    async with watching(story, monkeypatch):
+        await story.until(lambda: "running" in story.states())
+        story.met |= {each.name: list(met) for each, met in holes}
+        story.registry |= {each.name: each for each, _ in holes}
+        await story.until(lambda: hanging == watch.CONNECTING)
+        await asked(story, "web1", 20)
+    assert (hanging, story.dialled) == (watch.CONNECTING, ["web1"])
+
+
+async def test_who_is_introduced_waits_for_few_black_holes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Holes take places for connecting alone: as many as are introduced at a time hold up no introduction."""
+    holes = [(named(f"hole{number}"), [Unreachable("x")]) for number in range(watch.CONNECTING - 1)]
+    story = story_of((named("web1"), [Shown(KEY), Issued(KEY, 7), Verified(KEY)]), *holes)
+    ordinary, forever = story.dial, asyncio.Event()
+
+    async def dial(instance: Instance) -> Connection:
+        if instance.name.startswith("hole"):
+            await forever.wait()
+        return await ordinary(instance)
+
+    monkeypatch.setattr(story, "dial", dial)
+    async with watching(story, monkeypatch):
+        await story.until(lambda: ("web1", "running") in story.told)
+
+
+async def test_nobody_waits_for_those_who_fall_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as are introduced at a time, who take a connection and then say nothing: polls and verifying go on."""
+    silent = [(named(f"hole{number}"), [Unreachable("x")]) for number in range(watch.INTRODUCING)]
+    runs = (named("web1", expected=KEY, serial=7, state=State.UNREACHABLE), [Verified(KEY)])
+    due = named("web2", state=State.VERIFYING, issued_key=KEY, issued_serial=7)
+    story = story_of(runs)
+    meeting, ordinary, forever = 0, story.meet, asyncio.Event()
+
+    async def dial(_instance: Instance) -> Connection:
+        return cast(Connection, Line())
+
+    async def meet(instance: Instance, connection: object) -> Instance:
+        nonlocal meeting
+        if instance.name.startswith("hole"):
+            meeting += 1
+            story.changed.set()
+            await forever.wait()
+        return await ordinary(instance, connection)
+
+    monkeypatch.setattr(story, "dial", dial)
+    monkeypatch.setattr(story, "meet", meet)
+    async with watching(story, monkeypatch):
+        await story.until(lambda: "running" in story.states())
+        story.registry |= {each.name: each for each, _ in silent}
+        await story.until(lambda: meeting == watch.INTRODUCING)
+        story.met["web2"] = [Verified(KEY)]
+        story.registry["web2"] = due
+        await story.until(lambda: ("web2", "running") in story.told)
+        await asked(story, "web1", 20)
+
+
+async def test_what_is_said_while_it_waits_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An instance that an operator changes while it waits for a place is met as it is by then."""
+    monkeypatch.setattr(watch, "INTRODUCING", 1)
+    story = story_of((named("hole"), [Unreachable("x")]), (named("web1"), [Shown(OTHER)]))
+    ordinary, first, waits, forever = story.meet, asyncio.Event(), asyncio.Event(), asyncio.Event()
+    met_as: list[Instance] = []
+
+    async def dial(instance: Instance) -> Connection:
+        if instance.name == "web1":
+            await first.wait()
+            waits.set()
+        return cast(Connection, Line())
+
+    async def meet(instance: Instance, connection: object) -> Instance:
+        if instance.name == "hole":
+            first.set()
+            await forever.wait()
+        met_as.append(instance)
+        return await ordinary(instance, connection)
+
+    monkeypatch.setattr(story, "dial", dial)
+    monkeypatch.setattr(story, "meet", meet)
+    async with watching(story, monkeypatch) as watched:
+        await waits.wait()
+        story.registry["web1"] = named("web1", expected=KEY)
+        watched._notice()
+        forever.set()
+        await story.until(lambda: ("web1", "quarantined") in story.told)
+    assert {each.expected for each in met_as if each.name == "web1"} == {KEY}
+
+
+async def asked(story: Story, name: str, times: int) -> None:
+    """Wait until an instance was met so many times more."""
+    ordinary, count = story.meet, 0
+
+    async def meet(instance: Instance, connection: object) -> Instance:
+        nonlocal count
+        count += instance.name == name
+        return await ordinary(instance, connection)
+
+    story.meet = meet  # type: ignore[method-assign,assignment]
+    await story.until(lambda: count >= times)

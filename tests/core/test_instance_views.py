@@ -50,6 +50,13 @@ def test_one_that_is_watched() -> None:
     assert view.secret_until == "2026-11-22T13:00:00Z"
 
 
+def test_a_time_that_nobody_wrote_down_is_none() -> None:
+    """What was read from the ledger is of no known age until it changes: its deadline is no time that has been."""
+    waiting = at(State.WAITING)
+    assert instance_view(replace(waiting, since=waiting.deadline), watched=True).since is None
+    assert instance_view(waiting, watched=True).since == "2026-11-22T12:00:00Z"
+
+
 @pytest.mark.parametrize(
     ("state", "reason", "since"),
     [

@@ -58,7 +58,7 @@ def test_others_may_be_beside_it() -> None:
     ("text", "message"),
     [
         (b"", "not the user-data of an instance"),
-        (b"#cloud-config\n", "not the user-data of an instance"),
+        (b"#cloud-config", "not the user-data of an instance"),
         (b"{}", "missing required field `steamcannon_ca_cert`"),
         (b'{"steamcannon_ca_cert": ""}', "missing required field `handfast`"),
         (b"[" * 10_000, "not the user-data of an instance"),

@@ -64,7 +64,7 @@ def test_the_invitation_transcripts() -> None:
         host=None,
         **NONCES,
     )
-    digest = invitation.transcript(request, **SEEN)
+    digest = invitation.transcript(request, method="invitation", **SEEN)
     assert digest.hex() == GIVEN["request digest"]
     assert LINE.signing_key().sign(digest).hex() == GIVEN["request signature"]
     leaf, root = bytes.fromhex(GIVEN["leaf"]), bytes.fromhex(GIVEN["root"])
@@ -94,7 +94,7 @@ def test_the_host_claim() -> None:
     possession = bytes.fromhex(GIVEN["possession digest"])
     assert sshsig.verify(proof.signature, possession, namespace="hostkeys@handfast") == host.public
     assert hostproof.commitment(made).hex() == GIVEN["commitment"]
-    digest = invitation.transcript(msgspec.structs.replace(request, host=made), **SEEN)
+    digest = invitation.transcript(msgspec.structs.replace(request, host=made), method="invitation", **SEEN)
     assert digest.hex() == GIVEN["with it: digest"]
     assert LINE.signing_key().sign(digest).hex() == GIVEN["with it: signature"]
 

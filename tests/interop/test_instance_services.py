@@ -128,7 +128,7 @@ def machine() -> Iterator[Machine]:
 @pytest.mark.peer("faketime")
 def test_from_the_first_packet_to_the_next_credential() -> None:
     """Its key is on its console and confirmed; it is introduced, managed, restarted, and renewed by itself."""
-    with made("--require", "fingerprint") as machine:
+    with made("--require", "secret+fingerprint") as machine:
         said = next(line for line in machine.agent.lines if line.startswith("handfast-agent "))
         assert said == f"handfast-agent app1.lan {machine.ready['key']}"
         assert machine.type("services", machine.name, code=3).stderr.startswith(

@@ -88,7 +88,7 @@ async def test_watch_prints_a_line_for_each_change(host: Host) -> None:
     """As JSON or as text, beside an `up` that does not watch; SIGTERM ends it in good order."""
     registrar = await asyncio.to_thread(Registrar, host)
     house = House(host, registrar.data)
-    agent = await house.add("app1.lan", "--require", "fingerprint")
+    agent = await house.add("app1.lan", "--require", "secret+fingerprint")
     async with agent.listening() as address:
         await house.type("place", "app1.lan", str(address))
         watching = host.start(*HANDFAST, "instance", "watch", "--data", str(registrar.data), "--json")

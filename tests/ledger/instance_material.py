@@ -17,7 +17,7 @@ KEY, OTHER = b"k" * 32, b"o" * 32
 def instance(number: int = 1, *, name: str = "", **more: object) -> tuple[Instance, Invitation]:
     """An instance that was just added, and its invitation."""
     called = name or f"app{number}.lan"
-    invited = replace(invitation(number, machine=called), role=Role.AGENT)
+    invited = replace(invitation(number, machine=called), role=Role.AGENT, method="instance")
     made = Instance(
         name=called,
         instance_id=f"i-{number}",

@@ -19,7 +19,7 @@ _USER = "postgres"
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A running server; ``database`` makes an empty database, and removes it: hundreds would take a minute at the end."""
+    """A running server; ``database`` makes an empty database, gone afterwards: hundreds take a minute to remove."""
 
     directory: Path
     _numbers: Iterator[int] = field(default_factory=count)

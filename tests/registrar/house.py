@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
@@ -23,10 +24,12 @@ from handfast.core.hostproof import HostKeys
 from handfast.core.invitation import Address, InvitationLine
 from handfast.core.names import IPAddress
 from handfast.core.ports import Authority, Ledger
+from handfast.core.records import Invitation
 from handfast.core.roles import Role
 from handfast.core.secret import Secret
 from handfast.core.transcript import answer as answer_transcript
 from handfast.introducers import invitation, reintroduction, renewal
+from handfast.introducers.invitation import INSTANCE
 from handfast.ledger.store import SqlLedger
 from handfast.policy.rules import Rules
 from handfast.registrar.administer import Administration
@@ -112,6 +115,15 @@ class House:
     def invite(self, name: str = "web1.lan", **more: Any) -> InvitationLine:
         """An invitation for a server, for an hour."""
         bounds: dict[str, Any] = {"role": Role.SERVER, "lasting": HOUR} | more
+        return self.administration.invite(name, **bounds)[0]
+
+    def secret(self, name: str, **more: Any) -> InvitationLine:
+        """The one-time secret of a managed machine, for an hour."""
+
+        def keep(made: Invitation) -> Future[None]:
+            return self.ledger.invite(replace(made, method=INSTANCE))
+
+        bounds: dict[str, Any] = {"role": Role.AGENT, "lasting": HOUR, "keep": keep} | more
         return self.administration.invite(name, **bounds)[0]
 
     def joining(

@@ -10,13 +10,15 @@ from uuid import UUID
 import pytest
 
 from handfast.core import instancedata
+from handfast.core.flow import Channel, Evidence, Opening, Wish
 from handfast.core.instancedata import OURS
 from handfast.core.instances import Instance, Issued, Shown, State, Stranger, Verified, lasting, met
-from handfast.core.invitation import Address
+from handfast.core.invitation import Address, InvitationLine
 from handfast.core.roles import Role
-from handfast.errors import Malformed, NotFound, Refused, UsageError
-from handfast.registrar.instances import Instances, Wanted
-from tests.registrar.house import HOUR, NOW, House
+from handfast.errors import EvidenceRejected, Malformed, NotFound, Refused, UsageError
+from handfast.introducers.invitation import Invited
+from handfast.registrar.instances import Instances, Wanted, managing
+from tests.registrar.house import HOUR, NOW, House, Newcomer
 
 KEY, OTHER = b"k" * 32, b"o" * 32
 THERE = Address("10.0.0.9", 7575)
@@ -171,3 +173,51 @@ def quarantined_as(house: House) -> Instance:
     assert found is not None
     assert (found.state, found.address) == (State.QUARANTINED, "10.0.0.9:7575")
     return found
+
+
+@pytest.mark.parametrize("method", ["invitation", "instance"])
+def test_P54_the_secret_is_good_at_no_door(them: Instances, house: House, method: str) -> None:
+    """Who has read user-data is not introduced where newcomers are, whatever he signs."""
+    data, made = them.add(Wanted(name="app1.lan", lasting=HOUR, address=THERE, needs_key=True))
+    opening = Opening(Newcomer().csr, Newcomer().way_back.public_key().public_bytes_raw(), bytes(32), house.tls.spki)
+    opening = replace(opening, nonce=house.context.new_nonce())
+    message, _ = Invited(data.line, Wish(Role.AGENT), method).present(opening)
+    for named in ("invitation", "instance"):
+        evidence = Evidence(named, message, Channel(house.tls.spki))
+        with pytest.raises((EvidenceRejected, NotFound)) as refused:
+            house.introduce(evidence)
+        assert refused.value.code == ("evidence-rejected" if named == "invitation" else "not-found")
+    invited = house.ledger.invitation(made.invitation)
+    assert invited is not None
+    assert (invited.spent, invited.cancelled) == (0, None)
+
+
+def test_the_secret_is_good_for_its_controller(them: Instances, house: House) -> None:
+    """Over a connection that its controller has made it introduces its instance; a newcomer's line does not, there."""
+    data, _ = them.add(Wanted(name="app1.lan", lasting=HOUR, address=THERE))
+    newcomer = Newcomer()
+    key = newcomer.way_back.public_key().public_bytes_raw()
+
+    def evidence(line: InvitationLine, method: str) -> Evidence:
+        opening = Opening(newcomer.csr, key, house.context.new_nonce(), house.tls.spki)
+        message, _ = Invited(line, Wish(Role.AGENT), method).present(opening)
+        return Evidence("instance", message, Channel(house.tls.spki))
+
+    flow = managing(house.registrar())
+    with pytest.raises(EvidenceRejected, match="is unknown"):
+        house.introduce(evidence(house.invite("app2.lan", role=Role.AGENT), "instance"), registrar=flow)
+    with pytest.raises(EvidenceRejected, match="does not fit"):
+        house.introduce(evidence(data.line, "invitation"), registrar=flow)
+    answer = house.introduce(evidence(data.line, "instance"), registrar=flow)
+    assert answer.credential.grant.machine == "app1.lan"
+
+
+def test_what_leads_to_an_agent_alone(house: House) -> None:
+    """The flow of managed machines makes agents and nothing else, and renews them where renewal does so for others."""
+    flow = managing(house.registrar())
+    assert flow.rules.methods == {name: frozenset({Role.AGENT}) for name in ("instance", "renewal", "reintroduction")}
+    assert set(flow.introducers) == set(flow.rules.methods)
+    never = replace(house.registrar(), rules=replace(house.rules, methods={"renewal": frozenset({Role.SERVER})}))
+    assert managing(never).rules.methods == {
+        "instance": frozenset({Role.AGENT}), "renewal": frozenset(), "reintroduction": frozenset(),
+    }  # fmt: skip

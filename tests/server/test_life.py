@@ -47,10 +47,11 @@ ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
 # As systemd does: sockets from descriptor 3 on, and the process id that they are meant for.
 _ACTIVATE = """
 import os, sys
-os.dup2(int(sys.argv[1]), 3)
-os.dup2(int(sys.argv[2]), 4)
-os.environ |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "2", "LISTEN_FDNAMES": "crl:https"}
-os.execv(sys.argv[3], sys.argv[3:])
+names, *fds = sys.argv[1].split(",")
+for number, fd in enumerate(fds, 3):
+    os.dup2(int(fd), number)
+os.environ |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": str(len(fds)), "LISTEN_FDNAMES": names}
+os.execv(sys.argv[2], sys.argv[2:])
 """
 
 
@@ -239,18 +240,74 @@ def test_stale_intents_are_abandoned(tmp_path: Path) -> None:
         wait(lambda: serial in {revocation.serial for revocation in service.ledger.revocations()})
 
 
+@contextmanager
+def activated(**sockets: socket.socket) -> Iterator[tuple[list[str], list[int]]]:
+    """Give a command line that passes listening sockets on as systemd does, by their names, and its descriptors."""
+    # Above those that they are moved to, so that moving one does not overwrite another.
+    fds = [fcntl.fcntl(each, fcntl.F_DUPFD, 10) for each in sockets.values()]
+    try:
+        yield [sys.executable, "-c", _ACTIVATE, ",".join([":".join(sockets), *map(str, fds)])], fds
+    finally:
+        for fd in fds:
+            os.close(fd)
+
+
 def test_systemd_sockets_are_used(tmp_path: Path) -> None:
     """Sockets passed by systemd are served, by their names, and none other is opened."""
-    with socket.create_server(("127.0.0.1", 0)) as crl, socket.create_server(("127.0.0.1", 0)) as https:
-        # Above 4, so that moving one does not overwrite the other.
-        fds = [fcntl.fcntl(each, fcntl.F_DUPFD, 10) for each in (crl, https)]
-        activate = [sys.executable, "-c", _ACTIVATE, *map(str, fds), *UP, str(tmp_path / "data")]
-        with process(activate, fds=fds) as (_, place):
-            for fd in fds:
-                os.close(fd)
-            assert place["listen"] == f"127.0.0.1:{https.getsockname()[1]}"
-            with client_of(place) as client:
-                assert client.call("GET", "/healthz")[0] == 200
+    with (
+        socket.create_server(("127.0.0.1", 0)) as crl,
+        socket.create_server(("127.0.0.1", 0)) as https,
+        activated(crl=crl, https=https) as (activate, fds),
+        process([*activate, *UP, str(tmp_path / "data")], fds=fds) as (_, place),
+    ):
+        assert place["listen"] == f"127.0.0.1:{https.getsockname()[1]}"
+        with client_of(place) as client:
+            assert client.call("GET", "/healthz")[0] == 200
+
+
+def configured(tmp_path: Path, text: str) -> Path:
+    """A data directory with a configuration, before its first start."""
+    data = tmp_path / "data"
+    data.mkdir(0o700)
+    (data / "config.toml").write_text(text)
+    return data
+
+
+def test_agents_call_at_a_socket_of_systemds(tmp_path: Path) -> None:
+    """Whoever calls there is listened to; the configured address, which could not be opened, is not."""
+    data = configured(tmp_path, '[instances]\nwatch = true\nlisten = "192.0.2.1:7576"\n')
+    with (
+        socket.create_server(("127.0.0.1", 0)) as calls,
+        socket.create_connection(calls.getsockname(), 20) as agent,  # before anybody accepts: it is not refused
+        activated(instances=calls) as (activate, fds),
+        process([*activate, *UP, str(data)], fds=fds) as (registrar, _),
+    ):
+        agent.sendall(b"HANDFAST-AGENT/1 nobody.lan\n")
+        assert agent.recv(1) == b""  # nobody of this name is managed
+        registrar.send_signal(signal.SIGTERM)
+        assert registrar.wait(20) == 0
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[instances]\nwatch = true\n", '[instances]\nwatch = false\nlisten = "127.0.0.1:7576"\n']
+)
+def test_a_socket_for_agents_that_nobody_would_answer(tmp_path: Path, text: str) -> None:
+    """Without a controller in `up`, or without `listen`, it does not start with one: agents would wait for nobody."""
+    data = configured(tmp_path, text)
+    with socket.create_server(("127.0.0.1", 0)) as calls, activated(instances=calls) as (activate, fds):
+        refused = subprocess.run(
+            [*activate, *UP, str(data)],
+            capture_output=True,
+            check=False,
+            text=True,
+            timeout=60,
+            env=ENVIRONMENT,
+            pass_fds=fds,
+        )
+    assert refused.returncode != 0
+    assert "UsageError: systemd passed a socket called 'instances', and nobody would take agents' calls" in (
+        refused.stderr
+    )
 
 
 def test_systemd_is_told(tmp_path: Path) -> None:

@@ -15,8 +15,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from handfast.adapters import tls
+from handfast.adapters.callers import peer_address, prefix
 from handfast.server.connections import Connections
-from handfast.server.limits import Buckets, Limits, peer_address, prefix
+from handfast.server.limits import Buckets, Limits
 from handfast.server.metrics import Metrics
 from tests.server.running import Running, running
 

@@ -1,14 +1,20 @@
-"""Accepting connections in an event loop: none is lost, none waits for the others' end, and a flood is one line."""
+"""
+Accepting connections in an event loop: none is lost, none waits for the others' end, and a flood is one line.
+
+And what counts as one place that they come from, for whoever has a limit for each.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import socket
 from collections.abc import AsyncIterator
 
 import structlog
 
 from handfast.adapters.seldom import Seldom
+from handfast.core.names import IPAddress
 
 _PAUSE = 0.1  # seconds, when the process has no descriptor left: the kernel's queue holds the callers meanwhile
 _log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
@@ -29,7 +35,7 @@ async def callers(listening: socket.socket) -> AsyncIterator[tuple[socket.socket
         try:
             accepted, address = listening.accept()
         except BlockingIOError:
-            await _readable(listening.fileno())
+            await readable(listening.fileno())
             continue
         except OSError as error:  # no descriptor left, or the caller was gone before we looked
             if (left_out := said.due("accept")) is not None:
@@ -41,7 +47,8 @@ async def callers(listening: socket.socket) -> AsyncIterator[tuple[socket.socket
         await asyncio.sleep(0)
 
 
-async def _readable(fd: int) -> None:
+async def readable(fd: int) -> None:
+    """Wait until something can be read, or that there is no more."""
     loop = asyncio.get_running_loop()
     ready = asyncio.Event()
     loop.add_reader(fd, ready.set)
@@ -49,3 +56,21 @@ async def _readable(fd: int) -> None:
         await ready.wait()
     finally:
         loop.remove_reader(fd)
+
+
+def prefix(address: IPAddress | None) -> str:
+    """Return what counts as one source: an IPv4 address, or an IPv6 /64, from which one host can choose."""
+    if isinstance(address, ipaddress.IPv6Address):
+        return str(ipaddress.ip_network((address, 64), strict=False))
+    return str(address)
+
+
+def peer_address(peername: object) -> IPAddress | None:
+    """Return the address of a socket's peer, as IPv4 where a dual-stack socket shows it mapped; None for others."""
+    if not isinstance(peername, tuple) or not peername:
+        return None
+    try:
+        address = ipaddress.ip_address(str(peername[0]).partition("%")[0])  # without the zone of a link-local one
+    except ValueError:
+        return None
+    return (address.ipv4_mapped or address) if isinstance(address, ipaddress.IPv6Address) else address

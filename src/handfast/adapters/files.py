@@ -79,19 +79,24 @@ def _write(path: Path, data: bytes, *, mode: int, owner: tuple[int, int] | None,
             hint = f"make the directory {str(path.parent)!r} first"
             raise Fault(f"cannot write {str(named)!r}: no such file or directory", hint=hint) from error
         try:
-            if owner is not None:
-                os.fchown(fd, *owner)
-            os.fchmod(fd, mode)
-            view = memoryview(data)
-            while view:
-                view = view[os.write(fd, view) :]
-            os.fsync(fd)
+            fill(fd, data, mode=mode, owner=owner)
         except BaseException:
             with suppress(OSError):
                 os.unlink(path)
             raise
         finally:
             os.close(fd)
+
+
+def fill(fd: int, data: bytes, *, mode: int, owner: tuple[int, int] | None = None) -> None:
+    """Give a new, empty file its owner (uid, gid), mode and content, and flush it. :raises OSError: it cannot be."""
+    if owner is not None:
+        os.fchown(fd, *owner)
+    os.fchmod(fd, mode)
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+    os.fsync(fd)
 
 
 def write_atomic(path: Path, data: bytes, mode: int = 0o600) -> None:

@@ -301,12 +301,12 @@ def _session_context(
     return context
 
 
-def peer_chain(connection: ssl.SSLSocket) -> list[bytes]:
+def peer_chain(connection: ssl.SSLSocket | ssl.SSLObject) -> list[bytes]:
     """Return every certificate (DER) that the peer sent in the handshake, its own first; unverified."""
     if sys.version_info >= (3, 13):
         return connection.get_unverified_chain()
     # Before 3.13 the standard library has this without a public name; there is no other way to count them.
-    certificates = connection._sslobj.get_unverified_chain() or ()  # type: ignore[attr-defined]  # noqa: SLF001
+    certificates = connection._sslobj.get_unverified_chain() or ()  # type: ignore[union-attr]  # noqa: SLF001
     return [ssl.PEM_cert_to_DER_cert(certificate.public_bytes()) for certificate in certificates]
 
 

@@ -33,8 +33,8 @@ from handfast.core.keys import format_pin, spki_sha256
 from handfast.core.ports import Way
 from handfast.core.roles import Role
 from handfast.core.wire import Hello, IntroductionAnswer
-from handfast.errors import Conflict, NotFound, UntrustedPeer
-from handfast.introducers.invitation import Invited
+from handfast.errors import Conflict, NotFound, Refused, UntrustedPeer
+from handfast.introducers.invitation import INSTANCE, Invited
 from handfast.introducers.reintroduction import Returning
 from handfast.introducers.renewal import Renewing
 from handfast.newcomer.keystore import Keystore
@@ -76,11 +76,12 @@ class Agent:
     The agent of one instance. ``keystore`` is for one thread, and so is this.
 
     ``face`` is what each new connection is to be met with; connections that are open keep what they have seen.
+
+    :raises Refused: the user-data is of another authority than what is held.
     """
 
     def __init__(self, data: InstanceData, keystore: Keystore, *, now: Callable[[], datetime]) -> None:
         self._data, self._keystore, self._now = data, keystore, now
-        self._asked: Asked | None = None
         self._trial: _Trial | None = None
         self._material = _held(keystore, data)
         self._pending = keystore.pending(self._first.purpose) if self._material is None else None
@@ -88,7 +89,13 @@ class Agent:
 
     @property
     def _first(self) -> Invited:
-        return Invited(self._data.line, Wish(Role.AGENT))
+        return Invited(self._data.line, Wish(Role.AGENT), INSTANCE)
+
+    @property
+    def _purpose(self) -> str:
+        """For what keys are pending: the first credential, or the successor of what is held."""
+        held = self._material
+        return self._first.purpose if held is None else f"successor:{held.certificate.serial_number:032x}"
 
     @property
     def stage(self) -> Stage:
@@ -124,33 +131,32 @@ class Agent:
             raise UntrustedPeer(f"{identity.machine!r} is of {identity.trust_domain!r}")
         return identity
 
-    def introduce(self, hello: Hello, presented: bytes) -> bytes:
+    def introduce(self, hello: Hello, presented: bytes) -> tuple[bytes, Asked]:
         """
         Return the request for our first credential or the next one, to the controller that says hello.
 
-        ``presented`` is its certificate (DER), as TLS has proved it.
+        ``presented`` is its certificate (DER), as TLS has proved it. With the request comes what its answer is held to,
+        which is the connection's: another controller's hello is no end of this one's.
 
         :raises UntrustedPeer: it is not our controller, by its own time. :raises InvitationExpired: by that time our
             secret is over.
         """
         controller = recognized(hello, presented, pin=self._data.line.pin)
         way, keys = self._way(controller)
-        message, self._asked = ask(way, controller, keys)
-        return message
+        return ask(way, controller, keys)
 
-    def accept(self, answer: IntroductionAnswer) -> None:
+    def accept(self, asked: Asked, answer: IntroductionAnswer) -> None:
         """
         Show what was sent from now on, on trial.
 
-        :raises Conflict: nothing was asked for. :raises UntrustedPeer: not what was asked for; what is shown stays.
+        :raises Conflict: since it was asked for another credential was kept. :raises UntrustedPeer: not what was asked
+            for; what is shown stays.
         """
-        asked = self._asked
-        if asked is None:
-            raise Conflict("no introduction is under way", hint="say hello first")
+        if asked.keys.purpose_id != self._purpose:
+            raise Conflict("another credential was kept since this one was asked for", hint="say hello again")
         checked = take(asked, answer)
         if checked.identity.machine != self._data.instance:
             raise UntrustedPeer(f"the answer is for {checked.identity.machine!r}, and this is {self._data.instance!r}")
-        self._asked = None
         chain = [x509.load_der_x509_certificate(der) for der in (checked.leaf, *checked.chain)]
         keys = asked.keys
         self._try(
@@ -178,7 +184,6 @@ class Agent:
         now = self._now()
         came = taken(certificate, keypair, self._data, at=now)
         leaf, *chain = (each.public_bytes(Encoding.DER) for each in came.chain)
-        self._asked = None
         self._try(
             Material(
                 leaf=leaf,
@@ -212,11 +217,11 @@ class Agent:
         if self._material is None:
             first = self._first
             first.check_time(controller.time)
-            return first, self._pending or self._keystore.pending(first.purpose)
+            return first, self._pending or self._keystore.pending(self._purpose)
         held = self._material
         serial, identity = held.certificate.serial_number, read_identity(held.certificate)
         same, pin = Wish(identity.role, identity.names), self._data.line.pin
-        keys = self._keystore.pending(f"successor:{serial:032x}")
+        keys = self._keystore.pending(self._purpose)
         if controller.time >= identity.not_after:
             return Returning(held.reintroduction_key, serial, pin, same), keys
         return Renewing(held.private_key, serial, pin, same), keys
@@ -238,11 +243,22 @@ class Agent:
 
 
 def _held(keystore: Keystore, data: InstanceData) -> Material | None:
-    """Return what was kept for this very user-data; another secret means that the instance was added anew."""
+    """
+    Return what was kept for this very user-data; another secret means that the instance was added anew.
+
+    :raises Refused: another authority's user-data. Whoever can give some, such as whoever answers at the metadata
+        service's address, could make the machine another's; who may empty the directory has it already.
+    """
     try:
         material = keystore.load()
     except NotFound:
         return None
+    pin, given = material.identity.get("pin"), format_pin(data.line.pin)
+    if pin != given:
+        raise Refused(
+            f"this user-data is of the authority {given}, and this machine was introduced to {pin}",
+            hint=f"if it is to be another's from now on, empty {str(keystore.directory)!r}",
+        )
     same = material.identity.get("origin") == Invited(data.line, Wish()).purpose
     return material if same and material.identity.get("instance_id") == data.instance_id else None
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
+from datetime import timedelta
 
 import structlog
 from aiohttp import web
@@ -19,7 +21,7 @@ from handfast.agent import original, v1
 from handfast.agent.state import MAX_BODY, Answers, Call, Route, State, introduced
 from handfast.core.chain import read_identity
 from handfast.core.wire import Problem
-from handfast.errors import Fault, HandfastError, TooMuch, UntrustedPeer
+from handfast.errors import Conflict, Fault, HandfastError, TooMuch, UntrustedPeer
 
 HEAD = 60.0  # seconds from one answer to the next whole request: over the 15 s at which controllers poll
 GOODBYE = 2.0  # seconds for the last bytes
@@ -71,15 +73,19 @@ def _endpoint(route: Route, state: State) -> _Handler:
     async def endpoint(request: web.Request) -> web.Response:
         if state.plain is not None:
             state.plain.check(request)
-            return await route.handler(Call(request, state, None))
+            async with state.large if route.large else nullcontext():
+                return await route.handler(Call(request, state, None))
         caller = state.callers.get(request.transport) if request.transport is not None else None
         if caller is None:
             raise ConnectionResetError("the controller is gone")
+        if caller.ends is not None and state.now() >= caller.ends:
+            raise Conflict("the certificate that this connection began with is over", hint="connect with the next one")
         state.agent.called(caller.face)
         state.seen = (caller, time.monotonic())
         if not route.first:
             introduced(state, caller.face)
-        return await route.handler(Call(request, state, caller))
+        async with state.large if route.large else nullcontext():
+            return await route.handler(Call(request, state, caller))
 
     return endpoint
 
@@ -116,11 +122,18 @@ async def _answer(state: State, answers: Answers, request: web.Request, handler:
         code, response = Fault.code, answers.unexpected()
         _log.exception("unexpected")
     response.headers["Server"] = "handfast-agent"
-    if state.stopping or response.status in {408, 413} or not request.content.is_eof():
+    if state.stopping or response.status in {408, 413} or not request.content.is_eof() or _ending(state, request):
         # What is left of a body that nobody wants is not the next request. (An empty body is at its end.)
         response.force_close()
     _account(state, request, response.status, code, reason, time.perf_counter() - started)
     return response
+
+
+def _ending(state: State, request: web.Request) -> bool:
+    """Whether the controller should connect again, as it has its next certificate long since."""
+    caller = state.callers.get(request.transport) if request.transport is not None else None
+    ends = None if caller is None else caller.ends
+    return ends is not None and state.now() >= ends - timedelta(seconds=HEAD)
 
 
 def _account(state: State, request: web.Request, status: int, code: str, reason: str, seconds: float) -> None:

@@ -2,18 +2,20 @@
 The log files of a service, for a controller to read: which there are, their ends, and what is added.
 
 A log is named by its path below the service's log directory. Names come over the network, so none is ever joined to a
-path: a file is opened one component after the other, no link is followed, and only what the listing has is read. So
-what a service writes into its log directory is all that can be read through it.
+path: a file is opened one component after the other, no link is followed, and only what the listing would have is
+read. So what a service writes into its log directory is all that can be read through it; a file that has a second name
+is left out, since whoever may write there can make one for a file of somebody else.
 
 Positions are bytes. ``Mark`` knows the file besides, so that one that was rotated away is read to its end first.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -22,8 +24,9 @@ from typing import BinaryIO
 from handfast.errors import Malformed, NotFound, TooMuch
 
 MAX_LINES = 10_000  # of one answer
-MAX_BYTES = 1024 * 1024  # of one answer
+MAX_BYTES = 256 * 1024  # of one answer; in JSON a byte may be six, and a controller takes two megabytes
 MAX_LOGS = 1_000  # files of one service
+MAX_ENTRIES = 10_000  # files and directories that are looked at for them
 MAX_DEPTH = 8  # directories below each other
 PATTERN = "*log"  # as the original's API has it
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # a FIFO there must not hold us
@@ -81,61 +84,73 @@ class Logs:
         """
         Return the logs by name, such as ``server.log`` or ``sub/x.log``; what cannot be written so is left out.
 
-        :raises TooMuch: over ``MAX_LOGS`` of them.
+        :raises TooMuch: over ``MAX_LOGS`` of them, or among over ``MAX_ENTRIES``.
         """
         try:
             root = os.open(self.directory, _FOLDER)
         except OSError:
             return ()  # the service has not made it yet
+        found: list[str] = []
         try:
-            found = sorted(self._walk(root, "", 0))
+            with closing(self._walk(root, "", 0, itertools.count(1))) as names:
+                for each in names:
+                    found.append(each)
+                    if len(found) > MAX_LOGS:
+                        raise TooMuch(
+                            f"over {MAX_LOGS} logs in {str(self.directory)!r}", hint="narrow the policy's log_pattern"
+                        )
         finally:
             os.close(root)
-        return tuple(found)
+        return tuple(sorted(found))
 
-    def _walk(self, folder: int, prefix: str, depth: int) -> Iterator[str]:
-        count = 0
+    def _walk(self, folder: int, prefix: str, depth: int, seen: Iterator[int]) -> Generator[str]:
+        folders: list[str] = []
         with os.scandir(folder) as entries:
-            kinds = [(each.name, each.is_dir(follow_symlinks=False), _is_file(each)) for each in entries]
-        for name, is_folder, is_file in kinds:
-            if not name.isprintable():
-                continue
-            if is_file and fnmatchcase(name, self.pattern):
-                count += 1
-                if count > MAX_LOGS:
+            for each in entries:
+                if next(seen) > MAX_ENTRIES:
                     raise TooMuch(
-                        f"over {MAX_LOGS} logs in {str(self.directory)!r}", hint="narrow the policy's pattern"
+                        f"over {MAX_ENTRIES} files and directories in {str(self.directory)!r}",
+                        hint="read a log by its name, or have the policy name a directory of logs alone",
                     )
-                yield prefix + name
-            elif is_folder and depth < MAX_DEPTH:
-                try:
-                    inner = os.open(name, _FOLDER, dir_fd=folder)
-                except OSError:
+                if not each.name.isprintable():
                     continue
-                try:
-                    yield from self._walk(inner, f"{prefix}{name}/", depth + 1)
-                finally:
-                    os.close(inner)
+                if each.is_dir(follow_symlinks=False):
+                    folders.append(each.name)
+                elif fnmatchcase(each.name, self.pattern) and _is_log(folder, each.name):
+                    yield prefix + each.name
+        for name in folders if depth < MAX_DEPTH else ():
+            try:
+                inner = os.open(name, _FOLDER, dir_fd=folder)
+            except OSError:
+                continue
+            try:
+                yield from self._walk(inner, f"{prefix}{name}/", depth + 1, seen)
+            finally:
+                os.close(inner)
+
+    def _parts(self, log: str) -> tuple[list[str], str]:
+        """Return the folders and the name of what the listing may have; nothing is listed for that: it may be much."""
+        *folders, name = log.split("/")
+        straight = log.isprintable() and not {"", ".", ".."} & {*folders, name} and len(folders) <= MAX_DEPTH
+        if not straight or not fnmatchcase(name, self.pattern):
+            raise NotFound(f"no log {log[:80]!r}", hint="see the list of logs")
+        return folders, name
 
     @contextmanager
     def _open(self, log: str) -> Iterator[BinaryIO]:
-        if log not in self.listed():
-            raise NotFound(f"no log {log[:80]!r}", hint="see the list of logs")
-        *folders, name = log.split("/")
-        opened: list[int] = []
+        folders, name = self._parts(log)
         try:
-            opened.append(os.open(self.directory, _FOLDER))
-            for each in folders:
-                opened.append(os.open(each, _FOLDER, dir_fd=opened[-1]))
-            with os.fdopen(os.open(name, _FILE, dir_fd=opened[-1]), "rb") as file:
-                if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                    raise NotFound(f"{log[:80]!r} is no file", hint="see the list of logs")
+            folder = _opened(self.directory, folders)
+            try:
+                file = _file(folder, name)
+            finally:
+                os.close(folder)
+            if file is None:
+                raise NotFound(f"{log[:80]!r} is no file, or has a second name", hint="see the list of logs")
+            with file:
                 yield file
         except OSError:
-            raise NotFound(f"the log {log[:80]!r} is gone", hint="see the list of logs") from None
-        finally:
-            for folder in reversed(opened):
-                os.close(folder)
+            raise NotFound(f"no log {log[:80]!r}, or it cannot be read", hint="see the list of logs") from None
 
     def tail(self, log: str, *, count: int, offset: int = 0) -> Lines:
         """
@@ -204,21 +219,27 @@ class Logs:
 
     @contextmanager
     def _rotated(self, log: str, mark: Mark) -> Iterator[BinaryIO | None]:
-        """Give the file that the mark is in, where it lies beside the log under another name: logrotate's way."""
-        folder = self.directory / Path(log).parent  # listed a moment ago; opened without following a link
+        """
+        Give the file that the mark is in, where it lies beside the log under another name: logrotate's way.
+
+        A mark comes over the network, and could name any file there by its inode: one that is neither a log by its
+        name, nor begins with this one's, is none of its past.
+        """
+        *folders, base = log.split("/")
         found = None
         try:
-            inner = os.open(folder, _FOLDER)
+            inner = _opened(self.directory, folders)
         except OSError:
             yield None
             return
         try:
             with os.scandir(inner) as entries:
-                name = next((each.name for each in entries if each.inode() == mark.inode and _is_file(each)), None)
-            if name is not None:
-                found = os.fdopen(os.open(name, _FILE, dir_fd=inner), "rb")
+                same = [each.name for each in itertools.islice(entries, MAX_ENTRIES) if each.inode() == mark.inode]
+            past = (f"{base}.", f"{base}-", f"{base}_")
+            name = next((each for each in same if each.startswith(past) or fnmatchcase(each, self.pattern)), None)
+            if name is not None and (found := _file(inner, name)) is not None:
                 about = os.fstat(found.fileno())
-                if (about.st_dev, about.st_ino) != (mark.device, mark.inode) or not stat.S_ISREG(about.st_mode):
+                if (about.st_dev, about.st_ino) != (mark.device, mark.inode):
                     found.close()
                     found = None
         except OSError:
@@ -230,6 +251,18 @@ class Logs:
         finally:
             if found is not None:
                 found.close()
+
+
+def _opened(directory: Path, folders: list[str]) -> int:
+    """Open a folder below a directory, one component after the other, through no link."""
+    folder = os.open(directory, _FOLDER)
+    for each in folders:
+        try:
+            inner = os.open(each, _FOLDER, dir_fd=folder)
+        finally:
+            os.close(folder)
+        folder = inner
+    return folder
 
 
 def _added(file: BinaryIO, mark: Mark, *, lost: bool, last: bool = False) -> Added:
@@ -244,8 +277,26 @@ def _added(file: BinaryIO, mark: Mark, *, lost: bool, last: bool = False) -> Add
     return Added(tuple(map(_text, lines)), Mark(mark.device, mark.inode, start + whole), lost or cut)
 
 
-def _is_file(entry: os.DirEntry[str]) -> bool:
-    return entry.is_file(follow_symlinks=False)
+def _file(folder: int, name: str) -> BinaryIO | None:
+    """Open a file there, None if it is none that is read. :raises OSError: it is not there."""
+    if not _plain(os.stat(name, dir_fd=folder, follow_symlinks=False)):
+        return None  # before it is opened: a device may do something then
+    file = os.fdopen(os.open(name, _FILE, dir_fd=folder), "rb")
+    if _plain(os.fstat(file.fileno())):
+        return file
+    file.close()
+    return None
+
+
+def _is_log(folder: int, name: str) -> bool:
+    try:
+        return _plain(os.stat(name, dir_fd=folder, follow_symlinks=False))
+    except OSError:  # it is gone
+        return False
+
+
+def _plain(about: os.stat_result) -> bool:
+    return stat.S_ISREG(about.st_mode) and about.st_nlink <= 1
 
 
 def _text(line: bytes) -> str:

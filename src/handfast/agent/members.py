@@ -8,6 +8,7 @@ is one block that is ours, what stands outside of it is never changed, and a nam
 from __future__ import annotations
 
 from dataclasses import dataclass
+from ipaddress import IPv6Address
 from pathlib import Path
 
 from handfast.adapters import files
@@ -57,7 +58,9 @@ class Members:
         with files.faults("read", self.path):
             if self.path.stat().st_size > MAX_FILE:
                 raise Fault(f"{str(self.path)!r} has over {MAX_FILE} bytes")
-            lines = self.path.read_text("utf-8", "surrogateescape").splitlines()
+            text = self.path.read_bytes().decode("utf-8", "surrogateescape")
+        # As hosts(5) has lines, not as Unicode has: a form feed in a comment would begin an entry.
+        lines = text.removesuffix("\n").split("\n") if text else []
         if _BEGIN not in lines:
             return lines, {}
         begin = lines.index(_BEGIN)
@@ -80,6 +83,10 @@ def _address(text: str) -> str:
         address = ip_address(text)
     except ValueError:
         raise Malformed(f"not an IP address: {text[:80]!r}", hint="the agent asks no resolver") from None
-    if address.is_loopback or address.is_unspecified or address.is_multicast:
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped  # which is where a connection to it goes
+    refused = address.is_loopback or address.is_unspecified or address.is_multicast or address.is_link_local
+    # Reserved is also IPv6 with IPv4 in it, which leads where somebody translates it to. Linux takes 0/8 for its own.
+    if refused or address.is_reserved or (address.version == 4 and address.packed[0] == 0):
         raise Malformed(f"{text[:80]!r} is no other machine's address", hint="give the member's own")
     return str(address)

@@ -17,7 +17,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import msgspec
 import structlog
-from aiohttp import BodyPartReader, web
+from aiohttp import BodyPartReader, MultipartReader, web
+from aiohttp.http import HttpProcessingError
 from msgspec import Meta
 
 from handfast.agent.artifacts import artifact_name
@@ -25,7 +26,7 @@ from handfast.agent.members import Members
 from handfast.agent.service import Service
 from handfast.agent.services.base import State as ServiceState
 from handfast.agent.state import MAX_BODY, Call, Handler, Route, introduced
-from handfast.agent.transfers import check_place, pull, receive
+from handfast.agent.transfers import Content, check_place, pull, receive
 from handfast.agent.v1 import number
 from handfast.core import wire
 from handfast.core.agentjson import MAX_CONFIGURATION, Sha256
@@ -80,17 +81,27 @@ def _message(text: str, status: int) -> web.Response:
     return answer
 
 
-async def _form(call: Call, *needed: str, most: int = MAX_BODY) -> Mapping[str, str]:
-    if call.request.content_type != _FORM:
-        raise NotFound(f"missing parameter {needed[0]!r}", hint=f"send it as {_FORM}")
+def _parameters(form: bytes) -> dict[str, str]:
     try:
-        found = parse_qs((await call.body(most)).decode(), keep_blank_values=True, max_num_fields=64, errors="strict")
+        found = parse_qs(form.decode(), keep_blank_values=True, max_num_fields=64, errors="strict")
     except ValueError:
         raise Malformed("not a form") from None
+    return {name: values[-1] for name, values in found.items()}
+
+
+def _query(call: Call) -> dict[str, str]:
+    return _parameters(call.request.rel_url.raw_query_string.encode("utf-8", "surrogateescape"))
+
+
+async def _form(call: Call, *needed: str, most: int = MAX_BODY) -> Mapping[str, str]:
+    """Return the parameters: of the URL's query and of the form, which wins, as the original's framework has it."""
+    found = _query(call)
+    if call.request.content_type == _FORM or "Content-Type" not in call.request.headers:
+        found |= _parameters(await call.body(most))
     for name in needed:
         if name not in found:
-            raise NotFound(f"missing parameter {name!r}")
-    return {name: values[-1] for name, values in found.items()}
+            raise NotFound(f"missing parameter {name!r}", hint=f"send it as {_FORM}, or in the query")
+    return found
 
 
 async def api_version(_call: Call) -> web.Response:
@@ -192,22 +203,37 @@ async def deploy(call: Call) -> web.Response:
             while part is not None and not (isinstance(part, BodyPartReader) and part.name == "artifact"):
                 part = await parts.next()  # which reads the one before to its end
         if not isinstance(part, BodyPartReader):
-            raise NotFound("missing parameter 'artifact'")
+            if (said := _query(call).get("artifact")) is None:
+                raise NotFound("missing parameter 'artifact'")
+            return _fetch(call, call.service, said)
+        content = _to_the_end(parts, part)
         if part.filename is None:
-            return _fetch(call, call.service, await _text(part))
+            return _fetch(call, call.service, await _text(content))
         with call.state.transfer():
-            await receive(call.service.artifacts, artifact_name(part.filename), part.read_chunk)
+            await receive(call.service.artifacts, artifact_name(part.filename), content)
     except TimeoutError:
         raise Malformed("the artifact came too slowly") from None
-    except (ValueError, web.RequestPayloadError) as error:
+    except (ValueError, web.RequestPayloadError, HttpProcessingError) as error:
         raise Malformed(f"not a form: {str(error)[:200]}") from None
     return _json({"status": "deployed"})
 
 
-async def _text(part: BodyPartReader) -> str:
+def _to_the_end(parts: MultipartReader, part: BodyPartReader) -> Content:
+    """Return what is in a part, which is over only when the form is: without its last boundary it was cut off."""
+
+    async def read() -> bytes:
+        piece = await part.read_chunk(65536)
+        while not piece and await parts.next() is not None:  # which says so, and reads whatever else is in the form
+            pass
+        return piece
+
+    return read
+
+
+async def _text(content: Content) -> str:
     read = bytearray()
     async with asyncio.timeout(30):
-        while piece := await part.read_chunk():
+        while piece := await content():
             read += piece
             if len(read) > MAX_BODY:
                 raise Malformed(f"an artifact without a file name, of over {MAX_BODY} bytes")
@@ -286,7 +312,7 @@ ROUTES = (
     Route("GET", "/status", status, first=True),
     Route("POST", "/configure", configure_agent, first=True),
     *(
-        Route(method, path, _configured(handler), first=True)
+        Route(method, path, _configured(handler), first=True, large=handler is configure)
         for method, path, handler in (
             ("GET", "/services", services),
             ("GET", _SERVICE + "/status", service_status),

@@ -3,7 +3,8 @@ HTTP without TLS, for development on one machine: on loopback addresses only, an
 
 Who is on this machine can reach it; so a caller has to be the agent's own user, or root, by the kernel's word, or to
 know the password where there is one. And a browser, which is the developer's own user, and does what any page tells it:
-what has an ``Origin``, or another name in ``Host`` than a loopback address, is a page's request.
+what has an ``Origin``, another name in ``Host`` than a loopback address, or by ``Sec-Fetch-Site`` comes from elsewhere,
+such as an image or a link, is a page's request.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ class Plain:
         """Check a request, before anything is done. :raises NotAuthorized: it is another's."""
         host = request.headers.get("Host", "")
         name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
-        if "Origin" in request.headers or not is_loopback(name):
+        from_elsewhere = request.headers.get("Sec-Fetch-Site", "none") not in {"none", "same-origin"}
+        if from_elsewhere or "Origin" in request.headers or not is_loopback(name):
             raise NotAuthorized(f"a request of a web page, or to {host[:80]!r}, which is no loopback address")
         if self.password is not None:
             if not hmac.compare_digest(_password(request), self.password.reveal()):

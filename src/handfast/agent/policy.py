@@ -1,8 +1,9 @@
 """
 The agent's own policy: which services its controller may touch, and how. What is not in it cannot be reached.
 
-A TOML file of root's on the machine itself. The controller cannot read it, and cannot change it: so whoever takes over
-a controller has what these machines have chosen to give, and no more.
+A TOML file of root's on the machine itself, which nobody else may write, or exchange for another. The controller cannot
+read it, and cannot change it: so whoever takes over a controller has what these machines have chosen to give, and no
+more.
 
     hosts_file = "/etc/hosts"           # the original's /cluster_member_addresses may write there; without, nothing may
     [service.nginx]
@@ -19,7 +20,9 @@ a controller has what these machines have chosen to give, and no more.
 
 from __future__ import annotations
 
+import os
 import re
+import stat
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -37,13 +40,14 @@ from handfast.agent.services.command import Command
 from handfast.agent.services.mock import Mock
 from handfast.agent.services.supervisord import Supervisord
 from handfast.agent.services.systemd import Systemd
-from handfast.errors import ConfigError
+from handfast.errors import ConfigError, NotFound, Unsafe
 
+DEFAULT = Path("/etc/handfast/agent/policy.toml")
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}", re.ASCII)
 _UNIT = re.compile(r"[A-Za-z0-9][A-Za-z0-9:_.@\\-]{0,254}", re.ASCII)  # above all no option
 _GB = 1024**3
 _MAX_FILE = 1024 * 1024  # bytes
-_Argv = list[Annotated[str, Meta(min_length=1, max_length=4096)]]
+_Argv = list[Annotated[str, Meta(min_length=1, max_length=4096, pattern=r"^[^\x00]+$")]]
 
 
 class Operation(StrEnum):
@@ -134,12 +138,47 @@ class _Policy(msgspec.Struct, forbid_unknown_fields=True):
 
 def load(path: Path) -> Policy:
     """
-    Read the policy in a file.
+    Read the policy in a file; where nothing is at ``DEFAULT`` that is a policy too, which gives nothing.
 
-    :raises NotFound: there is none. :raises Unsafe: others can write it, and so could have programs run as root.
-    :raises ConfigError, TooMuch, Fault: as ``parse``, too long, or the disk.
+    :raises NotFound: there is none. :raises Unsafe: others can write it, or choose which file it is, and so could have
+    programs run as root; or it is no file. :raises ConfigError, TooMuch, Fault: as ``parse``, too long, or the disk.
     """
-    return parse(files.read_unforged(path, limit=_MAX_FILE), source=str(path))
+    place = Path(os.path.abspath(path))
+    try:
+        _check_place(place)
+        text = files.read_unforged(place, limit=_MAX_FILE)
+    except NotFound:
+        if place == DEFAULT:
+            return Policy()
+        raise
+    return parse(text, source=str(path))
+
+
+def _check_place(path: Path) -> None:
+    """
+    Check that nobody but root and we can say which file ``path`` is, however good its own mode may be.
+
+    Where another may rename a directory on the way, or lead a link elsewhere, an older policy of root's, which gave
+    more, would do. From the root on, each part is held by those before it: so what was looked at here stays.
+    """
+    for part in (*reversed(path.parents), path):
+        with files.faults("read", path):
+            try:
+                status = os.lstat(part)
+            except FileNotFoundError:
+                raise NotFound(f"no file {str(path)!r}", hint="check the path") from None
+        if stat.S_ISLNK(status.st_mode):
+            raise Unsafe(f"{str(part)!r} is a link", hint=f"give the file itself: `realpath {path}` says where it is")
+        if status.st_uid not in {0, os.geteuid()}:
+            raise Unsafe(f"{str(part)!r} belongs to user id {status.st_uid}", hint="it has to be root's, or yours")
+        # In a sticky directory, such as /tmp, nobody renames what is another's.
+        if part != path and status.st_mode & 0o022 and not status.st_mode & stat.S_ISVTX:
+            raise Unsafe(
+                f"{str(part)!r} can be written by others (mode {stat.S_IMODE(status.st_mode):04o})",
+                hint=f"look at what is in it, then chmod go-w {part}",
+            )
+        if part == path and not stat.S_ISREG(status.st_mode):
+            raise Unsafe(f"{str(part)!r} is not a regular file", hint="give a file")
 
 
 def parse(text: bytes, *, source: str) -> Policy:
@@ -152,7 +191,7 @@ def parse(text: bytes, *, source: str) -> Policy:
     """
     try:
         read = msgspec.toml.decode(text, type=_Policy)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # msgspec's are ValueErrors, and so are tomllib's other ones
         raise ConfigError(f"{source!r} is no policy: {error}", hint="see docs/protocols/agent.md") from None
     services = {name: _service(name, each, f"{source!r}, service {name!r}") for name, each in read.service.items()}
     return Policy(services, None if read.hosts_file is None else _absolute(read.hosts_file, repr(source)))
@@ -219,8 +258,13 @@ def _pattern(text: str, where: str) -> str:
 
 
 def _prefix(text: str, where: str) -> str:
-    parts = urlsplit(text)
-    if parts.scheme != "https" or not parts.hostname or parts.username or not parts.path.endswith("/"):
+    try:
+        parts = urlsplit(text)
+        good = parts.scheme == "https" and parts.hostname and parts.port != 0 and not parts.username
+        good = good and parts.path.endswith("/")
+    except ValueError:  # half an IPv6 address, a port beyond the last
+        good = False
+    if not good:
         # Without the slash `https://repo.example` would be the beginning of `https://repo.example.evil/`.
         raise ConfigError(f"{where}: pull = {text[:80]!r}", hint="https://host/folder/ with a slash at its end")
     return text

@@ -37,6 +37,7 @@ from handfast.newcomer.keystore import Keystore
 DRAIN = 60.0  # seconds at the end for what is under way; systemd's patience is 90
 REDIAL = 2.0  # seconds between two connections to a controller, and up to eight times that while it does not answer
 STREAMS = 2  # connections to a controller at once: one on which it asks how we are, one for what takes long
+SOCKET = "agent"  # the FileDescriptorName of systemd's socket
 _STAYED = 5.0  # seconds after which a connection has been one
 _log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
@@ -92,23 +93,28 @@ async def run(
     Be the agent of an instance until SIGTERM or SIGINT, and finish what is under way. SIGHUP reads ``policy`` again.
 
     ``state`` is a directory for us alone. Without a policy there are no services. ``listen`` and ``dial`` are instead
-    of what the user-data says. ``machine`` is this one's id by the cloud's own word, where it is known. What is
-    ``weaker`` than an introduction is said at each start.
+    of what the user-data says; where systemd passed a socket, that is where we listen. ``machine`` is this one's id by
+    the cloud's own word, where it is known. What is ``weaker`` than an introduction is said at each start.
 
     :raises ConfigError, Unsafe: the policy. :raises Fault: another agent has the directory, or the address is in use.
-    :raises UsageError: an address to listen on that cannot be. :raises Refused: this is a copy of the instance.
+    :raises UsageError: an address to listen on that cannot be. :raises Refused: this is a copy of the instance, or was
+        introduced to another authority.
     """
     listens, dials = (listen, dial) if listen or dial else (data.listens, data.dials)
     if (listens is None) == (dials is None):
         raise UsageError("an agent listens, or dials its controller", hint="one of --listen and --dial")
-    weaker.check(listens)
-    wanted = Policy() if policy is None else policies.load(policy)
+    passed = systemd.sockets().get(SOCKET)  # in any case: the variables are for no program that we start
+    if passed is not None and listens is None:
+        passed.close()
+        passed = None
+    weaker.check(listens if passed is None else sockets.address_of(passed))
+    wanted = _read(policy)
     keystore = Keystore(state)
     with keystore.exclusive(), signals() as asked:
         check_machine(keystore.directory, data, machine)
         made = State(Agent(data, keystore, now=_clock()), data, plain=weaker.plain, legacy=weaker.legacy)
         async with status.answering(keystore.directory, made):
-            await _run(made, wanted, policy, asked, ready, listens, dials)
+            await _run(made, wanted, policy, asked, ready, passed or listens, dials)
 
 
 async def _run(
@@ -117,13 +123,13 @@ async def _run(
     source: Path | None,
     asked: asyncio.Queue[signal.Signals],
     ready: Callable[[Ready], None],
-    listens: Address | None,
+    listens: socket.socket | Address | None,
     dials: Address | None,
 ) -> None:
     notifier, agent = systemd.Notifier(), state.agent
     state.adopt(wanted)
     _recover(state)
-    listening = None if listens is None else sockets.listen(listens)
+    listening = sockets.listen(listens) if isinstance(listens, Address) else listens
     http = runner(application(state))
     await http.setup()
     doors = Doors(_http(http), face=lambda: agent.face, admit=agent.authorize)
@@ -156,6 +162,13 @@ async def _run(
         await _stop(state, doors, http)
 
 
+def _read(source: Path | None) -> Policy:
+    read = Policy() if source is None else policies.load(source)
+    if not read.services:
+        _log.warning("no policy: there is no service here that the controller could reach", file=str(source))
+    return read
+
+
 def _recover(state: State) -> None:
     """Put in order what a crash has left, before anybody can ask for anything."""
     steps: list[Callable[[], object]] = [service.recover for service in state.services.values()]
@@ -166,6 +179,8 @@ def _recover(state: State) -> None:
             step()
         except HandfastError as error:  # one service less is no reason to leave the others alone
             _log.error("cannot put in order what was left", reason=error.message, hint=error.hint)
+        except OSError as error:  # nor is what a service's own user has put where its files are
+            _log.error("cannot put in order what was left", reason=str(error)[:500])
 
 
 async def _enter(doors: Doors, listening: socket.socket | None, dials: Address | None, name: str) -> None:
@@ -206,7 +221,7 @@ def _reload(state: State, source: Path | None, notifier: systemd.Notifier) -> No
     """Read the policy anew; if it is not good, the one before stays."""
     notifier.tell("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
     try:
-        state.adopt(Policy() if source is None else policies.load(source))
+        state.adopt(_read(source))
         _log.info("reloaded", services=sorted(state.services))
     except HandfastError as error:
         _log.error("the policy before this one stays", code=error.code, reason=error.message, hint=error.hint)

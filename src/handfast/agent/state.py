@@ -6,17 +6,19 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Protocol
 
 import structlog
 from aiohttp import web
 
+from handfast.adapters.clock import SystemClock
 from handfast.agent.agent import Agent, Face
 from handfast.agent.doors import Caller
 from handfast.agent.members import Members
 from handfast.agent.plain import Plain
 from handfast.agent.policy import Policy
-from handfast.agent.service import Service
+from handfast.agent.service import Service, Turn
 from handfast.core.instancedata import InstanceData
 from handfast.core.invitation import Address
 from handfast.errors import Conflict, HandfastError, Malformed, NotFound, TooMuch
@@ -24,6 +26,7 @@ from handfast.errors import Conflict, HandfastError, Malformed, NotFound, TooMuc
 MAX_BODY = 64 * 1024  # bytes, where a request has no limit of its own
 BODY = 30.0  # seconds for all of it
 TRANSFERS = 4  # artifacts that come at once
+LARGE = 4  # bodies of over MAX_BODY in memory at once, each several times: as bytes, as text, as files
 _log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 
@@ -61,12 +64,15 @@ class State:
     busy: set[object] = field(default_factory=set)
     rested: asyncio.Event = field(default_factory=asyncio.Event)
     tasks: set[asyncio.Task[object]] = field(default_factory=set)
+    large: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(LARGE))
+    now: Callable[[], datetime] = SystemClock().now  # the clock by which TLS compares dates
     _transfers: int = 0
+    _turns: dict[str, Turn] = field(default_factory=dict)  # also of what the policy has no more: it may come back
 
     def adopt(self, policy: Policy) -> None:
         """Have another policy from the next request on. What is under way goes on by the one that it began with."""
-        turns = {name: service.turn for name, service in self.services.items()}
-        self.services = {name: Service(each, turn=turns.get(name)) for name, each in policy.services.items()}
+        self._turns |= {name: Turn() for name in policy.services.keys() - self._turns.keys()}
+        self.services = {name: Service(each, turn=self._turns[name]) for name, each in policy.services.items()}
         self.members = Members(policy.hosts_file) if policy.hosts_file is not None else None
 
     def service(self, name: str) -> Service:
@@ -148,12 +154,17 @@ Handler = Callable[[Call], Awaitable[web.Response]]
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A method and path of one of the APIs. ``first``: also before the introduction, and over any face."""
+    """
+    A method and path of one of the APIs. ``first``: also before the introduction, and over any face.
+
+    ``large``: its body may be longer than ``MAX_BODY``, so a few at a time, and the others wait.
+    """
 
     method: str
     path: str
     handler: Handler
     first: bool = False
+    large: bool = False
 
 
 def introduced(state: State, face: Face) -> None:

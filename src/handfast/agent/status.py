@@ -17,6 +17,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import msgspec
+from msgspec import structs
 
 from handfast.adapters import files, sockets
 from handfast.adapters.clock import SystemClock
@@ -24,7 +25,8 @@ from handfast.agent.agent import Stage
 from handfast.agent.service import Service
 from handfast.agent.state import State
 from handfast.core.chain import read_identity
-from handfast.core.instance_views import fingerprint
+from handfast.core.fingerprint_words import words
+from handfast.core.instance_views import fingerprint, parse_fingerprint
 from handfast.core.keys import spki_sha256
 from handfast.errors import Fault, HandfastError, NotFound
 from handfast.newcomer.keystore import Keystore
@@ -44,7 +46,8 @@ class ServiceView(msgspec.Struct, frozen=True):
 
 class AgentView(msgspec.Struct, frozen=True):
     """
-    An agent. ``stage`` is new, trial or held; ``key`` the fingerprint of what it shows, or would show.
+    An agent. ``stage`` is new, trial or held; ``key`` the fingerprint of what it shows, or would show; ``words`` the
+    same, for who asks.
 
     ``serial`` and ``until`` are those of the credential that is held. ``controller`` is who has called last, at
     ``controller_seen``, since the agent was started. Where it is not ``running`` only what lasts is known.
@@ -55,6 +58,7 @@ class AgentView(msgspec.Struct, frozen=True):
     instance: str
     instance_id: str
     key: str
+    words: str = ""
     serial: str | None = None
     until: str | None = None
     listen: str | None = None
@@ -133,7 +137,9 @@ def current(directory: Path) -> AgentView:
 
     :raises NotFound: there is none, and never was one that was introduced. :raises Fault: it does not answer.
     """
-    return _asked(directory) or _kept(directory)
+    found = _asked(directory) or _kept(directory)
+    # Here, not in the agent, which has no use for a list of words.
+    return structs.replace(found, words=words(parse_fingerprint(found.key)))
 
 
 def _asked(directory: Path) -> AgentView | None:

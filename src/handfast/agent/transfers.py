@@ -26,6 +26,8 @@ from handfast.errors import Malformed, NotAuthorized, Unreachable
 
 PIECE = 1024 * 1024  # bytes
 SLOWEST = 60.0  # seconds for a piece
+RATE = 64 * 1024  # bytes a second, on average from then on: there are few places for what comes
+HEAD = 30.0  # seconds until a server has said whether it has a file, or where else it is
 LONGEST = 6 * 3600.0  # seconds for a whole artifact
 REDIRECTS = 5
 _DIGEST = re.compile(r"(?:^|,)\s*sha-256=:([A-Za-z0-9+/]{43}=):", re.ASCII)  # RFC 9530, RFC 8941 §3.3.5
@@ -79,9 +81,19 @@ def announced_digest(header: str | None) -> str | None:
     return b64decode(found[1]).hex()
 
 
-async def pull(artifacts: Artifacts, name: str, url: str, *, sha256: str, places: tuple[str, ...]) -> ArtifactAbout:
+async def pull(
+    artifacts: Artifacts,
+    name: str,
+    url: str,
+    *,
+    sha256: str,
+    places: tuple[str, ...],
+    wanted: Callable[[], bool] = lambda: True,
+) -> ArtifactAbout:
     """
     Fetch an artifact by HTTPS from under one of ``places``, verified by the system's CAs and by its digest.
+
+    It ends when it is not ``wanted`` any more, which is looked at whenever something comes.
 
     :raises NotAuthorized: the URL, or where it redirects to, is in none of these places.
     :raises Unreachable: the server, or the file there. Otherwise as ``receive``.
@@ -96,19 +108,35 @@ async def pull(artifacts: Artifacts, name: str, url: str, *, sha256: str, places
         try:
             for _ in range(REDIRECTS + 1):
                 check_place(url, places)
-                # As it was checked: nothing is quoted anew.
-                async with session.get(URL(url, encoded=True), allow_redirects=False) as answer:
+                async with await _answer(session, url) as answer:
                     if answer.status in {301, 302, 303, 307, 308}:
-                        url = urljoin(url, answer.headers.get("Location", ""))
+                        url = _joined(url, answer.headers.get("Location", ""))
                         continue
                     if answer.status != 200:
                         raise Unreachable(f"{_shown(url)} answered with status {answer.status}")
-                    size = answer.content_length
-                    return await receive(artifacts, name, answer.content.readany, size=size, sha256=sha256)
+                    content, size = _while(wanted, answer.content.readany), answer.content_length
+                    return await receive(artifacts, name, content, size=size, sha256=sha256)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            reason = "it took too long" if isinstance(error, TimeoutError) else str(error)[:300]
+            # Its kind only: what aiohttp says has the URL in it, with its query.
+            reason = "it took too long" if isinstance(error, TimeoutError) else type(error).__name__
             raise Unreachable(f"cannot fetch {_shown(url)}: {reason}", hint="from that machine, is it there?") from None
     raise Unreachable(f"over {REDIRECTS} redirects, the last to {_shown(url)}")
+
+
+async def _answer(session: aiohttp.ClientSession, url: str) -> aiohttp.ClientResponse:
+    """Return the head of what a server answers. aiohttp itself would wait through any number of interim ones."""
+    async with asyncio.timeout(HEAD):
+        # As it was checked: nothing is quoted anew.
+        return await session.get(URL(url, encoded=True), allow_redirects=False)
+
+
+def _while(wanted: Callable[[], bool], content: Content) -> Content:
+    async def read() -> bytes:
+        if not wanted():
+            raise ConnectionAbortedError
+        return await content()
+
+    return read
 
 
 def check_place(url: str, places: tuple[str, ...]) -> None:
@@ -120,7 +148,9 @@ def check_place(url: str, places: tuple[str, ...]) -> None:
     parts = _split(url)
     path = unquote(parts.path)
     plain = url.isascii() and url.isprintable() and not re.search(r"[\s\\]", path) and path.isprintable()
-    straight = not {".", ".."} & set(path.split("/")) and "@" not in parts.netloc and "%2f" not in parts.path.lower()
+    # Quoted twice, or with a parameter in the middle (`..;/`), a path is another one for some servers.
+    twice = re.search(r"%2f|%25|;|%3b", parts.path, re.IGNORECASE)
+    straight = not {".", ".."} & set(path.split("/")) and "@" not in parts.netloc and not twice
     if plain and straight and any(_under(parts, urlsplit(place)) for place in places):
         return
     raise NotAuthorized(
@@ -138,8 +168,15 @@ def _split(url: str) -> SplitResult:
         parts = urlsplit(url)
         _ = parts.port  # which may be no number, and is only looked at here
     except ValueError:
-        raise Malformed(f"not a URL: {url[:120]!r}") from None
+        raise Malformed(f"not a URL: {_shown(url)}") from None
     return parts
+
+
+def _joined(url: str, location: str) -> str:
+    try:
+        return urljoin(url, location)
+    except ValueError:
+        raise Unreachable(f"{_shown(url)} leads to what is no URL") from None
 
 
 def _shown(url: str) -> str:
@@ -149,13 +186,16 @@ def _shown(url: str) -> str:
 
 async def _pieces(content: Content) -> AsyncIterator[bytes]:
     """Give what comes in pieces of a size that is worth a thread's turn."""
-    size = PIECE
+    loop = asyncio.get_running_loop()
+    began, came, size = loop.time(), 0, PIECE
     while size >= PIECE:
         parts, size = [], 0
-        async with asyncio.timeout(SLOWEST):  # also for one who sends a byte at a time
+        # Also for one who sends a byte at a time; and who was fast before has nothing saved up by that.
+        async with asyncio.timeout_at(min(loop.time(), began + came / RATE) + SLOWEST):
             while size < PIECE and (part := await content()):
                 parts.append(part)
                 size += len(part)
+        came += size
         if parts:
             yield b"".join(parts)
 

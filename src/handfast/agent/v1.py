@@ -35,7 +35,7 @@ from handfast.core.agentjson import (
     Services,
     ServiceState,
 )
-from handfast.errors import Malformed
+from handfast.errors import Conflict, Malformed
 
 _log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
@@ -70,14 +70,19 @@ async def about(call: Call) -> web.Response:
 
 async def introduce(call: Call) -> web.Response:
     """Return our request, to a controller that says hello."""
-    hello = wire.decode(await call.body(), wire.Hello)
-    return web.Response(body=call.state.agent.introduce(hello, call.proved.der), content_type="application/json")
+    caller, hello = call.proved, wire.decode(await call.body(), wire.Hello)
+    message, caller.asked = call.state.agent.introduce(hello, caller.der)
+    return web.Response(body=message, content_type="application/json")
 
 
 async def answered(call: Call) -> web.Response:
     """Take the answer to it, on trial."""
-    agent = call.state.agent
-    agent.accept(wire.decode(await call.body(), wire.IntroductionAnswer))
+    agent, caller = call.state.agent, call.proved
+    answer = wire.decode(await call.body(), wire.IntroductionAnswer)
+    if caller.asked is None:
+        raise Conflict("no introduction is under way on this connection", hint="say hello first")
+    agent.accept(caller.asked, answer)
+    caller.asked = None
     trial = agent.face.leaf
 
     def over() -> None:
@@ -162,6 +167,7 @@ async def fetch(call: Call) -> web.Response:
             wanted.url,
             sha256=wanted.sha256,
             places=service.policy.pull,
+            wanted=lambda: call.request.transport is not None,
         )
     return json(came, 201)
 
@@ -216,7 +222,7 @@ ROUTES = (
     Route("GET", "/v1/services", services),
     Route("GET", _SERVICE, status),
     Route("POST", _SERVICE + "/{change:start|stop|restart}", change),
-    Route("PUT", _SERVICE + "/configuration", configure),
+    Route("PUT", _SERVICE + "/configuration", configure, large=True),
     Route("GET", _SERVICE + "/artifacts", artifacts),
     Route("GET", _ARTIFACT, artifact),
     Route("PUT", _ARTIFACT, deploy),

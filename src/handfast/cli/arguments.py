@@ -13,7 +13,7 @@ from handfast.core.checkpoint import parse_vkey
 from handfast.core.invitation import Address, parse_registrar
 from handfast.core.names import Names, dns_name, machine_name, network
 from handfast.core.roles import GRANTABLE
-from handfast.errors import Refused, UsageError
+from handfast.errors import Malformed, Refused, UsageError
 
 
 class Parsed(click.ParamType[Any]):
@@ -38,6 +38,27 @@ def _name(text: str) -> str:
     return text
 
 
+_DIAL_HINT = "https://HOST:PORT, or HOST:PORT: it speaks TLS, whatever is written"
+
+
+def dialed(text: str) -> Address:
+    """
+    Read where an agent calls its controller: ``host:port``, or the same as a URL, ``https://host:port``.
+
+    :raises Malformed: another scheme, anything else that a URL can have, or no address.
+    """
+    scheme, is_url, rest = text.partition("://")
+    if not is_url:
+        return Address.parse(text)
+    if scheme.lower() != "https":
+        raise Malformed(f"not a URL to call a controller at: {f'{scheme}://'[:80]!r}", hint=_DIAL_HINT)
+    where = rest.removesuffix("/")
+    for sign, what in (("@", "user"), ("?", "query"), ("#", "fragment"), ("/", "path")):
+        if sign in where:  # and is not repeated: a password may be among it
+            raise Malformed(f"a URL to call a controller at has no {what}", hint=_DIAL_HINT)
+    return Address.parse(where)
+
+
 FILE = click.Path(dir_okay=False, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)
 ROLE = click.Choice([str(role) for role in sorted(GRANTABLE)])
@@ -46,6 +67,7 @@ NAME = Parsed("name", _name)
 SUFFIX = Parsed("suffix", dns_name)
 NETWORK = Parsed("cidr", network)
 ADDRESS = Parsed("host:port", Address.parse)
+DIALED = Parsed("host:port", dialed)
 REGISTRAR = Parsed("url#pin", parse_registrar)
 LISTEN = Parsed("host:port", config.parse_listen)
 DURATION = Parsed("duration", config.duration)

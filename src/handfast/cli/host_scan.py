@@ -209,7 +209,8 @@ def attributes_command(file: Path, **given: Any) -> None:
 
     Without --name they are only shown. Every process on the machine may write them: read them early.
     """
-    from handfast.ssh.guest_attributes import MAX_ATTRIBUTES, host_keys
+    from handfast.core.guest_attributes import MAX_ATTRIBUTES
+    from handfast.ssh.guest_attributes import host_keys
 
     _report(How.GUEST_ATTRIBUTES, host_keys(_content(file, MAX_ATTRIBUTES)), f"guest attributes {file.name}", **given)
 

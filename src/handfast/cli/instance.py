@@ -16,7 +16,7 @@ from handfast.core.instance_views import parse_fingerprint
 from handfast.core.instancedata import check_instance_id
 from handfast.core.instances import Mode
 from handfast.core.invitation import Address
-from handfast.errors import UsageError
+from handfast.errors import EvidenceRejected, UsageError
 
 if TYPE_CHECKING:
     from handfast.core.instance_views import InstanceView
@@ -33,10 +33,12 @@ INSTANCE_COMMANDS = {
     "stop": ("instance_operate", "stop a service there"),
     "restart": ("instance_operate", "restart a service there"),
     "configure": ("instance_operate", "write a service's configuration there, and have it checked and taken"),
-    "deploy": ("instance_operate", "bring a file to a service there, or have it fetched"),
+    "deploy": ("instance_artifacts", "bring a file to a service there, or have it fetched"),
+    "artifacts": ("instance_artifacts", "the files that were deployed to a service there"),
+    "undeploy": ("instance_artifacts", "remove a file that was deployed to a service there"),
     "logs": ("instance_operate", "a service's logs, their ends, and what is added"),
     "place": ("instance", "say where an instance listens"),
-    "confirm": ("instance", "say which key an instance has, as its console shows it"),
+    "confirm": ("instance", "say which key an instance has, as its console or its cloud shows it"),
     "release": ("instance", "have an instance tried again that was quarantined or has failed"),
     "remove": ("instance", "forget an instance, and take back all that it holds"),
 }
@@ -71,10 +73,10 @@ def _open(data: Path) -> Instances:
 @click.option("--instance-id", type=INSTANCE_ID, help="The cloud's id, where it is known.  [default: a new UUID]")
 @click.option(
     "--require",
-    type=click.Choice(["secret", "fingerprint"]),
+    type=click.Choice(["secret", "secret+fingerprint"]),
     default="secret",
     show_default=True,
-    help="fingerprint: besides its secret, somebody has to `confirm` its key first.",
+    help="secret+fingerprint: somebody has to `confirm` its key as well, before anything is asked of it.",
 )
 @click.option(
     "--mode",
@@ -129,7 +131,7 @@ def add_command(
         instance_id=instance_id,
         address=address,
         dials=dial if isinstance(dial, Address) else None,
-        needs_key=require == "fingerprint",
+        needs_key=require != "secret",
         mode=Mode(mode),
     )
     password = None if password_file is None else config.secret_from("password", file=password_file)
@@ -149,14 +151,14 @@ def _say_what_follows(instance: Instance, data: Path) -> None:
         ui.say(f"when it is launched: handfast instance place {instance.name} HOST:7575 --data {data}")
     if instance.needs_key:
         shows = f"handfast instance confirm {instance.name} --fingerprint … --data {data}"
-        ui.say(f"when its console shows its key: {shows}")
+        ui.say(f"when its console or its cloud shows its key: {shows}")
     if warning := _WEAKER.get(instance.mode):
         ui.warn(warning)
 
 
 _WEAKER = {
     Mode.LEGACY: "legacy: the controller makes its key, and sends it to whoever answers first at its address, who is"
-    " the instance for it then; only --require fingerprint closes that",
+    " the instance for it then; only --require secret+fingerprint closes that",
     Mode.PLAIN: "plain: no TLS, no introduction, for development on this machine: nothing proves who answers",
 }
 
@@ -218,6 +220,12 @@ def show_command(name: str, data: Path, as_json: bool) -> None:
 
 
 _KEYS = {Mode.PLAIN.value: "none"}
+_PROVES = {Mode.INTRODUCTION.value: "secret"}  # where a key is delivered, whoever answers has it
+
+
+def _requires(view: InstanceView) -> str:
+    """Say what it has to have before it gets a credential, as --require does."""
+    return "+".join(filter(None, (_PROVES.get(view.mode), "fingerprint" if view.needs_key else None)))
 
 
 def _shown(view: InstanceView, *, as_json: bool) -> None:
@@ -229,6 +237,7 @@ def _shown(view: InstanceView, *, as_json: bool) -> None:
     lines = {
         "id": view.instance_id,
         "where": _where(view),
+        "requires": _requires(view),
         "mode": view.mode if view.mode != Mode.INTRODUCTION.value else None,
         "key": view.key
         or _KEYS.get(view.mode)
@@ -256,25 +265,46 @@ def place_command(name: str, address: Address, data: Path, as_json: bool) -> Non
 @click.command("confirm")
 @click.argument("name", type=MACHINE)
 @click.option("--fingerprint", type=FINGERPRINT, help="SHA256:..., as its console shows it.")
-@click.option("--console", type=FILE, help="Its console's log since it booted, as the cloud hands it out.")
+@click.option("--console", type=FILE, help="Its console's log since it booted, as the cloud hands it out; - is stdin.")
+@click.option(
+    "--guest-attributes", "attributes", type=FILE, help="Its guest attributes in JSON, as `gcloud` prints; - is stdin."
+)
 @DATA
 @JSON
-def confirm_command(name: str, fingerprint: bytes | None, console: Path | None, data: Path, as_json: bool) -> None:
+def confirm_command(
+    name: str, fingerprint: bytes | None, console: Path | None, attributes: Path | None, data: Path, as_json: bool
+) -> None:
     """
-    Say which key NAME has: by its fingerprint, or by its console's log, where its agent writes it.
+    Say which key NAME has: by its fingerprint, or by its console's log or guest attributes, where its agent writes it.
 
-    Take it from there, not from `instance show`, which has what answered on the network.
+    Take it from there, not from `instance show`, which has what answered on the network. Of several all have to say
+    the same key. Root of that machine may write to its console, and any process there its guest attributes.
     """
-    from handfast.adapters import files
+    from handfast.adapters import given
     from handfast.core import keyline
+    from handfast.core.guest_attributes import MAX_ATTRIBUTES
 
-    if (fingerprint is None) == (console is None):
-        raise UsageError("one of --fingerprint and --console", hint="the console of a new agent shows its fingerprint")
-    if fingerprint is None and console is not None:
-        with files.faults("read", console), console.open("rb") as log:
-            fingerprint = keyline.key_of(name, log.read(keyline.MAX_LOG + 1))
-    if fingerprint is not None:
-        _done(_open(data).confirm(name, fingerprint), data, as_json=as_json)
+    said: dict[str, bytes] = {} if fingerprint is None else {"its fingerprint": fingerprint}
+    if console is not None:
+        said["its console"] = keyline.key_of(name, given.content(console, most=keyline.MAX_LOG))
+    if attributes is not None:
+        said["its guest attributes"] = keyline.key_in(name, given.content(attributes, most=MAX_ATTRIBUTES))
+    if not said:
+        raise UsageError(
+            "nothing says which key it is",
+            hint="--fingerprint, --console or --guest-attributes: a new agent shows its key there",
+        )
+    _done(_open(data).confirm(name, _agreed(name, said), by=" and ".join(said)), data, as_json=as_json)
+
+
+def _agreed(name: str, said: dict[str, bytes]) -> bytes:
+    from handfast.core.instance_views import fingerprint
+
+    first, *others = said.values()
+    if any(other != first for other in others):
+        each = ", ".join(f"{fingerprint(key)} by {source}" for source, key in said.items())
+        raise EvidenceRejected(f"{name!r} has different keys: {each}", hint="nothing is confirmed; ask the machine")
+    return first
 
 
 @click.command("release")

@@ -1,13 +1,11 @@
-"""instance services, start, stop, restart, configure, deploy, logs: what an operator has done on a managed machine."""
+"""instance services, start, stop, restart, configure, logs: what an operator has done on a managed machine."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import unquote, urlsplit
 
 import click
 import msgspec
@@ -19,11 +17,13 @@ from handfast.errors import Malformed, UsageError
 
 if TYPE_CHECKING:
     from handfast.controller.operate import Agent, Operator
-    from handfast.core.agentjson import ArtifactAbout, LogAdded
+    from handfast.core.agentjson import LogAdded
     from handfast.core.secret import Secret
 
 T = TypeVar("T")
 Command = Callable[..., Any]
+_MOST = 1024 * 1024  # bytes of one file that an agent takes
+_LONGEST = 500  # characters of a name: quoted, it has to fit into a request
 
 
 class ServiceView(msgspec.Struct, frozen=True):
@@ -42,12 +42,6 @@ class StateView(msgspec.Struct, frozen=True):
     state: str
 
 
-def _digest(text: str) -> str:
-    if not re.fullmatch(r"[0-9a-fA-F]{64}", text):
-        raise Malformed(f"not a SHA-256: {text[:80]!r}", hint="64 hexadecimal digits, as sha256sum prints them")
-    return text.lower()
-
-
 def _assignment(text: str) -> tuple[str, Path]:
     name, equals, path = text.partition("=")
     if not (name and equals and path):
@@ -55,18 +49,29 @@ def _assignment(text: str) -> tuple[str, Path]:
     return name, Path(path)
 
 
-SHA256 = Parsed("sha256", _digest)
 ASSIGNMENT = Parsed("file=path", _assignment)
 
 
-def _on_instance(command: Command) -> Command:
+def on_instance(command: Command) -> Command:
     """Have a command take NAME, and the options of all that ask an instance."""
     for option in (JSON, PASSPHRASE, DATA, click.argument("name", type=MACHINE)):
         command = option(command)
     return command
 
 
-SERVICE = click.argument("service")
+def word(what: str, *, lists: str) -> Parsed:
+    """Return a name of something on an instance, which decides about it; ``lists`` is the command that knows them."""
+
+    def parse(text: str) -> str:
+        if not text or len(text) > _LONGEST or not text.isprintable():
+            hint = f"`handfast instance {lists}` lists them"
+            raise Malformed(f"not a name of {what}: {text[:80]!r}", hint=hint)
+        return text
+
+    return Parsed("name", parse)
+
+
+SERVICE = click.argument("service", type=word("a service", lists="services NAME"))
 
 
 def _asked(data: Path, passphrase: Path | None, work: Callable[[Operator], Awaitable[T]]) -> T:
@@ -84,7 +89,9 @@ def _asked(data: Path, passphrase: Path | None, work: Callable[[Operator], Await
         return uvloop.run(main(operator))
 
 
-def _with_agent(data: Path, passphrase: Path | None, name: str, work: Callable[[Agent], Awaitable[T]]) -> T:
+def with_agent(data: Path, passphrase: Path | None, name: str, work: Callable[[Agent], Awaitable[T]]) -> T:
+    """Have work done with the agent of an instance, when it has proved to be it."""
+
     async def main(operator: Operator) -> T:
         async with operator.agent(name) as agent:
             return await work(agent)
@@ -93,10 +100,10 @@ def _with_agent(data: Path, passphrase: Path | None, name: str, work: Callable[[
 
 
 @click.command("services")
-@_on_instance
+@on_instance
 def services_command(name: str, data: Path, passphrase_file: Path | None, as_json: bool) -> None:
     """List the services of NAME, how each is, and what its policy lets be done with it."""
-    found = _with_agent(data, passphrase_file, name, lambda agent: agent.services())
+    found = with_agent(data, passphrase_file, name, lambda agent: agent.services())
     views = [ServiceView(about.name, about.full_name, state, about.operations) for about, state in found]
     if as_json:
         ui.emit_json(views)
@@ -109,10 +116,10 @@ def services_command(name: str, data: Path, passphrase_file: Path | None, as_jso
 
 def _change(change: str, text: str) -> Command:
     @click.command(change, help=text)
-    @_on_instance
+    @on_instance
     @SERVICE
     def command(name: str, service: str, data: Path, passphrase_file: Path | None, as_json: bool) -> None:
-        state = _with_agent(data, passphrase_file, name, lambda agent: agent.change(service, change))
+        state = with_agent(data, passphrase_file, name, lambda agent: agent.change(service, change))
         _changed(service, state, as_json=as_json)
 
     return command
@@ -131,7 +138,7 @@ def _changed(service: str, state: str, *, as_json: bool) -> None:
 
 
 @click.command("configure")
-@_on_instance
+@on_instance
 @SERVICE
 @click.argument("sources", type=ASSIGNMENT, nargs=-1, required=True, metavar="FILE=PATH...")
 def configure_command(
@@ -151,76 +158,23 @@ def configure_command(
     contents = {file: _text(path) for file, path in sources}
     if len(contents) < len(sources):
         raise UsageError("the same file is given twice", hint="one FILE=PATH for each")
-    state = _with_agent(data, passphrase_file, name, lambda agent: agent.configure(service, contents))
+    state = with_agent(data, passphrase_file, name, lambda agent: agent.configure(service, contents))
     _changed(service, state, as_json=as_json)
 
 
 def _text(path: Path) -> str:
+    from handfast.adapters import given
+
     try:
-        return path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot read {str(path)!r}: {error}", hint="a configuration is a text file") from None
-
-
-@click.command("deploy")
-@_on_instance
-@SERVICE
-@click.argument("source", metavar="PATH|URL")
-@click.option("--sha256", type=SHA256, help="What it has to be, in hexadecimal; needed for a URL.")
-@click.option("--as", "artifact", help="The artifact's name there.  [default: the last part of PATH or URL]")
-def deploy_command(
-    name: str,
-    service: str,
-    source: str,
-    sha256: str | None,
-    artifact: str | None,
-    data: Path,
-    passphrase_file: Path | None,
-    as_json: bool,
-) -> None:
-    """
-    Bring a file to SERVICE on NAME: one from here, or one that the machine fetches itself from a URL.
-
-    It is there whole or not at all; what was there before stays until then. A URL is HTTPS, and in a place that the
-    machine's policy names.
-    """
-    if "://" in source:
-        if sha256 is None:
-            raise UsageError("a URL needs --sha256", hint="whoever has the server chooses what it gives")
-        digest, url_name = sha256, unquote(urlsplit(source).path).rpartition("/")[2]
-        came = _with_agent(
-            data, passphrase_file, name, lambda agent: agent.pull(service, artifact or url_name, source, digest)
-        )
-    else:
-        came = _sent(data, passphrase_file, name, service, Path(source), artifact, sha256)
-    if as_json:
-        ui.emit_json(came)
-    else:
-        ui.say(f"{came.name}: {came.size} bytes, sha256 {came.sha256}")
-
-
-def _sent(
-    data: Path,
-    passphrase: Path | None,
-    name: str,
-    service: str,
-    path: Path,
-    artifact: str | None,
-    sha256: str | None,
-) -> ArtifactAbout:
-    from handfast.controller.operate import measured
-
-    read = measured(path, sha256)
-    with ui.progress(path.name, of_bytes=True) as told:
-        return _with_agent(
-            data, passphrase, name, lambda agent: agent.deploy(service, artifact or path.name, read, told)
-        )
+        return given.content(path, most=_MOST).decode("utf-8")
+    except UnicodeDecodeError:
+        raise UsageError(f"{str(path)!r} is no text in UTF-8", hint="a configuration is a text file") from None
 
 
 @click.command("logs")
-@_on_instance
+@on_instance
 @SERVICE
-@click.argument("log", required=False)
+@click.argument("log", type=word("a log", lists="logs NAME SERVICE"), required=False)
 @click.option(
     "--lines", type=click.IntRange(1, 10_000), default=20, show_default=True, help="How many of its last lines."
 )
@@ -243,7 +197,7 @@ def logs_command(
     if log is None:
         if follow:
             raise UsageError("--follow needs a LOG", hint=f"handfast instance logs {name} {service} lists them")
-        found = _with_agent(data, passphrase_file, name, lambda agent: agent.logs(service))
+        found = with_agent(data, passphrase_file, name, lambda agent: agent.logs(service))
         if as_json:
             ui.emit_json(found)
         else:
@@ -252,7 +206,7 @@ def logs_command(
     wanted = log
     if not follow:
         _lines(
-            _with_agent(data, passphrase_file, name, lambda agent: agent.last(service, wanted, lines)), as_json=as_json
+            with_agent(data, passphrase_file, name, lambda agent: agent.last(service, wanted, lines)), as_json=as_json
         )
         return
 

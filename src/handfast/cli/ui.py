@@ -8,12 +8,13 @@ Nothing here writes a colour or a table when its stream is not a terminal, or wh
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from handfast.errors import HandfastError
+from handfast.errors import Fault, HandfastError
 
 
 def say(text: str) -> None:
@@ -48,7 +49,13 @@ def emit(text: str) -> None:
 
 
 def _print(text: str) -> None:
-    print(text, flush=True)
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        raise  # whoever read has enough, which is no fault
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python still has, at its exit
+        raise Fault(f"cannot write to stdout: {(error.strerror or 'error').lower()}") from None
 
 
 def emit_json(value: Any) -> None:

@@ -20,6 +20,7 @@ from handfast.adapters import files, sockets
 from handfast.adapters.files import FileLock, private_directory
 from handfast.config.instances import SecondKey
 from handfast.controller import status
+from handfast.controller.calls import answered
 from handfast.controller.credential import DIRECTORY, OwnCredential, own
 from handfast.controller.http import Connection, Stream, plain
 from handfast.controller.legacy import Deliveries, forget_key
@@ -67,7 +68,8 @@ class Controller:
     """
     Watches the instances of one data directory; ``tell`` is told of each change of state.
 
-    ``service`` is asked each time, as a new configuration replaces it.
+    ``service`` is asked each time, as a new configuration replaces it. ``listening`` is where agents' calls come in
+    instead of at the configured address, if somebody has opened it for us; it stays his.
     """
 
     def __init__(
@@ -76,10 +78,12 @@ class Controller:
         *,
         tell: Callable[[Instance, Instance], None],
         every: float = EVERY,
+        listening: socket.socket | None = None,
     ) -> None:
-        self._service, self._tell, self._every = service, tell, every
+        self._service, self._tell, self._every, self._listening = service, tell, every, listening
         self._credential: OwnCredential | None = None
         self._calls: Dialled | None = None
+        self._holds: Callable[[str], bool] = lambda _name: False
         self.listens: Address | None = None
 
     async def run(self) -> None:
@@ -96,9 +100,9 @@ class Controller:
             watch = Watch(
                 self._meetings, Kept(service.ledger, service.clock), self._dial, tell=self._tell, every=self._every
             )
-            works = [watch.run(), self._keep_credential(), self._keep_status(watch)]
             try:
                 with self._taking(service, watch) as listening:
+                    works = [watch.run(), self._keep_credential(), self._keep_status(watch)]
                     if self._calls is not None and listening is not None:
                         works += [self._calls.listen(listening), lend(service.data, self._calls)]
                     await _all(*works)
@@ -117,9 +121,10 @@ class Controller:
         def known(name: str) -> bool:
             return any(each.name == name and each.dials for each in watch.instances)
 
-        with sockets.listen(wanted, setting="[instances] listen") as listening:
+        passed = None if self._listening is None else self._listening.dup()
+        with sockets.listen(wanted, passed, setting="[instances] listen") as listening:
             self.listens = sockets.address_of(listening)
-            self._calls = Dialled(known, watch.woken)
+            self._calls, self._holds = Dialled(known, watch.woken), watch.holds
             try:
                 yield listening
             finally:
@@ -135,15 +140,15 @@ class Controller:
     def _meetings(self) -> Meetings:
         service = self._service()
         both = service.instances.on_second_key is SecondKey.BOTH
-        deliveries = Deliveries(service.registrar, service.data)
-        return Meetings(service.registrar, self.credential, first_too=both, deliveries=deliveries)
+        deliveries = Deliveries(service.managing, service.data)
+        return Meetings(service.managing, self.credential, first_too=both, deliveries=deliveries)
 
     async def _dial(self, instance: Instance) -> Stream:
         if instance.dials and self._calls is not None:
             # Only what has to be verified within a minute is waited for: whoever waits has one of few places.
             patience = _CALL if instance.state in {State.VERIFYING, State.RENEWING} else 0.0
-            taken = await self._calls.take(instance.name, patience=patience)
-            return await Connection.over(taken, self.credential.context, instance.name)
+            another = self._holds(instance.name)
+            return await answered(self._calls, instance, self.credential.context, patience=patience, another=another)
         return await connect(instance, self.credential, self._service().data)
 
     async def _renewed(self) -> None:
@@ -181,7 +186,7 @@ async def connect(instance: Instance, credential: OwnCredential, data: Path) -> 
     :raises Unreachable: nobody answers there or has called, or nobody has said where it is.
     """
     if instance.dials:
-        lent = await asyncio.to_thread(borrow, data, instance.name)
+        lent = await borrow(data, instance.name)
         return await Connection.over(lent, credential.context, instance.name)
     if instance.address is None:
         raise Unreachable(

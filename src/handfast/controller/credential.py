@@ -38,9 +38,14 @@ _PATIENCE = 10.0  # seconds for another process that makes it at this moment
 
 @dataclass(frozen=True, slots=True)
 class OwnCredential:
-    """A certificate in the role controller, with its key, and the context that presents it."""
+    """
+    A certificate in the role controller, with its key, and the context that presents it.
+
+    ``chain`` (DER) is the one it was issued with: the authority may have another issuing CA by now.
+    """
 
     certificate: x509.Certificate
+    chain: tuple[bytes, ...]
     key: ec.EllipticCurvePrivateKey
     context: ssl.SSLContext
 
@@ -123,4 +128,6 @@ def _made(keystore: Keystore, service: Service) -> OwnCredential:
 
 def _credential(material: Material) -> OwnCredential:
     chain = [x509.load_der_x509_certificate(der) for der in (material.leaf, *material.chain)]
-    return OwnCredential(chain[0], material.private_key, controller_context(chain, material.private_key))
+    return OwnCredential(
+        chain[0], material.chain, material.private_key, controller_context(chain, material.private_key)
+    )

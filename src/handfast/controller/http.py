@@ -20,6 +20,7 @@ import h11
 import msgspec
 from cryptography import x509
 
+from handfast.adapters.tls import peer_chain
 from handfast.core import wire
 from handfast.core.invitation import Address
 from handfast.core.keys import spki_sha256
@@ -185,14 +186,19 @@ class Stream:
 
 
 class Connection(Stream):
-    """One over TLS, whose other end has proved the key of ``certificate``. Make one with ``dial`` or ``over``."""
+    """
+    One over TLS, whose other end has proved the key of ``certificate``. Make one with ``dial`` or ``over``.
+
+    ``chain`` (DER) is what it sent along: candidates for a path to a root, of which nothing is believed.
+    """
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, name: str) -> None:
         super().__init__(reader, writer, name)
         tls = writer.get_extra_info("ssl_object")
-        der = tls.getpeercert(binary_form=True) if isinstance(tls, ssl.SSLObject) else None
-        if not der:
+        sent = peer_chain(tls) if isinstance(tls, ssl.SSLObject) else []
+        if not sent:
             raise UntrustedPeer(f"{name} presented no certificate")
+        der, *self.chain = sent
         try:
             self.certificate = x509.load_der_x509_certificate(der)
             self.spki = spki_sha256(self.certificate.public_key())

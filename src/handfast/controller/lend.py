@@ -1,8 +1,9 @@
 """
 Agents' calls for another process of the controller's: whoever watches has them all, and lends one to who asks.
 
-What is lent is the TCP connection, before TLS: the borrower proves himself to the agent, and the agent to him. The
-place is a Unix socket in the controller's directory; whoever may open that has the controller's key as well.
+What is lent is the TCP connection, before TLS: the borrower proves himself to the agent, and the agent to him. It ends
+with the borrower, whatever becomes of the one who watches, and the agent calls anew. The place is a Unix socket in the
+controller's directory; whoever may open that has the controller's key as well.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from handfast.adapters import files, sockets
-from handfast.adapters.callers import callers
+from handfast.adapters.callers import callers, readable
 from handfast.controller.credential import DIRECTORY
-from handfast.controller.listen import Dialled
+from handfast.controller.listen import Call, Dialled
 from handfast.core.names import machine_name
 from handfast.errors import HandfastError, Unreachable
 
@@ -53,35 +54,58 @@ async def _lent(accepted: socket.socket, dialled: Dialled) -> None:
     with accepted, suppress(OSError):  # a TimeoutError is one; who asked is gone
         async with asyncio.timeout(2 * PATIENCE):
             asked = await loop.sock_recv(accepted, _MAX_NAME)
+            # Who asks says nothing more: what can be read is his end, and nothing is to be taken for him then.
+            taking = asyncio.ensure_future(_taken(dialled, asked.decode("ascii", "replace")))
+            gone = asyncio.ensure_future(readable(accepted.fileno()))
             try:
-                connected = await dialled.take(machine_name(asked.decode("ascii", "replace")), patience=PATIENCE)
-            except HandfastError:
-                await loop.sock_sendall(accepted, _NONE)
-                return
-        with connected:
-            socket.send_fds(accepted, [_TAKEN], [connected.fileno()])
+                await asyncio.wait({taking, gone}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for each in (taking, gone):
+                    each.cancel()
+                found, _ = await asyncio.gather(taking, gone, return_exceptions=True)
+        if found is None:
+            await loop.sock_sendall(accepted, _NONE)
+        elif not isinstance(found, BaseException):
+            with found.connected:
+                socket.send_fds(accepted, [_TAKEN], [found.connected.fileno()])
 
 
-def borrow(data: Path, name: str) -> socket.socket:
+async def _taken(dialled: Dialled, name: str) -> Call | None:
+    try:
+        call = await dialled.take(machine_name(name), patience=PATIENCE)
+    except HandfastError:
+        return None
+    dialled.had_its_turn(call)
+    return call
+
+
+async def borrow(data: Path, name: str) -> socket.socket:
     """
-    Return a connection that the agent of an instance has dialled; it waits for one, so not in an event loop.
+    Return a connection that the agent of an instance has dialled, or somebody by its name.
 
     :raises Unreachable: nobody watches, or the agent does not call.
     """
-    away = Unreachable(
-        f"{name!r} calls its controller, and nobody takes its calls",
-        hint="handfast instance watch, or `up` with [instances] watch = true; and [instances] listen",
-    )
+    loop = asyncio.get_running_loop()
     try:
         with sockets.unix_path(data / DIRECTORY, NAME) as place, socket.socket(socket.AF_UNIX) as asking:
-            asking.settimeout(2 * PATIENCE)
-            asking.connect(place)
-            asking.sendall(name.encode("ascii"))
+            asking.setblocking(False)
+            async with asyncio.timeout(2 * PATIENCE):
+                await loop.sock_connect(asking, place)
+                await loop.sock_sendall(asking, name.encode("ascii"))
+                await readable(asking.fileno())
             said, found, _, _ = socket.recv_fds(asking, 1, 1, socket.MSG_CMSG_CLOEXEC)
     except OSError:
-        raise away from None
-    if said != _TAKEN or len(found) != 1:
-        raise Unreachable(f"{name!r} has not called", hint=f"see `handfast instance show {name}`")
+        said, found = b"", []
+    if said == _NONE:
+        raise Unreachable(
+            f"{name!r} has not called",
+            hint=f"another command may have its call; else see `handfast instance show {name}`",
+        )
+    if said != _TAKEN or len(found) != 1:  # nobody answers, or he died before he did
+        raise Unreachable(
+            f"{name!r} calls its controller, and nobody takes its calls",
+            hint="handfast instance watch, or `up` with [instances] watch = true; and [instances] listen",
+        )
     connected = socket.socket(fileno=found[0])
     connected.setblocking(False)
     return connected

@@ -16,6 +16,7 @@ from datetime import datetime
 
 import msgspec
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from handfast.controller.credential import OwnCredential
 from handfast.controller.http import Answer, Connection, Stream
@@ -122,11 +123,15 @@ class Meetings:
         return self.registrar.context.now()
 
     def _who(self, connection: Connection, at: datetime) -> Identity | None:
-        """Return who the other side is by a certificate of ours; None where it shows one that it signed itself."""
+        """
+        Return who the other side is by a certificate of ours; None where it shows one that it signed itself.
+
+        Ours is what chains to our root, through what it has sent along: our issuing CA may be another one by now.
+        """
         leaf, authority = connection.certificate, self.registrar.authority
         if leaf.issuer == leaf.subject:
             return None
-        chain, roots = ([load_certificate(der) for der in each] for each in (authority.chain, authority.trust))
+        chain, roots = ([load_certificate(der) for der in each] for each in (connection.chain, authority.trust))
         # After its end it is still who it was: what it may ask for then is another matter (reintroduction).
         moment = min(at, leaf.not_valid_after_utc)
         return verify_chain(leaf, chain, roots, pin=authority.pin, role=Role.AGENT, at=moment)
@@ -150,7 +155,7 @@ class Meetings:
         """Introduce the instance; or send it a key, where it was added so."""
         if instance.mode is Mode.LEGACY and self.deliveries is not None:
             return await self.deliveries.deliver(instance, connection)
-        return await self._introduce(instance, connection, invitation.NAME, None)
+        return await self._introduce(instance, connection, invitation.INSTANCE, None)
 
     async def _second(self, instance: Instance, connection: Connection, otherwise: Instance) -> Instance:
         """
@@ -164,7 +169,7 @@ class Meetings:
         """
         if instance.dials or self.first_too:
             try:
-                await self._ask(instance, connection, invitation.NAME, None)
+                await self._ask(instance, connection, invitation.INSTANCE, None)
             except (*_UNPROVED, *_OVER, Unreachable):
                 return otherwise
             return met(instance, Stranger("it shows a key that was its own before", connection.spki), at=self._now())
@@ -198,6 +203,8 @@ class Meetings:
         record = self.registrar.ledger.credential(leaf.serial_number)
         if record is None or record.revoked_at is not None or record.machine != instance.name:
             return instance
+        if record.certificate != leaf.public_bytes(Encoding.DER):  # whoever had a CA's key could borrow the serial
+            return instance
         if instance.serial is None:
             known = key == instance.expected or (instance.expected is None and not instance.needs_key)
             came = known and record.marker == f"invitation:{instance.invitation}"
@@ -212,6 +219,10 @@ class Meetings:
         if instance.state is not State.RUNNING or now < drawn(leaf.not_valid_before_utc + BACKDATE, _end(leaf), seed):
             return instance
         method = reintroduction.NAME if now >= _end(leaf) else renewal.NAME
+        record = self.registrar.ledger.credential(leaf.serial_number)
+        if method == reintroduction.NAME and record is not None and record.reintroduction_key is None:
+            # No alarm: it was off for too long, and what is delivered has no key to come back with.
+            raise Unreachable("the key that was delivered to it is over: remove it, and add it anew")
         return met(instance, await self._introduce(instance, connection, method, leaf), at=self._now())
 
     async def _introduce(
@@ -233,11 +244,11 @@ class Meetings:
         self, instance: Instance, connection: Connection, method: str, leaf: x509.Certificate | None
     ) -> flow.Answer:
         """Say hello, and have the evidence that comes judged."""
-        context, authority = self.registrar.context, self.registrar.authority
-        hello = Hello(context.new_nonce(), context.now().isoformat(), list(authority.trust), list(authority.chain))
+        context, authority, ours = self.registrar.context, self.registrar.authority, self.credential
+        hello = Hello(context.new_nonce(), context.now().isoformat(), list(authority.trust), list(ours.chain))
         request = await connection.request("POST", "/v1/introduction", msgspec.json.encode(hello))
         _ok(connection, request)
-        evidence = Evidence(method, request.body, Channel(self.credential.spki, leaf))
+        evidence = Evidence(method, request.body, Channel(ours.spki, leaf))
 
         def admit(finding: Finding) -> None:
             if finding.entitlement.machine != instance.name:
@@ -245,7 +256,7 @@ class Meetings:
             if leaf is None and hashlib.sha256(finding.public_key).digest() != connection.spki:
                 raise EvidenceRejected("it asks for another key than the one that it has proved: somebody sits between")
 
-        return await self.registrar.introduce(evidence, self.credential, admit=admit)
+        return await self.registrar.introduce(evidence, ours, admit=admit)
 
 
 def _end(leaf: x509.Certificate) -> datetime:

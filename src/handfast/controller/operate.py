@@ -13,7 +13,7 @@ import hashlib
 import io
 import os
 from base64 import b64encode
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -22,15 +22,18 @@ from urllib.parse import quote
 
 from cryptography import x509
 
-from handfast.adapters import files
+from handfast.adapters import files, given
 from handfast.adapters.clock import SystemClock
 from handfast.authority.authority import PublicAuthority
 from handfast.controller.control import connect
 from handfast.controller.credential import OwnCredential, held_fresh, own
 from handfast.controller.http import Connection, Stream
+from handfast.controller.lend import borrow
+from handfast.controller.listen import SOURCES
 from handfast.core import wire
 from handfast.core.agentjson import (
     ArtifactAbout,
+    ArtifactList,
     Configuration,
     LogAdded,
     LogNames,
@@ -46,7 +49,7 @@ from handfast.core.names import machine_name
 from handfast.core.ports import Clock, Ledger
 from handfast.core.roles import Role
 from handfast.core.secret import Secret
-from handfast.errors import HandfastError, NotFound, Refused, Revoked, Unreachable, UntrustedPeer, UsageError
+from handfast.errors import HandfastError, NotFound, Refused, Revoked, Unreachable, UntrustedPeer
 from handfast.wiring import AUTHORITY, Overrides, open_ledger, open_service, require_data
 
 CHANGE = 150.0  # seconds: an agent gives a program 2 minutes
@@ -54,6 +57,7 @@ PULL = 6 * 3600.0  # seconds for an agent to fetch an artifact
 FLUSH = 300.0  # seconds from the last byte of an artifact until it is on the agent's disk
 _PIECE = 1024 * 1024  # bytes
 _WRITTEN_DOWN = 2.0  # seconds for whoever watches to write down that it has renewed an instance
+_CALLERS = SOURCES + 2  # of an instance that dials who are asked who they are; it is one of the first from each source
 _LOOK = 1.0  # seconds between two looks at a log
 _LOOKS = 30  # looks in vain, until somebody who follows a log is told
 
@@ -116,7 +120,7 @@ class Agent:
         """
         digest = b64encode(bytes.fromhex(artifact.sha256)).decode()
         path = f"{_path(service)}/artifacts/{quote(name, safe='')}"
-        with _opened(artifact.path) as file:
+        with given.opened(artifact.path) as file:
             answer = await self.connection.upload(
                 path,
                 _pieces(file),
@@ -133,6 +137,16 @@ class Agent:
         """Have the agent fetch an artifact itself. :raises NotAuthorized: its policy does not name that place."""
         path = f"{_path(service)}/artifacts/{quote(name, safe='')}/pull"
         return await self.connection.call("POST", path, ArtifactAbout, Pull(url, sha256), patience=PULL)
+
+    async def artifacts(self, service: str) -> list[ArtifactAbout]:
+        """Return what was deployed to a service, by name."""
+        return (await self.connection.call("GET", f"{_path(service)}/artifacts", ArtifactList)).artifacts
+
+    async def undeploy(self, service: str, name: str) -> None:
+        """Have an artifact removed. :raises NotFound: there is none of this name."""
+        answer = await self.connection.request("DELETE", f"{_path(service)}/artifacts/{quote(name, safe='')}")
+        if answer.status >= 400:
+            raise self.connection.problem(answer)
 
     async def logs(self, service: str) -> list[str]:
         """Return the names of a service's logs."""
@@ -171,15 +185,30 @@ class Operator:
         """
         instance = self._managed(name)
         try:
-            connection = await connect(instance, self.credential, self.data)
+            agent = await (self._caller(instance) if instance.dials else self._there(instance))
         except Unreachable as error:
             hint = error.hint or f"does its agent run, and is its port open? see `handfast instance show {name}`"
             raise Unreachable(error.message, hint=hint) from None
         try:
-            # Without TLS it is on a loopback address, and that is all that is known of it.
-            yield await self._proved(instance, connection) if isinstance(connection, Connection) else Agent(connection)
+            yield agent
         finally:
-            connection.close()
+            agent.connection.close()
+
+    async def _there(self, instance: Instance) -> Agent:
+        connection = await connect(instance, self.credential, self.data)
+        # Without TLS it is on a loopback address, and that is all that is known of it.
+        return await self._proved(instance, connection) if isinstance(connection, Connection) else Agent(connection)
+
+    async def _caller(self, instance: Instance) -> Agent:
+        """Return the instance of those who call by its name: anybody can, and each source has its turn."""
+        error: HandfastError = Unreachable(f"{instance.name!r} has not called")
+        for _ in range(_CALLERS):
+            lent = await borrow(self.data, instance.name)
+            try:
+                return await self._proved(instance, await Connection.over(lent, self.credential.context, instance.name))
+            except (Unreachable, UntrustedPeer) as found:
+                error = found
+        raise error
 
     def _managed(self, name: str) -> Instance:
         instance = self.ledger.instance(machine_name(name))
@@ -197,6 +226,15 @@ class Operator:
         return instance
 
     async def _proved(self, instance: Instance, connection: Connection) -> Agent:
+        """Return the agent that a connection leads to; it ends if that is somebody else. Raises as ``agent``."""
+        try:
+            await self._prove(instance, connection)
+        except BaseException:
+            connection.close()
+            raise
+        return Agent(connection)
+
+    async def _prove(self, instance: Instance, connection: Connection) -> None:
         end = asyncio.get_running_loop().time() + _WRITTEN_DOWN
         while connection.spki not in {instance.expected, instance.issued_key}:
             if asyncio.get_running_loop().time() > end:
@@ -208,11 +246,10 @@ class Operator:
                 )
             await asyncio.sleep(_WRITTEN_DOWN / 10)
             instance = self._managed(instance.name)
-        check_agent(connection.certificate, instance, self.authority, at=self.clock.now())
+        check_agent(connection.certificate, connection.chain, instance, self.authority, at=self.clock.now())
         record = self.ledger.credential(connection.certificate.serial_number)
         if record is None or record.revoked_at is not None:
             raise Revoked(f"the credential of {instance.name!r} is revoked", hint="remove the instance, add it anew")
-        return Agent(connection)
 
     async def follow(self, name: str, service: str, log: str, count: int) -> AsyncGenerator[LogAdded, None]:
         """
@@ -238,13 +275,17 @@ class Operator:
                 await asyncio.sleep(_LOOK)
 
 
-def check_agent(leaf: x509.Certificate, instance: Instance, authority: PublicAuthority, *, at: datetime) -> None:
+def check_agent(
+    leaf: x509.Certificate, sent: Sequence[bytes], instance: Instance, authority: PublicAuthority, *, at: datetime
+) -> None:
     """
     Check that a certificate is one of ours, for the agent of this instance. *Not* checked: revocation, and the key.
 
+    ``sent`` (DER) is what came along with it: the issuing CA may have been another one.
+
     :raises UntrustedPeer: it is not.
     """
-    chain, roots = ([load_certificate(der) for der in each] for each in (authority.chain, authority.trust))
+    chain, roots = ([load_certificate(der) for der in each] for each in (sent, authority.trust))
     identity = verify_chain(leaf, chain, roots, pin=authority.pin, role=Role.AGENT, at=at)
     if identity.machine != instance.name:
         raise UntrustedPeer(f"{identity.machine!r} answers for {instance.name!r}", hint="nothing was sent")
@@ -276,25 +317,13 @@ def measured(path: Path, sha256: str | None = None) -> Artifact:
     Return a file as it is now, to be deployed. It reads all of it.
 
     :raises Refused: it has another SHA-256 (hex) than ``sha256``. :raises NotFound, Fault: it cannot be read.
+    :raises UsageError: a directory, a device.
     """
-    with _opened(path) as file:
+    with given.opened(path) as file, files.faults("read", path):
         size, digest = os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").hexdigest()
     if sha256 is not None and digest != sha256:
         raise Refused(f"{str(path)!r} has the SHA-256 {digest}, not {sha256}", hint="is it the right file?")
     return Artifact(path, size, digest)
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[io.BufferedReader]:
-    with files.faults("read", path):
-        try:
-            opened = path.open("rb")
-        except FileNotFoundError:
-            raise NotFound(f"no file {str(path)!r}", hint="check the path") from None
-        except IsADirectoryError:
-            raise UsageError(f"{str(path)!r} is a directory", hint="give one file, such as an archive") from None
-    with opened:
-        yield opened
 
 
 async def _pieces(file: io.BufferedReader) -> AsyncIterator[bytes]:

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import textwrap
 
-from handfast.core.instancedata import InstanceData, written
+from handfast.core.instancedata import FILE, InstanceData, written
 from handfast.ssh.userdata import as_yaml
 
-USER_DATA = "/etc/handfast/agent/user-data"
 STATE = "/var/lib/handfast-agent"
 UNIT = "handfast-agent.service"
 _UNIT = f"""[Unit]
@@ -22,7 +21,8 @@ Wants=network-online.target
 
 [Service]
 Type=notify
-ExecStart=/usr/local/bin/handfast agent run --user-data {USER_DATA} --state {STATE}
+ExecStart=/usr/local/bin/handfast agent run --user-data {FILE} --state {STATE}
+ExecReload=/bin/sh -c 'kill -HUP $MAINPID'
 Restart=on-failure
 RestartSec=2
 
@@ -43,7 +43,7 @@ def cloud_config(data: InstanceData) -> str:
     head = textwrap.wrap(text, 100, break_long_words=False, break_on_hyphens=False)
     content = {
         "write_files": [
-            {"path": USER_DATA, "owner": "root:root", "permissions": "0600", "content": written(data)},
+            {"path": FILE, "owner": "root:root", "permissions": "0600", "content": written(data)},
             {
                 "path": f"/etc/systemd/system/{UNIT}",
                 "owner": "root:root",

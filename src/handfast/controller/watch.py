@@ -1,9 +1,10 @@
 """
 Watching instances: each by itself, so that none waits for another, and with patience of its own.
 
-One task for each instance asks, sleeps and asks again; at most ``AT_ONCE`` of them talk at a time. An instance that
-runs keeps its connection. What changes for good is written down before anything follows from it; that somebody was
-unreachable for a while is not.
+One task for each instance asks, sleeps and asks again. An instance that runs keeps its connection, over which a call
+costs next to nothing, and waits for nobody. Of the others a number connect at a time, which is mostly waiting for those
+that do not answer, and fewer are introduced, which is work. What changes for good is written down before anything
+follows from it; that somebody was unreachable for a while is not.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -23,10 +24,12 @@ from handfast.controller.meeting import Meetings
 from handfast.core.instances import Instance, Silence, State, lasting, met
 from handfast.errors import HandfastError
 
-AT_ONCE = 64  # meetings
+CONNECTING = 256  # at a time: TCP and TLS, five seconds at most, and the wait for one of the places that follow
+INTRODUCING = 64  # at a time: first meetings over a connection
 EVERY = 15.0  # seconds between two calls of an instance that runs
 AFRESH = 60.0  # seconds that a connection is kept which somebody has dialled
 _FIRST, _LONGEST = 1.0, 15.0  # seconds of the pauses while one does not answer
+_DUE = frozenset({State.VERIFYING, State.RENEWING})  # it waits a minute for our call, which so waits for no place
 _chance = secrets.SystemRandom()
 _log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
@@ -75,7 +78,7 @@ class Watch:
     ) -> None:
         self._meetings, self._registry, self._dial = meetings, registry, dial
         self._tell, self._every, self._jitter = tell, every, jitter
-        self._talking = asyncio.Semaphore(AT_ONCE)
+        self._connecting, self._introducing = asyncio.Semaphore(CONNECTING), asyncio.Semaphore(INTRODUCING)
         self._all: dict[str, Watched] = {}
 
     @property
@@ -112,8 +115,7 @@ class Watch:
     async def _watch(self, watched: Watched) -> None:
         while True:
             if watched.instance.state.asks:
-                async with self._talking:
-                    await self._once(watched)
+                await self._once(watched)
             pause = self._pause(watched)
             with suppress(TimeoutError):
                 await asyncio.wait_for(watched.wake.wait(), pause)
@@ -123,8 +125,8 @@ class Watch:
         state = watched.instance.state
         if not state.asks:
             return None  # until somebody does something about it
-        if state in {State.VERIFYING, State.RENEWING}:
-            return 0.0  # it waits for our call, a minute long
+        if state in _DUE:
+            return 0.0
         if state is State.RUNNING:
             return self._every * (0.9 + 0.2 * self._jitter())
         return min(_FIRST * (1 << min(watched.tries, 8)), _LONGEST) * (0.5 + 0.5 * self._jitter())
@@ -133,8 +135,10 @@ class Watch:
         """Meet the instance once, and write down what came of it."""
         before, other = watched.instance, None
         try:
-            other = await self._other(watched)
-            after = await self._meetings().meet(before, other or await self._connected(watched))
+            async with self._place(watched):
+                before = watched.instance  # perhaps another by now
+                other = await self._other(watched)
+                after = await self._meetings().meet(before, other or await self._connected(watched))
         except HandfastError as error:
             after = met(before, Silence(error.message), at=self._meetings().registrar.context.now())
         except Exception:  # noqa: BLE001  a bug with one instance must not end the watch of the others
@@ -166,11 +170,30 @@ class Watch:
         if after.state is not before.state or after.reason != before.reason:
             self._tell(before, after)
 
+    def holds(self, name: str) -> bool:
+        """Whether there is a connection to an instance, over which it is asked."""
+        watched = self._all.get(name)
+        return watched is not None and _usable(watched)
+
     def woken(self, name: str) -> None:
         """Ask an instance at once that does not run: it has called."""
         watched = self._all.get(name)
         if watched is not None and watched.instance.state is not State.RUNNING:
             watched.wake.set()
+
+    @asynccontextmanager
+    async def _place(self, watched: Watched) -> AsyncIterator[None]:
+        """Have a place for a meeting, once there is a connection. :raises Unreachable: there is none."""
+        if _usable(watched) or watched.instance.state in _DUE:
+            yield
+            return
+        async with self._connecting:
+            await self._connected(watched)
+            await self._introducing.acquire()
+        try:
+            yield
+        finally:
+            self._introducing.release()
 
     async def _connected(self, watched: Watched) -> Stream:
         if watched.connection is None or not watched.connection.usable:
@@ -191,6 +214,10 @@ class Watch:
         with suppress(HandfastError):
             return await self._dial(watched.instance)
         return None
+
+
+def _usable(watched: Watched) -> bool:
+    return watched.connection is not None and watched.connection.usable
 
 
 def _hang_up(watched: Watched) -> None:

@@ -9,7 +9,8 @@ from datetime import datetime
 
 import msgspec
 
-from handfast.core.instances import Instance, State
+from handfast.core.fingerprint_words import words
+from handfast.core.instances import Instance, Mode, State
 from handfast.core.keys import parse_pin
 from handfast.errors import Malformed
 
@@ -22,7 +23,9 @@ class InstanceView(msgspec.Struct, frozen=True):
     A managed machine. ``watched`` is whether somebody watches it now; if not, ``state`` is only what lasts.
 
     ``key`` is the fingerprint that it has to show; ``seen`` the one that was met instead, or that waits to be
-    confirmed. ``secret_until`` is when its one-time secret ends, ``since`` when its state began.
+    confirmed; both also in words. ``until`` is the end of the credential with this ``serial``, ``contact`` when it has
+    last proved to be itself, since somebody watches it. ``secret_until`` is when its one-time secret ends, ``since``
+    when its state began.
     """
 
     name: str
@@ -35,29 +38,39 @@ class InstanceView(msgspec.Struct, frozen=True):
     needs_key: bool
     mode: str
     key: str | None
+    words: str | None
     seen: str | None
+    seen_words: str | None
     serial: str | None
+    until: str | None
+    contact: str | None
     invitation: str
     secret_until: str
     rollbacks: int
     watched: bool
 
 
-def instance_view(instance: Instance, *, watched: bool) -> InstanceView:
-    """Return an instance as it is shown."""
+def instance_view(
+    instance: Instance, *, watched: bool, until: datetime | None = None, contact: datetime | None = None
+) -> InstanceView:
+    """Return an instance as it is shown; its credential's end and last contact where they are known."""
     return InstanceView(
         name=instance.name,
         instance_id=instance.instance_id,
         state=instance.state.value,
-        reason=instance.reason or ("" if watched else _unwatched(instance)),
-        since=_time(instance.since) if watched or instance.state in _KNOWN else None,
+        reason=instance.reason or _reason(instance, watched=watched),
+        since=_since(instance, watched=watched),
         address=instance.address,
         dials=instance.dials,
         needs_key=instance.needs_key,
         mode=instance.mode.value,
         key=None if instance.expected is None else fingerprint(instance.expected),
+        words=None if instance.expected is None else words(instance.expected),
         seen=None if instance.seen is None else fingerprint(instance.seen),
+        seen_words=None if instance.seen is None else words(instance.seen),
         serial=None if instance.serial is None else f"{instance.serial:032x}",
+        until=None if until is None else _time(until),
+        contact=None if contact is None or instance.mode is Mode.PLAIN else _time(contact),
         invitation=instance.invitation,
         secret_until=_time(instance.deadline),
         rollbacks=instance.rollbacks,
@@ -68,10 +81,17 @@ def instance_view(instance: Instance, *, watched: bool) -> InstanceView:
 _KNOWN = frozenset({State.PENDING, State.TIMED_OUT, State.VERIFY_FAILED, State.QUARANTINED})
 
 
-def _unwatched(instance: Instance) -> str:
+def _since(instance: Instance, *, watched: bool) -> str | None:
+    if instance.state in _KNOWN:
+        return _time(instance.since)
+    known = watched and instance.since != instance.deadline  # which stands for a time that nobody wrote down
+    return _time(instance.since) if known else None
+
+
+def _reason(instance: Instance, *, watched: bool) -> str:
     if instance.state is State.PENDING:
         return "nobody has said where it is"
-    return "nobody watches it now" if instance.state.asks else ""
+    return "nobody watches it now" if instance.state.asks and not watched else ""
 
 
 def fingerprint(key: bytes) -> str:

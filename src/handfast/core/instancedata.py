@@ -2,7 +2,8 @@
 What an instance is given when it is launched, in its user-data: whom it may obey, and its one-time secret.
 
 One JSON object, which an original agent reads too: it looks at ``steamcannon_ca_cert`` and nothing else. There the
-certificate is the root of the controller's authority, as it was then.
+certificate is the root of the controller's authority, as it was then. Where the cloud was given our document for
+cloud-init, whoever asks the cloud finds that, and the object in it.
 
 User-data is no secret for long: every process on the machine can often read it, and everybody with the right to
 describe the instance. What is in it lets its holder pose as the instance until the instance was introduced, and never
@@ -28,9 +29,16 @@ from handfast.errors import HandfastError, Malformed
 
 MAX_USER_DATA = 16 * 1024  # bytes: what AWS allows; others allow more
 CA_KEY = "steamcannon_ca_cert"  # the original's
+FILE = "/etc/handfast/agent/user-data"  # where our document for cloud-init has it written
 OURS = "handfast-"  # begins an instance's id that no cloud has given, and is followed by a UUID
 _INSTANCE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}", re.ASCII)
 _HINT = "`handfast instance add` prints it; give all of it"
+_CLOUD_CONFIG = b"#cloud-config\n"
+# As our document has it, to the letter: what somebody else's YAML says is YAML's to read, and cloud-init's.
+_IN_CLOUD_CONFIG = re.compile(
+    rf'^  - path: "{FILE}"\n    owner: "root:root"\n    permissions: "0600"\n    content: \|\n((?: {{6}}.*\n)+)'.encode(),
+    re.MULTILINE,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,12 +99,14 @@ def read(text: bytes) -> InstanceData:
     """
     Read what ``written`` wrote; other keys beside ours are ignored, as in the original.
 
-    *Not* checked: whether the secret is still good, which only the controller knows.
+    A document for cloud-init is read where it has the file as ours has. *Not* checked: whether the secret is still good, which only the controller knows.
 
     :raises Malformed: not that, or a certificate that is not the pinned root. Nothing secret is in the message.
     """
     if len(text) > MAX_USER_DATA:
         raise Malformed(f"user-data of {len(text)} bytes, at most {MAX_USER_DATA} are read", hint=_HINT)
+    if text.startswith(_CLOUD_CONFIG):
+        text = _in_cloud_config(text)
     try:
         document = msgspec.json.decode(text, type=_Document)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -124,6 +134,16 @@ def read(text: bytes) -> InstanceData:
     except HandfastError as error:  # of the invitation, which is a class of its own for those who paste one
         raise Malformed(f"the user-data has no good secret: {error.message}", hint=_HINT) from None
     return found
+
+
+def _in_cloud_config(text: bytes) -> bytes:
+    found: list[bytes] = _IN_CLOUD_CONFIG.findall(text)
+    if len(found) != 1:  # of two, who says which cloud-init writes last?
+        raise Malformed(
+            f"a document for cloud-init that has our {FILE!r} {len(found)} times, as `handfast instance add` writes it",
+            hint=f"where cloud-init has written it: --user-data {FILE}",
+        )
+    return re.sub(rb"^ {6}", b"", found[0], flags=re.MULTILINE)
 
 
 def _root(pem: str, pin: bytes) -> x509.Certificate:

@@ -1,9 +1,10 @@
 """
 One file for each way of being introduced; the registrar's half and the newcomer's half side by side.
 
-Every module opens with five lines (Proof, Answer, Trusts, Replay, Spec), does no I/O, imports no other
-introducer, and offers ``REGISTRAR_HALF``, ``HOST_HALF`` where nothing but SSH host keys become known, or ``SSH_HALF``
-for SSH certificates. Being known here is not being enabled: only configuration enables a method (``wiring``).
+Every module opens with five lines (Proof, Answer, Trusts, Replay, Spec), does no I/O, imports no other introducer, and
+offers ``REGISTRAR_HALF``, ``CONTROLLER_HALF`` for managed machines, ``HOST_HALF`` where nothing but SSH host keys
+become known, or ``SSH_HALF`` for SSH certificates. Being known here is not being enabled: only configuration enables a
+method (``wiring``).
 """
 
 from __future__ import annotations
@@ -29,6 +30,11 @@ def known() -> dict[str, Introducer]:
 def known_for_hosts() -> dict[str, HostIntroducer]:
     """Return those by which nothing but SSH host keys become known, by name."""
     return {half.name: half for half in _halves("HOST_HALF")}
+
+
+def known_for_instances() -> dict[str, Introducer]:
+    """Return those that judge managed machines over connections which their controller has made, by name."""
+    return {half.name: half for half in _halves("CONTROLLER_HALF")}
 
 
 def known_for_certificates() -> dict[str, SshIntroducer]:

@@ -6,6 +6,10 @@ Answer    registrar -> newcomer  ECDSA by the TLS key, chained to the pin, over 
 Trusts    whoever reads the line before it is used, within its names, role, networks, time and count
 Replay    one use per key; the same key gets the same answer, another one an alarm
 Spec      docs/protocols/invitation.md
+
+A managed machine's one-time secret is the same thing for another method, ``instance``: its user-data is read by more
+people than a line that is carried by hand. So it is good only over a connection that its controller has made and
+judged (docs/protocols/agent.md), and at no registrar's door.
 """
 
 from __future__ import annotations
@@ -34,6 +38,7 @@ from handfast.core.transcript import digest, request_label
 from handfast.errors import EvidenceRejected, InvitationCancelled, InvitationExpired, UntrustedPeer
 
 NAME = "invitation"
+INSTANCE = "instance"
 SKEW = timedelta(minutes=5)  # a registrar's clock may lag a little behind the one that made the invitation
 
 
@@ -51,10 +56,10 @@ class InvitationRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     host: HostClaim | None = None
 
 
-def transcript(request: InvitationRequest, *, pin: bytes, server_spki: bytes) -> bytes:
+def transcript(request: InvitationRequest, *, pin: bytes, server_spki: bytes, method: str = NAME) -> bytes:
     """Return the digest that the seed signs; the newcomer and the registrar each compute it from what *they* saw."""
     return digest(
-        request_label(NAME),
+        request_label(method),
         (request.role or "").encode(),
         bytes.fromhex(request.key_id),
         pin,
@@ -77,6 +82,7 @@ def present(
     nonce: bytes,
     server_spki: bytes,
     host: HostKeys | None = None,
+    method: str = NAME,
 ) -> tuple[bytes, bytes]:
     """
     Return the newcomer's message (JSON) and the digest that the registrar's answer must sign.
@@ -93,20 +99,20 @@ def present(
         role=wish.role,
         names=list(wish.names.texts()),
     )
-    made = hostproof.claim(host, request, method=NAME, pin=line.pin, server_spki=server_spki)
+    made = hostproof.claim(host, request, method=method, pin=line.pin, server_spki=server_spki)
     request = msgspec.structs.replace(request, host=made)
-    signed = transcript(request, pin=line.pin, server_spki=server_spki)
+    signed = transcript(request, pin=line.pin, server_spki=server_spki, method=method)
     signature = line.signing_key().sign(signed)
     return msgspec.json.encode(msgspec.structs.replace(request, signature=signature)), signed
 
 
 @dataclass(frozen=True, slots=True)
 class Invited:
-    """The newcomer's half: a line, and what is wished."""
+    """The newcomer's half: a line, and what is wished; ``method`` is ``INSTANCE`` for a managed machine's secret."""
 
     line: InvitationLine
     wish: Wish
-    method: ClassVar[str] = NAME
+    method: str = NAME
 
     @property
     def pin(self) -> bytes:
@@ -153,15 +159,16 @@ class Invited:
             nonce=opening.nonce,
             server_spki=opening.server_spki,
             host=opening.host,
+            method=self.method,
         )
 
 
 @dataclass(frozen=True, slots=True)
 class InvitationIntroducer:
-    """The registrar's half."""
+    """The registrar's half; an invitation for another ``name`` is unknown to it."""
 
-    name: ClassVar[str] = NAME
-    native: ClassVar[bool] = True
+    name: str = NAME
+    native: bool = True
     evidence: ClassVar[type[msgspec.Struct]] = InvitationRequest
     because: ClassVar[str] = "an operator handed it an invitation, whose key it used to sign its request"
 
@@ -176,7 +183,7 @@ class InvitationIntroducer:
         :raises InvitationExpired, InvitationCancelled: told only to the holder of the seed.
         """
         request = opened(evidence, InvitationRequest, context, method=self.name)
-        signed = transcript(request, pin=context.pin, server_spki=evidence.channel.server_spki)
+        signed = transcript(request, pin=context.pin, server_spki=evidence.channel.server_spki, method=self.name)
         invitation = self._authenticate(request, signed, context)
         now = context.now()
         if invitation.cancelled is not None:
@@ -229,3 +236,4 @@ class InvitationIntroducer:
 
 
 REGISTRAR_HALF = InvitationIntroducer()
+CONTROLLER_HALF = InvitationIntroducer(INSTANCE, native=False)

@@ -26,7 +26,7 @@ def add(tx: Transaction, instance: Instance, invitation: Invitation) -> None:
     """
     said = (invitation.key_id, invitation.machine, invitation.expires_at)
     wanted = (instance.invitation, instance.name, instance.deadline)
-    if said != wanted or invitation.role is not Role.AGENT or invitation.method != "invitation":
+    if said != wanted or invitation.role is not Role.AGENT or invitation.method != "instance":
         raise Malformed(f"the invitation {invitation.key_id!r} is not that of the instance {instance.name!r}")
     if tx.one(statements.INSTANCE, {"p_name": instance.name}) is not None:
         raise Refused(

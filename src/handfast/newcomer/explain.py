@@ -52,7 +52,7 @@ def explain(held: Held, *, now: datetime) -> list[str]:
 
 
 def _because(method: str) -> str:
-    introducer = introducers.known().get(method)
+    introducer = (introducers.known() | introducers.known_for_instances()).get(method)
     return introducer.because if introducer is not None else f"of the method {method!r}, which is not known here"
 
 

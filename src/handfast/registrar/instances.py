@@ -8,12 +8,13 @@ secret is an invitation like others, which the introduction spends; only its pub
 from __future__ import annotations
 
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from uuid import uuid4
 
 from cryptography import x509
 
+from handfast import introducers
 from handfast.core.instancedata import OURS, InstanceData, check_instance_id
 from handfast.core.instances import Instance, Mode, State, confirmed, lasting, placed, released
 from handfast.core.invitation import Address
@@ -22,9 +23,27 @@ from handfast.core.names import machine_name
 from handfast.core.records import Invitation
 from handfast.core.roles import Role
 from handfast.errors import NotFound, Refused, UsageError
+from handfast.introducers import reintroduction, renewal
+from handfast.introducers.invitation import INSTANCE
 from handfast.registrar.administer import Administration, check_reason
+from handfast.registrar.introduce import Registrar
 
 PORT = 7575  # the original's
+
+
+def managing(registrar: Registrar) -> Registrar:
+    """
+    Return the flow of managed machines: by their secrets, and then by what they hold, where others may do so too.
+
+    It has no door: their controller brings the evidence, over connections that it has made and judged itself.
+    """
+    renewed = {name: registrar.introducers[name] for name in (renewal.NAME, reintroduction.NAME)}
+    roles = {name: registrar.rules.methods.get(name, frozenset()) & {Role.AGENT} for name in renewed}
+    return replace(
+        registrar,
+        introducers=introducers.known_for_instances() | renewed,
+        rules=replace(registrar.rules, methods={INSTANCE: frozenset({Role.AGENT}), **roles}),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +88,8 @@ class Instances:
         name, instance_id = machine_name(wanted.name), check_instance_id(wanted.instance_id or wanted.ours)
         made: list[Instance] = []
 
-        def keep(invitation: Invitation) -> Future[None]:
+        def keep(made_out: Invitation) -> Future[None]:
+            invitation = replace(made_out, method=INSTANCE)
             nowhere = wanted.address is None and wanted.dials is None
             made.append(
                 Instance(
@@ -108,14 +128,14 @@ class Instances:
         before = self.one(name)
         return self._change(before, placed(before, str(address), at=self.administration.clock.now()))
 
-    def confirm(self, name: str, key: bytes) -> Instance:
+    def confirm(self, name: str, key: bytes, *, by: str = "") -> Instance:
         """
-        Say which key an instance has (SHA-256 of its SubjectPublicKeyInfo), as its console or a person shows it.
+        Say which key an instance has (SHA-256 of its SubjectPublicKeyInfo), ``by`` what shows it, for the log.
 
         :raises NotFound: :raises Refused: it is introduced with another key, or is quarantined.
         """
         before = self.one(name)
-        return self._change(before, confirmed(before, key, at=self.administration.clock.now()))
+        return self._change(before, confirmed(before, key, at=self.administration.clock.now()), why=by)
 
     def release(self, name: str, *, reason: str) -> Instance:
         """
@@ -151,6 +171,8 @@ def _check_mode(wanted: Wanted) -> None:
         )
     if wanted.mode is Mode.PLAIN:
         if wanted.needs_key:
-            raise UsageError("an agent without TLS has no key to confirm", hint="leave out --require fingerprint")
+            raise UsageError(
+                "an agent without TLS has no key to confirm", hint="leave out --require secret+fingerprint"
+            )
         if wanted.address is not None:
             on_loopback(wanted.address, what="an agent without TLS")

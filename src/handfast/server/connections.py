@@ -22,9 +22,9 @@ import structlog
 from aiohttp import web
 from cryptography import x509
 
-from handfast.adapters.callers import callers
+from handfast.adapters.callers import callers, peer_address, prefix
 from handfast.core.names import IPAddress
-from handfast.server.limits import Limits, peer_address, prefix
+from handfast.server.limits import Limits
 from handfast.server.metrics import Metrics
 
 _UNREAD = 256 * 1024  # bytes that the kernel keeps for a client; the largest answer is a few of these

@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from handfast.adapters.callers import prefix
 from handfast.core import knownhosts, sshkeys, views, vouched
 from handfast.core.flow import Channel, Evidence
 from handfast.core.hosts import SSH_PORT, Host, How, spelling
@@ -31,7 +32,6 @@ from handfast.core.vouched import Signature
 from handfast.errors import Fault, Malformed, NotAuthorized, NotFound, TooMuch
 from handfast.introducers.phone_home import PhoneHomeReport, public_half
 from handfast.policy.rules import HostRules, Readers
-from handfast.server.limits import prefix
 from handfast.server.operators import authorize, holder
 from handfast.server.public import counted, json
 from handfast.server.state import Call

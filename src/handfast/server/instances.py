@@ -17,7 +17,7 @@ async def watch(server: Server) -> None:
     """Watch for as long as the configuration says so; it is looked at again at each tick."""
     if not _wanted(server):
         return
-    watching = asyncio.ensure_future(Controller(lambda: server.service, tell=tell).run())
+    watching = asyncio.ensure_future(Controller(lambda: server.service, tell=tell, listening=server.calls).run())
     try:
         while _wanted(server) and not watching.done():
             await asyncio.wait({watching}, timeout=server.limits.tick)

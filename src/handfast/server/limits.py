@@ -6,7 +6,6 @@ The limits protect the service, not the secrets: a seed of 256 bits is not guess
 
 from __future__ import annotations
 
-import ipaddress
 import math
 import time
 from collections import Counter, OrderedDict
@@ -14,7 +13,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from handfast.core.names import IPAddress
 from handfast.core.wire import MAX_REQUEST
 from handfast.errors import TooMuch
 
@@ -117,21 +115,3 @@ class Share:
             self._sources[source] -= 1
             if not self._sources[source]:
                 del self._sources[source]  # or the table would grow with every address ever seen
-
-
-def prefix(address: IPAddress | None) -> str:
-    """Return what counts as one source: an IPv4 address, or an IPv6 /64, from which one host can choose."""
-    if isinstance(address, ipaddress.IPv6Address):
-        return str(ipaddress.ip_network((address, 64), strict=False))
-    return str(address)
-
-
-def peer_address(peername: object) -> IPAddress | None:
-    """Return the address of a socket's peer, as IPv4 where a dual-stack socket shows it mapped; None for others."""
-    if not isinstance(peername, tuple) or not peername:
-        return None
-    try:
-        address = ipaddress.ip_address(str(peername[0]).partition("%")[0])  # without the zone of a link-local one
-    except ValueError:
-        return None
-    return (address.ipv4_mapped or address) if isinstance(address, ipaddress.IPv6Address) else address

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from handfast.adapters.callers import prefix
 from handfast.core.names import IPAddress
 from handfast.errors import TooMuch
-from handfast.server.limits import Buckets, Limits, Share, prefix
+from handfast.server.limits import Buckets, Limits, Share
 
 _ALL = "all"
 

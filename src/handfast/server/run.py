@@ -28,7 +28,7 @@ from handfast.server.limits import Limits
 from handfast.server.state import State
 from handfast.wiring import Service, announced
 
-HTTPS, CRL, NIFI = "https", "crl", "nifi"  # FileDescriptorName= of the systemd sockets
+HTTPS, CRL, NIFI, INSTANCES = "https", "crl", "nifi", "instances"  # FileDescriptorName= of the systemd sockets
 _SETTINGS = {HTTPS: "--listen", CRL: "--crl-listen", NIFI: "--nifi-listen"}
 _log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
@@ -78,10 +78,12 @@ async def _run(
 ) -> None:
     notifier = systemd.Notifier()
     passed = systemd.sockets()
+    calls = _calls(service, passed)
     bound = _bound(service, passed)
     where = {name: sockets.address_of(each) for name, each in bound.items()}
     service = _placed(service, where.get(HTTPS))
     state = State.start(service, await obtain(service) if HTTPS in bound else None, limits)
+    state.calls = calls
     runners, listeners = [], []
     for name, listening in bound.items():
         app, identity = _served(name, state)
@@ -100,6 +102,26 @@ async def _run(
         state.stopping = True
         notifier.tell("STOPPING=1")
         await _stop(state, listeners, runners, tasks)
+        if calls is not None:
+            calls.close()
+
+
+def _calls(service: Service, passed: dict[str, socket.socket]) -> socket.socket | None:
+    """
+    Take the socket where agents call out of those that systemd ``passed``; the controller opens its own otherwise.
+
+    :raises UsageError: nobody would take their calls, or it is no TCP socket.
+    """
+    calls, settings = passed.pop(INSTANCES, None), service.instances
+    if calls is None:
+        return None
+    if not settings.watch or settings.listen is None:
+        raise UsageError(
+            f"systemd passed a socket called {INSTANCES!r}, and nobody would take agents' calls",
+            hint="[instances] watch = true, and listen = HOST:PORT as in the .socket unit",
+        )
+    sockets.address_of(calls)
+    return calls
 
 
 def _bound(service: Service, passed: Mapping[str, socket.socket]) -> dict[str, socket.socket]:
@@ -180,7 +202,8 @@ async def _reload(state: State, listen: Address | None, notifier: systemd.Notifi
 
 
 def _places(service: Service) -> tuple[Address | None, ...]:
-    return service.listen, service.crl_listen, service.nifi.listen if service.nifi is not None else None
+    nifi = service.nifi.listen if service.nifi is not None else None
+    return service.listen, service.crl_listen, nifi, service.instances.listen
 
 
 def _placed(service: Service, listen: Address | None) -> Service:

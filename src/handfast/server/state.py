@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -11,11 +12,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from aiohttp import web
 
+from handfast.adapters.callers import prefix
 from handfast.core.merkle import Frontier
 from handfast.core.names import IPAddress
 from handfast.server.connections import Connections, Peer
 from handfast.server.identity import Identity
-from handfast.server.limits import Buckets, Limits, Share, prefix
+from handfast.server.limits import Buckets, Limits, Share
 from handfast.server.looks import Looks
 from handfast.server.metrics import Metrics
 from handfast.wiring import Service
@@ -49,6 +51,7 @@ class State:
     publishing: asyncio.Lock = field(default_factory=asyncio.Lock)
     listing: asyncio.Lock = field(default_factory=asyncio.Lock)  # of revoked SSH keys
     gathering: asyncio.Lock = field(default_factory=asyncio.Lock)  # of the snapshot
+    calls: socket.socket | None = None  # where agents call, if systemd has opened it
     signed: Frontier | None = None  # the log as of our last checkpoint, which every later one has to extend
     tampered: bool = False  # whether the log last seen does not
     stopping: bool = False

@@ -7,29 +7,12 @@ user, that may ask its metadata server: whoever can, can write them as well. So 
 
 from __future__ import annotations
 
-import msgspec
-
-from handfast.core import sshkeys
+from handfast.core import guest_attributes, sshkeys
+from handfast.core.guest_attributes import Attribute
 from handfast.core.sshkeys import SshKey
 from handfast.errors import HandfastError, Malformed
 
-MAX_ATTRIBUTES = 1024 * 1024  # bytes; the cloud keeps 256 KiB for a machine
 NAMESPACE = "hostkeys"
-_HINT = "give what `gcloud compute instances get-guest-attributes NAME --query-path=hostkeys/ --format=json` prints"
-
-
-class _Attribute(msgspec.Struct):
-    namespace: str
-    key: str
-    value: str
-
-
-class _Items(msgspec.Struct):
-    items: list[_Attribute]
-
-
-class _Answer(msgspec.Struct, rename="camel"):
-    query_value: _Items
 
 
 def host_keys(answer: bytes) -> tuple[SshKey, ...]:
@@ -38,21 +21,17 @@ def host_keys(answer: bytes) -> tuple[SshKey, ...]:
 
     A key of a type that we do not know is kept. *Not* checked: whose attributes they are.
 
-    :raises Malformed: not such JSON, no host key in it, or one that is none.
+    :raises Malformed: not such JSON, no host key in it, or one that is none. :raises TooMuch: more than there can be.
     """
-    try:
-        attributes = msgspec.json.decode(answer, type=list[_Attribute] | _Answer)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Malformed(f"not guest attributes: {str(error)[:120]}", hint=_HINT) from None
-    found = attributes if isinstance(attributes, list) else attributes.query_value.items
+    found = guest_attributes.read(answer, path=f"{NAMESPACE}/")
     keys = [_key(each) for each in found if each.namespace == NAMESPACE]
     if not keys:
         raise Malformed("no host key in the guest attributes", hint="are they enabled, and has the machine booted?")
     return tuple(dict.fromkeys(keys))
 
 
-def _key(attribute: _Attribute) -> SshKey:
+def _key(attribute: Attribute) -> SshKey:
     try:
         return sshkeys.parse(f"{attribute.key} {attribute.value}")
     except HandfastError as error:
-        raise Malformed(f"the guest attribute {attribute.key[:60]!r}: {error.message}", hint=_HINT) from None
+        raise Malformed(f"the guest attribute {attribute.key[:60]!r}: {error.message}", hint=error.hint) from None

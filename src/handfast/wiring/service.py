@@ -32,6 +32,7 @@ from handfast.registrar.administer import Administration, NifiTokens
 from handfast.registrar.certify import Certifier
 from handfast.registrar.challenge import Challenger
 from handfast.registrar.host_keys import HostKeys
+from handfast.registrar.instances import managing
 from handfast.registrar.introduce import LedgerContext, Registrar
 from handfast.registrar.provider_keys import ProviderKeys
 from handfast.ssh import look
@@ -51,11 +52,13 @@ class Service:
     """
     One registrar, ready to serve; without ``listen`` and ``crl_listen`` only ``nifi`` is served.
 
+    ``managing`` is the same flow for managed machines: it has no door, and their secrets are good nowhere else.
     ``reload`` reads the configuration again and returns a new value, or raises ConfigError and changes nothing.
     """
 
     name: str
     registrar: Registrar
+    managing: Registrar
     administration: Administration
     host_keys: HostKeys
     certifier: Certifier
@@ -168,9 +171,11 @@ class _Parts:
         foreign, ssh = self.nifi(settings), SshSigner.of(opened)
         tokens = None if foreign is None else NifiTokens(foreign.authority.token_master)
         certifying = _for_certificates(settings, provider_keys)
+        registrar = Registrar(_native(settings, lists), rules, store, authority, context)
         return Service(
             name=settings.name,
-            registrar=Registrar(_native(settings, lists), rules, store, authority, context),
+            registrar=registrar,
+            managing=managing(registrar),
             administration=Administration(store, self.clock, opened.pin, settings.addresses, opened.excluded, tokens),
             host_keys=HostKeys(introducers.known_for_hosts(), rules, store, context),
             certifier=Certifier(certifying, rules, store, authority, ssh, context),

@@ -1,0 +1,172 @@
+"""Agents' calls that are lent to commands: what becomes of them when one side dies, and of two who want the same."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from handfast.controller import lend
+from handfast.controller.control import connect
+from handfast.controller.credential import DIRECTORY
+from handfast.controller.http import Connection
+from handfast.controller.lend import borrow
+from handfast.core.instances import Instance, State
+from handfast.errors import Unreachable
+from handfast.wiring import Service
+from tests.controller.control import Control
+from tests.controller.dialling import add, dialled, eventually, hurry, real, taking
+
+NOBODY = r"'app1\.lan' calls its controller, and nobody takes its calls"
+_BORROWER = """
+import asyncio, sys
+from pathlib import Path
+from handfast.controller.lend import borrow
+
+async def main():
+    lent = await borrow(Path(sys.argv[1]), "app1.lan")
+    print("lent", flush=True)
+    await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No long pauses."""
+    hurry(monkeypatch)
+
+
+@asynccontextmanager
+async def running(house: Service, tmp_path: Path) -> AsyncIterator[tuple[Control, Instance]]:
+    """A real agent, introduced over its own call, of which it has two."""
+    async with taking(house) as control:
+        data = await add(control)
+        async with real(data, tmp_path / "state", dialled(control)):
+            yield control, await control.until(State.RUNNING)
+
+
+async def lent(control: Control, instance: Instance) -> Connection:
+    """Be lent a call, over which the instance answers."""
+    made = await connect(instance, control.controller.credential, control.service.data)
+    assert isinstance(made, Connection)
+    assert made.spki == instance.expected
+    assert (await made.request("GET", "/v1/agent")).status == 200
+    return made
+
+
+async def test_whoever_watches_dies(house: Service, tmp_path: Path) -> None:
+    """What a command has been lent stays its own to the end; who comes then is told that nobody takes its calls."""
+    async with running(house, tmp_path) as (control, instance):
+        held = await lent(control, instance)
+        await control.stop()
+        assert (await held.request("GET", "/v1/agent")).status == 200
+        held.close()
+        with pytest.raises(Unreachable, match=NOBODY) as told:
+            await borrow(control.service.data, "app1.lan")
+        assert "[instances] watch = true" in told.value.hint
+        await control.start()
+        await eventually(lambda: control.controller.listens is not None)
+
+
+async def test_whoever_watches_dies_while_somebody_waits(house: Service) -> None:
+    """He is told at once, and not that the agent does not call."""
+    async with taking(house) as control:
+        await add(control)
+        waiting = asyncio.ensure_future(borrow(control.service.data, "app1.lan"))
+        calls = control.controller._calls
+        assert calls is not None
+        await eventually(lambda: "app1.lan" in calls._wanted)
+        await control.stop()
+        with pytest.raises(Unreachable, match=NOBODY):
+            await waiting
+
+
+async def test_whoever_watched_was_killed(house: Service) -> None:
+    """His socket is still there: nobody answers at it, and the next one takes its place."""
+    place = house.data / DIRECTORY / lend.NAME
+    place.parent.mkdir(0o700, exist_ok=True)
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(place))
+    with pytest.raises(Unreachable, match=NOBODY):
+        await borrow(house.data, "app1.lan")
+    async with taking(house) as control:
+        await add(control)
+        with pytest.raises(Unreachable, match="has not called"):
+            await borrow(house.data, "app1.lan")
+
+
+async def test_a_command_is_killed(house: Service, tmp_path: Path) -> None:
+    """The call that it had ends with it: the agent calls anew, and the next command has that one."""
+    async with running(house, tmp_path) as (control, instance):
+        command = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-c",
+            _BORROWER,
+            str(control.service.data),
+            stdout=asyncio.subprocess.PIPE,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        )
+        try:
+            assert command.stdout is not None
+            assert await asyncio.wait_for(command.stdout.readline(), 40) == b"lent\n"
+        finally:
+            command.kill()
+            await command.wait()
+        (await lent(control, instance)).close()
+        assert control.last().state is State.RUNNING
+
+
+async def test_a_command_is_interrupted_while_it_waits(house: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is taken for it any more: the next call is there for others."""
+    monkeypatch.setattr(lend, "PATIENCE", 60.0)
+    async with taking(house) as control:
+        await add(control)
+        calls = control.controller._calls
+        assert calls is not None
+        waiting = asyncio.ensure_future(borrow(control.service.data, "app1.lan"))
+        await eventually(lambda: "app1.lan" in calls._wanted)
+        waiting.cancel()
+        await eventually(lambda: "app1.lan" not in calls._wanted)
+        assert waiting.cancelled()
+
+
+async def test_two_commands_at_once(house: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One has the call, and the other is told so if that takes long; else it has it afterwards."""
+    async with running(house, tmp_path) as (control, instance):
+        first = await lent(control, instance)
+        monkeypatch.setattr(lend, "PATIENCE", 0.3)
+        with pytest.raises(Unreachable, match=r"'app1\.lan' has not called") as told:
+            await lent(control, instance)
+        assert "another command may have its call" in told.value.hint
+        monkeypatch.setattr(lend, "PATIENCE", 40.0)
+        second = asyncio.ensure_future(lent(control, instance))
+        calls = control.controller._calls
+        assert calls is not None
+        await eventually(lambda: "app1.lan" in calls._wanted)
+        assert (await first.request("GET", "/v1/agent")).status == 200
+        first.close()
+        (await second).close()
+
+
+@pytest.mark.parametrize("asked", [b"../app1", b"\xff\0", b"x" * 400, b"nobody.lan"])
+async def test_who_asks_for_nobody(house: Service, asked: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No name, or nobody's: there is nothing to lend, and the next one is answered all the same."""
+    monkeypatch.setattr(lend, "PATIENCE", 0.1)
+    async with taking(house) as control:
+        place = control.service.data / DIRECTORY / lend.NAME
+        await eventually(place.exists)
+        for _ in range(2):
+            reader, writer = await asyncio.open_unix_connection(str(place))
+            writer.write(asked)
+            assert await reader.read(1) in {b"-", b""}
+            writer.close()
+        with pytest.raises(Unreachable, match="has not called"):
+            await borrow(control.service.data, "app1.lan")

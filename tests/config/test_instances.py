@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from handfast import config
+from handfast.config import settings
 from handfast.config.instances import InstanceSettings, SecondKey, called_at
 from handfast.core.invitation import Address
 from handfast.errors import ConfigError, UsageError
@@ -16,7 +16,7 @@ def read(tmp_path: Path, text: str) -> InstanceSettings:
     """The settings of a file."""
     path = tmp_path / "config.toml"
     path.write_text(text)
-    return config.load(path).instances
+    return settings.load(path).instances
 
 
 def test_nobody_watches_without_a_word(tmp_path: Path) -> None:

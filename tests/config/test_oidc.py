@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from handfast import config
+from handfast.config import settings
 from handfast.config.oidc import MOST_PROVIDERS
 from handfast.core.openid import Provider, check_name, check_url, is_local, metadata_url
 from handfast.errors import ConfigError, Malformed
@@ -19,7 +19,7 @@ def read(tmp_path: Path, text: str) -> tuple[Provider, ...]:
     """What a file says of providers."""
     path = tmp_path / "config.toml"
     path.write_text(text)
-    return config.load(path).oidc
+    return settings.load(path).oidc
 
 
 def mistakes(tmp_path: Path, text: str) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from handfast import config
+from handfast.config import settings
 from handfast.config.scan import ScanSettings
 from handfast.core.invitation import Address
 from handfast.errors import ConfigError
@@ -20,7 +20,7 @@ def read(tmp_path: Path, text: str) -> ScanSettings:
     """The settings of a file."""
     path = tmp_path / "config.toml"
     path.write_text(text)
-    return config.load(path).scan
+    return settings.load(path).scan
 
 
 def test_nothing_is_open_without_a_word(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ import pytest
 
 from handfast import config
 from handfast.adapters.process import child_environment
-from handfast.config import Config, duration, parse_listen, parse_role, secret_from
+from handfast.config import duration, parse_listen, parse_role, secret_from, settings
+from handfast.config.settings import Config
 from handfast.core.hosts import Grade, How
 from handfast.core.invitation import Address
 from handfast.core.names import network
@@ -54,12 +55,12 @@ readers = "anybody"
 def load(tmp_path: Path, text: str) -> Config:
     """Read a file with this text."""
     (tmp_path / "config.toml").write_text(text)
-    return config.load(tmp_path / "config.toml")
+    return settings.load(tmp_path / "config.toml")
 
 
 def test_no_file_and_an_empty_file_mean_the_defaults(tmp_path: Path) -> None:
     """A registrar needs no configuration."""
-    assert config.load(tmp_path / "none.toml") == load(tmp_path, "") == Config()
+    assert settings.load(tmp_path / "none.toml") == load(tmp_path, "") == Config()
     assert Config().listen == Address("0.0.0.0", 7443)
     assert set(Config().rules.methods) == {"invitation", "renewal", "reintroduction"}
 
@@ -178,10 +179,10 @@ def test_what_is_no_toml_is_refused(tmp_path: Path, text: str) -> None:
 def test_what_cannot_be_read_is_not_taken_for_nothing(tmp_path: Path) -> None:
     """A directory, or bytes that are no text, do not mean the defaults."""
     with pytest.raises(ConfigError, match="cannot read"):
-        config.load(tmp_path)
+        settings.load(tmp_path)
     (tmp_path / "latin").write_bytes(b'[registrar]\nname = "b\xfcro"')
     with pytest.raises(ConfigError, match="cannot read"):
-        config.load(tmp_path / "latin")
+        settings.load(tmp_path / "latin")
 
 
 def test_no_roles_disable_a_method(tmp_path: Path) -> None:

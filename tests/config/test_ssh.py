@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from handfast import config
+from handfast.config import settings
 from handfast.config.reader import Reader
 from handfast.core.hosts import How
 from handfast.core.names import network
@@ -58,7 +58,7 @@ client_id = "handfast"
 def load(tmp_path: Path, text: str) -> HostRules:
     """Read a file with this text."""
     (tmp_path / "config.toml").write_text(text)
-    return config.load(tmp_path / "config.toml").rules.ssh
+    return settings.load(tmp_path / "config.toml").rules.ssh
 
 
 def mistakes(tmp_path: Path, text: str) -> str:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from handfast import config
 from handfast.adapters.revocation_lists import RevocationLists
+from handfast.config import settings
 from handfast.config.x5c import X5cSettings
 from handfast.core.foreign import Usage
 from handfast.core.names import NamePattern
@@ -25,10 +25,10 @@ THEIRS = site()
 ENABLED = '[methods]\nx5c = ["server"]\n[x5c]\n'
 
 
-def load(tmp_path: Path, text: str) -> config.Config:
+def load(tmp_path: Path, text: str) -> settings.Config:
     """Read a file with this text."""
     (tmp_path / "config.toml").write_text(text)
-    return config.load(tmp_path / "config.toml")
+    return settings.load(tmp_path / "config.toml")
 
 
 def bundle(tmp_path: Path) -> str:
@@ -192,5 +192,5 @@ def test_a_list_in_a_file_is_there_from_the_start(tmp_path: Path) -> None:
 
 def test_lists_of_a_method_that_is_off_are_not_fetched(tmp_path: Path) -> None:
     """Nothing is asked of anybody for it."""
-    settings = config.Config(x5c=X5cSettings(crls=("http://their.lan/crl",)))
-    assert foreign_authorities.lists(settings, RevocationLists()).sources == ()
+    chosen = settings.Config(x5c=X5cSettings(crls=("http://their.lan/crl",)))
+    assert foreign_authorities.lists(chosen, RevocationLists()).sources == ()

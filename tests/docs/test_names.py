@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from handfast import config, errors
+from handfast import errors
 from handfast.adapters import files
 from handfast.adapters.problems import STATUS
 from handfast.cli.exit_codes import DONE, EXIT_CODES, INTERRUPTED, exit_code
+from handfast.config import settings
 from handfast.core.roles import Role
 from handfast.introducers import nifi
 from handfast.ledger import entries, host_entries
@@ -118,10 +119,10 @@ def test_the_configuration_example_is_complete_and_true(tmp_path: Path) -> None:
     example = next(block.text for block in blocks(OPERATIONS) if "config" in block.marks)
     path = tmp_path / "config.toml"
     path.write_text(example)
-    config.load(path)
+    settings.load(path)
     source = "".join(path.read_text() for path in (PACKAGE / "config").glob("*.py"))
     known = {key.rpartition(".")[2] for key in re.findall(r'\.take\("([^"]+)"', source)} | set(Role)
-    known |= {method.replace("-", "_") for method in config.Config().rules.methods} | {"x5c"}  # off by default
+    known |= {method.replace("-", "_") for method in settings.Config().rules.methods} | {"x5c"}  # off by default
     named = set(re.findall(r"\b([a-z0-9_]+) =", example))  # in its comments too: some exclude each other
     assert (known - named, set(_keys(tomllib.loads(example))) - known) == (set(), set())
 

@@ -15,7 +15,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from handfast import config
+from handfast.config import settings
 from handfast.core.roles import Role
 from handfast.errors import Fault, Malformed, NotFound, Refused, Unsafe, UsageError
 from handfast.registrar.operator import LocalOperator
@@ -38,7 +38,7 @@ class TestNew:
         for name in ("root.crt", "issuing/1.crt"):
             certificate = x509.load_pem_x509_certificate((tmp_path / "D/authority" / name).read_bytes())
             assert abs(certificate.not_valid_after_utc - now() - timedelta(hours=90)) < timedelta(minutes=1)
-        rules = config.load(tmp_path / "D/config.toml").rules
+        rules = settings.load(tmp_path / "D/config.toml").rules
         assert rules.lifetime == timedelta(hours=90)
         assert rules.methods == {name: frozenset({Role.SERVER, Role.CLIENT}) for name in ("invitation", "renewal")}
 

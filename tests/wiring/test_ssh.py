@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from handfast import config, introducers
+from handfast import introducers
 from handfast.adapters.clock import SystemClock
+from handfast.config import settings
 from handfast.introducers import ssh_pop
 from handfast.registrar.provider_keys import ProviderKeys
 from handfast.wiring import service
@@ -18,7 +19,7 @@ PROVIDER = '[[oidc]]\nname = "corp"\nissuer = "https://id.example.org"\nclient_i
 def ways(tmp_path: Path, text: str = "") -> set[str]:
     """The ways that are open under a configuration."""
     (tmp_path / "config.toml").write_text(text)
-    return set(service._for_certificates(config.load(tmp_path / "config.toml"), ProviderKeys(SystemClock())))
+    return set(service._for_certificates(settings.load(tmp_path / "config.toml"), ProviderKeys(SystemClock())))
 
 
 @pytest.mark.parametrize(

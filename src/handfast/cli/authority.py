@@ -49,9 +49,10 @@ def init_command(
 ) -> None:
     """Make the authority before the first `up`, with choices that `up` does not ask for."""
     from handfast.adapters.files import private_directory
+    from handfast.config.settings import load
 
     private_directory(data)
-    settings = config.load(data / CONFIG)
+    settings = load(data / CONFIG)
     ceremony.create(
         data / AUTHORITY,
         name=name,

@@ -208,9 +208,9 @@ def accepted(path: Path) -> Grade:
         return Grade.CHALLENGED
     except OSError as error:
         raise Fault(f"cannot read {str(path)!r}: {error.strerror}", hint="check who owns it") from error
-    from handfast import config
+    from handfast.config.settings import load
 
-    return config.load(path).rules.ssh.accept
+    return load(path).rules.ssh.accept
 
 
 if __name__ == "__main__":  # how a jump host's ssh starts us, see wrapper.py

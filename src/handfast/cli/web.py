@@ -20,14 +20,14 @@ def web_command(data: Path, no_browser: bool) -> int:
     Prints a link, one line on stdout: it is a secret, and good once. Serves on loopback until SIGINT or SIGTERM. From
     elsewhere, forward its port under the same number: ssh -L PORT:127.0.0.1:PORT.
     """
-    from handfast import config
     from handfast.adapters.browser import open_link
+    from handfast.config.settings import load
     from handfast.server.pages import Pages
     from handfast.server.web import serve
     from handfast.wiring import CONFIG, open_administration
 
     administration = open_administration(data)
-    accept = config.load(data / CONFIG).rules.ssh.accept
+    accept = load(data / CONFIG).rules.ssh.accept
     pages = Pages(administration.ledger, administration.clock, accept)
 
     def browse(link: str) -> bool:

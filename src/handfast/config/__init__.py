@@ -4,6 +4,8 @@ Files and the environment become frozen values here, and nowhere else: flag, env
     settings      a registrar's config.toml, with a file for each of its larger tables
     environment   where state is kept, secrets, how output should look
     reader        one table of a file, all of whose mistakes are told
+
+``settings`` is not imported here: it knows all that a registrar does, and most commands need none of it.
 """
 
 from __future__ import annotations
@@ -17,20 +19,14 @@ from handfast.config.environment import (
     wants_color,
     wants_traceback,
 )
-from handfast.config.reader import duration, parse_listen
-from handfast.config.settings import ANYWHERE, DEFAULT_CRL_PORT, DEFAULT_PORT, Config, load, parse_role
+from handfast.config.reader import duration, parse_listen, parse_role
 
 __all__ = [
-    "ANYWHERE",
-    "DEFAULT_CRL_PORT",
-    "DEFAULT_PORT",
     "MAX_SECRET",
-    "Config",
     "agent_directory",
     "data_directory",
     "duration",
     "identity_directory",
-    "load",
     "parse_listen",
     "parse_role",
     "secret_from",

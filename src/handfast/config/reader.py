@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Any, TypeVar
 
 from handfast.core.invitation import Address
+from handfast.core.roles import GRANTABLE, Role
 from handfast.errors import HandfastError, Malformed, UsageError
 
 LONGEST = timedelta(days=100 * 365)
@@ -150,3 +151,19 @@ def duration(text: str) -> timedelta:
     if seconds > LONGEST.total_seconds():  # the calendar ends in the year 9999
         raise UsageError(f"too long a duration: {text[:40]!r}", hint=f"at most {LONGEST.days}d")
     return timedelta(seconds=seconds)
+
+
+def parse_role(text: str) -> Role:
+    """
+    Read a role that may be granted.
+
+    :raises UsageError: unknown, or ``registrar``, which nobody is granted.
+    """
+    known = ", ".join(sorted(GRANTABLE))
+    try:
+        role = Role(text)
+    except ValueError:
+        raise UsageError(f"unknown role {text[:40]!r}", hint=f"one of {known}") from None
+    if role not in GRANTABLE:
+        raise UsageError(f"role {text!r} is never granted", hint=f"one of {known}")
+    return role

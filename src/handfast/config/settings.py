@@ -9,7 +9,7 @@ from typing import Any
 
 from handfast.config.instances import InstanceSettings, instance_settings
 from handfast.config.oidc import check_origins, providers
-from handfast.config.reader import LONGEST, Reader, duration, each, parse_listen, yes_or_no
+from handfast.config.reader import LONGEST, Reader, duration, each, parse_listen, parse_role, yes_or_no
 from handfast.config.scan import ScanSettings, scan_settings
 from handfast.config.ssh import host_rules
 from handfast.config.x5c import X5cSettings, x5c_settings
@@ -18,9 +18,9 @@ from handfast.core.dn import parse as parse_subject
 from handfast.core.invitation import Address
 from handfast.core.names import IPNetwork, NamePattern, Names, dns_name, machine_name, network
 from handfast.core.openid import Provider
-from handfast.core.roles import GRANTABLE, Role
+from handfast.core.roles import Role
 from handfast.core.x509 import distribution_points
-from handfast.errors import ConfigError, UsageError
+from handfast.errors import ConfigError
 from handfast.nifi.service import NifiSettings
 from handfast.policy.rules import Rules
 
@@ -139,19 +139,3 @@ def _url(value: str) -> str:
 
 def _roles(values: Any) -> frozenset[Role]:
     return frozenset(each(parse_role)(values))
-
-
-def parse_role(text: str) -> Role:
-    """
-    Read a role that may be granted.
-
-    :raises UsageError: unknown, or ``registrar``, which nobody is granted.
-    """
-    known = ", ".join(sorted(GRANTABLE))
-    try:
-        role = Role(text)
-    except ValueError:
-        raise UsageError(f"unknown role {text[:40]!r}", hint=f"one of {known}") from None
-    if role not in GRANTABLE:
-        raise UsageError(f"role {text!r} is never granted", hint=f"one of {known}")
-    return role

@@ -14,7 +14,7 @@ from typing import Any
 from handfast import config
 from handfast.adapters.resolve import leading_to
 from handfast.authority.flat import FlatAuthority
-from handfast.config import Config
+from handfast.config.settings import Config
 from handfast.core.invitation import Address
 from handfast.core.secret import Secret
 from handfast.errors import UsageError

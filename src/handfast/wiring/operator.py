@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from handfast import config, introducers
+from handfast import introducers
 from handfast.adapters.clock import SystemClock
 from handfast.authority.authority import PublicAuthority
+from handfast.config.settings import load
 from handfast.core.invitation import Address
 from handfast.core.secret import Secret
 from handfast.registrar.administer import Administration
@@ -50,7 +51,7 @@ def open_host_keys(data: Path) -> HostKeys:
     require_data(data)
     public, store = PublicAuthority.read(data / AUTHORITY), open_ledger(data)
     context = context_of(store, SystemClock(), public)
-    return HostKeys(introducers.known_for_hosts(), config.load(data / CONFIG).rules, store, context)
+    return HostKeys(introducers.known_for_hosts(), load(data / CONFIG).rules, store, context)
 
 
 def open_instances(data: Path, *, addresses: tuple[Address, ...] = ()) -> Instances:
@@ -69,4 +70,4 @@ def open_approvals(data: Path, *, by: str) -> Approvals:
     :raises NotFound: no registrar was ever started on this directory. :raises ConfigError: its settings are wrong.
     """
     require_data(data)
-    return Approvals(open_ledger(data), SystemClock(), config.load(data / CONFIG).rules.ssh.accept, by)
+    return Approvals(open_ledger(data), SystemClock(), load(data / CONFIG).rules.ssh.accept, by)

@@ -8,15 +8,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from handfast import config, introducers
+from handfast import introducers
 from handfast.adapters.clock import SystemClock
 from handfast.adapters.files import FileLock, private_directory
 from handfast.adapters.revocation_lists import RevocationLists
 from handfast.authority import ceremony
 from handfast.authority.authority import FileAuthority, PublicAuthority
 from handfast.authority.sshsign import SshSigner
-from handfast.config import Config
 from handfast.config.instances import InstanceSettings
+from handfast.config.settings import DEFAULT_CRL_PORT, Config, load
 from handfast.core.hosts import How
 from handfast.core.invitation import Address
 from handfast.core.openid import Provider
@@ -107,7 +107,7 @@ class Overrides:
         """
         if self.config is not None and not self.config.exists():
             raise UsageError(f"no configuration at {str(self.config)!r}", hint="leave out --config for the defaults")
-        read = config.load(self.config or data / CONFIG)
+        read = load(self.config or data / CONFIG)
         return replace(
             read,
             listen=self.listen or read.listen,
@@ -255,7 +255,7 @@ def open_standalone(data: Path) -> Iterator[Recorded]:
 
 
 def _crl_listen(listen: Address) -> Address:
-    return Address(listen.host, config.DEFAULT_CRL_PORT if listen.port else 0)
+    return Address(listen.host, DEFAULT_CRL_PORT if listen.port else 0)
 
 
 def _crl_url(settings: Config, crl_listen: Address, public: PublicAuthority) -> str | None:

@@ -6,7 +6,7 @@ from cryptography import x509
 
 from handfast.adapters.files import read_trusted
 from handfast.adapters.revocation_lists import RevocationLists
-from handfast.config import Config
+from handfast.config.settings import Config
 from handfast.config.x5c import X5cSettings
 from handfast.core.foreign import MAX_BUNDLE, read_roots
 from handfast.errors import ConfigError, HandfastError

@@ -77,6 +77,7 @@ PEERS = {
     "libiddawc": Peer("/usr/lib/*/libiddawc.so", "libiddawc-dev"),  # of glewlwyd
     "liboath": Peer("/usr/lib/*/liboath.so", "liboath-dev"),  # of glewlwyd
     "mvn": Peer("mvn", "maven"),
+    "nft": Peer("nft", "nftables"),
     "nginx": Peer("nginx", "nginx-light"),
     "nifi-toolkit-1.11.4": _toolkit("1.11.4"),
     "nifi-toolkit-1.23.2": _toolkit("1.23.2"),

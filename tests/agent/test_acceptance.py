@@ -21,7 +21,10 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from handfast.agent import original, v1
+from handfast.controller.userdata import cloud_config
 from handfast.core import instancedata
+from handfast.core.fingerprint_words import words
+from handfast.core.instance_views import parse_fingerprint
 from handfast.core.instancedata import InstanceData
 from handfast.core.invitation import Address
 from tests.agent import launched
@@ -129,7 +132,7 @@ def test_a_disk_that_fills_up(met: Managed) -> None:
         assert met.agent.talk().ask("PUT", "/v1/services/web/artifacts/app", b"the old one").status == 201
         refused = met.agent.talk().ask("PUT", "/v1/services/web/artifacts/app", bytes(8_000_000))
         assert (refused.status, refused.json()["code"]) == (500, "fault")
-        assert "No space left on device" in refused.json()["detail"]
+        assert "under 5% of the disk would be free" in refused.json()["detail"]
         assert [(each.name, each.read_bytes()) for each in folder.iterdir()] == [("app", b"the old one")]
         assert met.agent.talk().ask("PUT", "/v1/services/web/artifacts/app", b"a new one").status == 201
     finally:
@@ -311,6 +314,22 @@ def test_user_data_where_clouds_have_it(place: str, cloud: Cloud, controlling: C
     assert (told["instance"], told["stage"], told["listen"]) == ("web1", "new", "[::]:7575")
     again = cloud.ready("auto", "state", **machine)
     assert again["key"] == told["key"]
+
+
+@pytest.mark.root
+@pytest.mark.peer("ip")
+@pytest.mark.parametrize("place", PLACES)
+def test_the_document_for_cloud_init_where_clouds_have_it(place: str, cloud: Cloud, controlling: Controlling) -> None:
+    """What `instance add` prints by default is what the cloud's own field has, and is read there as the JSON is."""
+    data = given(controlling)
+    machine = PLACES[place](cloud_config(data), "i-1")
+    told = cloud.ready(place, "state", **machine)
+    assert (told["instance"], told["stage"], told["words"]) == ("web1", "new", words(parse_fingerprint(told["key"])))
+    assert cloud.ready("auto", "state", **machine)["key"] == told["key"]
+    others = PLACES[place]("#cloud-config\npackages: [nginx]\n", "i-1")
+    refused = cloud.refused("auto", "other", 3, **others)
+    assert "a document for cloud-init that has our '/etc/handfast/agent/user-data' 0 times" in refused
+    assert not (cloud.host.directory / "other").exists()
 
 
 @pytest.mark.root

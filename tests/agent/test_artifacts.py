@@ -14,15 +14,16 @@ import pytest
 
 from handfast.agent import artifacts
 from handfast.agent.artifacts import Artifact, Artifacts, artifact_name
-from handfast.errors import Fault, Malformed, NotFound, Refused, TooMuch
+from handfast.errors import Fault, Malformed, NotFound, Refused, TooMuch, Unsafe
+from tests.agent.agents import managed
 
 DATA = b"the program\n" * 100
 SHA256 = hashlib.sha256(DATA).hexdigest()
 
 
-def there(directory: Path, *, most: int = 10_000) -> Artifacts:
+def there(directory: Path, *, most: int = 10_000, total: int = 100_000) -> Artifacts:
     """Return the artifacts of a directory."""
-    return Artifacts(directory, most)
+    return Artifacts(directory, most, total)
 
 
 def put(store: Artifacts, name: str = "site.war", data: bytes = DATA, **announced: Any) -> None:
@@ -104,6 +105,70 @@ def test_their_number_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     put(there(tmp_path), "a", b"again")
 
 
+def test_their_sizes_together_are_bounded(tmp_path: Path) -> None:
+    """What is there and what is on its way counts, less what is replaced; at the begin, on the way, and at the end."""
+    store = there(tmp_path, total=3 * len(DATA))
+    put(store, "a")
+    put(store, "b")
+    (tmp_path / "notes").symlink_to(tmp_path / "a")
+    put(store, "b", DATA + DATA)
+    put(store, "a", size=len(DATA))
+    with pytest.raises(TooMuch, match=f"over {3 * len(DATA)} bytes of artifacts with 'c'"):
+        put(store, "c", b"x")
+    store.remove("a")
+    with pytest.raises(TooMuch, match="of artifacts with 'c'"):
+        put(store, "c", size=len(DATA) + 1)
+    with pytest.raises(TooMuch, match=f"an artifact of over {len(DATA)} bytes"):
+        put(store, "c", DATA + b"x")
+    assert names(tmp_path) == ["b", "notes"]
+
+
+def test_two_on_their_way_do_not_pass_together(tmp_path: Path) -> None:
+    """Each had room when it began; the one that ends first sees the other."""
+    store = there(tmp_path, total=len(DATA))
+
+    def second() -> None:
+        with store.incoming("a") as first, store.incoming("b") as other:
+            first.write(DATA[:700])
+            other.write(DATA[:501])
+
+    with pytest.raises(TooMuch, match="of artifacts with 'b'"):
+        second()
+    put(store, "b")
+    assert names(tmp_path) == ["b"]
+
+
+def test_some_of_the_disk_stays_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that would fill it is refused at its head, or when that is seen; what is there stays."""
+    put(there(tmp_path), data=b"old")
+    disk = os.statvfs(tmp_path)
+    free = disk.f_bavail * disk.f_frsize
+    with pytest.raises(Fault, match=r"under 5% of the disk would be free"):
+        put(Artifacts(tmp_path, free, free), size=free)
+    with there(tmp_path).incoming("site.war") as coming:
+        monkeypatch.setattr(artifacts, "SPARE", 1.0)
+        with pytest.raises(Fault, match=r"under 100% of the disk would be free"):
+            coming.write(b"new")
+        monkeypatch.undo()
+        coming.write(b"next")
+    monkeypatch.setattr(artifacts, "SPARE", 1.0)
+    with pytest.raises(Fault, match="would be free"):
+        put(there(tmp_path))
+    assert ((tmp_path / "site.war").read_bytes(), names(tmp_path)) == (b"next", ["site.war"])
+
+
+def test_what_is_gone_meanwhile_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever owns the directory may rename what was listed a moment ago: that is no failure of ours."""
+    put(there(tmp_path))
+    listed = [*names(tmp_path), "gone.war"]
+    monkeypatch.setattr("os.listdir", lambda _folder: listed)
+    assert there(tmp_path).listed() == (Artifact("site.war", len(DATA)),)
+    put(there(tmp_path), "gone.war")
+    there(tmp_path).remove("gone.war")
+    put(there(tmp_path), data=b"new")
+    assert there(tmp_path).shown("site.war").size == 3
+
+
 @pytest.mark.parametrize(
     "name",
     [
@@ -133,8 +198,10 @@ def test_links_are_not_followed(tmp_path: Path) -> None:
     with pytest.raises(Refused, match=r"'site\.war' is there, and is no file"):
         put(there(folder))
     (tmp_path / "linked").symlink_to(folder)
-    with pytest.raises(Fault, match="cannot open the directory for artifacts"):
+    with pytest.raises(Unsafe, match="linked' is a link"):
         there(tmp_path / "linked").listed()
+    with pytest.raises(Fault, match=r"cannot open the directory for artifacts '.*/none'"):
+        there(tmp_path / "none").listed()
     assert secret.read_bytes() == b"secret"
 
 
@@ -154,7 +221,7 @@ import os, signal, sys
 from pathlib import Path
 from typing import Any
 from handfast.agent.artifacts import Artifacts
-with Artifacts(Path(sys.argv[1]), 10_000).incoming("site.war") as coming:
+with Artifacts(Path(sys.argv[1]), 10_000, 10_000).incoming("site.war") as coming:
     coming.write(b"half of it")
     os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -169,3 +236,31 @@ def test_a_kill_leaves_the_old_one(tmp_path: Path) -> None:
     assert there(tmp_path).clean() == 1
     assert names(tmp_path) == ["site.war"]
     assert there(tmp_path).listed() == (Artifact("site.war", 3),)
+
+
+def stray(directory: Path) -> list[str]:
+    """Put there what looks like something of ours, and is not."""
+    folder, link, other = ".handfast-0123456789abcdef", ".handfast-00112233445566ff", ".handfast-evil"
+    (directory / folder).mkdir()
+    (directory / link).symlink_to("/nonexistent")
+    (directory / other).mkdir()
+    return sorted([folder, link, other])
+
+
+def test_only_parts_are_cleaned(tmp_path: Path) -> None:
+    """What the directory's owner has put there under such names stays, and holds up nothing."""
+    left = stray(tmp_path)
+    (tmp_path / ".handfast-fedcba9876543210").touch()
+    assert there(tmp_path).clean() == 1
+    assert names(tmp_path) == left
+
+
+def test_a_directory_does_not_end_the_agent(tmp_path: Path) -> None:
+    """One `mkdir` by the service's user, and the agent starts all the same, and takes artifacts."""
+    with managed(tmp_path) as met:
+        left = stray(tmp_path / "artifacts")
+        met.agent.talks.close()
+        met.agent.process.stop()
+        met.agent.start()
+        assert met.agent.talk().ask("PUT", "/v1/services/web/artifacts/app", DATA).status == 201
+        assert names(tmp_path / "artifacts") == [*left, "app"]

@@ -6,10 +6,16 @@ import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 
-from tests.agent.agents import Managed, managed
+from handfast.agent import policy, run
+from handfast.agent.agent import Agent
+from handfast.agent.service import Service
+from handfast.agent.state import State
+from handfast.core.instancedata import InstanceData
+from tests.agent.agents import POLICY, Managed, managed
 
 
 @pytest.fixture
@@ -70,3 +76,28 @@ def test_a_disk_that_is_not_ours(met: Managed) -> None:
     met.agent.start()
     assert any("cannot put in order what was left" in line for line in met.agent.process.lines)
     assert met.agent.talk().ask("GET", "/v1/services/web").status == 200
+
+
+def test_what_a_services_user_leaves_there(met: Managed) -> None:
+    """Whoever owns a service's directory does not end the agent for good by what he puts into it."""
+    (met.place / "artifacts/.handfast-0123456789abcdef").mkdir()
+    (met.place / "artifacts/.handfast-x").mkdir()
+    met.agent.talks.close()
+    met.agent.process.stop()
+    met.agent.start()
+    assert met.agent.talk().ask("GET", "/v1/services/web/artifacts").json() == {"artifacts": []}
+
+
+def test_one_step_that_fails_is_not_the_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of what a crash has left all is put in order that can be, whatever the kernel says of the rest."""
+    done: list[str] = []
+
+    def fails(self: Service) -> None:
+        done.append(self.policy.name)
+        raise IsADirectoryError(21, "Is a directory", ".handfast-x")
+
+    monkeypatch.setattr(Service, "recover", fails)
+    state = State(cast(Agent, None), cast(InstanceData, None))
+    state.adopt(policy.parse(POLICY.format(tmp_path, "").encode(), source="policy"))
+    run._recover(state)
+    assert done == ["web", "seen"]

@@ -5,66 +5,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from handfast.agent import doors, policy, state, transfers
-from handfast.agent.agent import Agent
-from handfast.agent.app import application, runner
-from handfast.agent.doors import Doors
-from handfast.agent.state import State
-from handfast.core.invitation import Address
-from handfast.newcomer.keystore import Keystore
-from tests.agent.agents import POLICY, Answer, Running, Talk, controller
-from tests.agent.test_agent import Controlling, given
-from tests.interop.hosts import Host
+from handfast.agent import doors, state, transfers
+from tests.agent import within
+from tests.agent.agents import Answer, Running, Talk
+from tests.agent.within import Inside
+
+controlling, inside = within.controlling, within.inside  # the fixtures
 
 
 @pytest.fixture
-def controlling(tmp_path: Path) -> Iterator[Controlling]:
-    """The controller."""
-    (tmp_path / "controller").mkdir()
-    with controller(tmp_path / "controller") as made:
-        yield made
-
-
-@pytest.fixture
-def agent(inside: tuple[Running, Doors]) -> Running:
+def agent(inside: Inside) -> Running:
     """An agent in this process, introduced."""
-    return inside[0]
-
-
-@pytest.fixture
-async def inside(controlling: Controlling, tmp_path: Path) -> AsyncIterator[tuple[Running, Doors]]:
-    """The same, and what leads to it."""
-    for name in ("logs", "artifacts"):
-        (tmp_path / name).mkdir()
-    host = Host(tmp_path / "agent")
-    data = given(controlling)
-    keystore = Keystore(tmp_path / "state")
-    shared = State(Agent(data, keystore, now=lambda: datetime.now(UTC)), data)
-    shared.adopt(policy.parse(POLICY.format(tmp_path, "").encode(), source="policy"))
-    http = runner(application(shared))
-    await http.setup()
-    assert http.server is not None
-    entrance = Doors(http.server, face=lambda: shared.agent.face, admit=shared.agent.authorize)
-    shared.callers = entrance.callers
-    listening = socket.create_server(("127.0.0.1", 0))
-    accepting = asyncio.create_task(entrance.listen(listening))
-    running = Running(controlling, data, host, tmp_path)
-    running.address = Address("127.0.0.1", listening.getsockname()[1])
-    await asyncio.to_thread(running.introduce)
-    yield running, entrance
-    await asyncio.to_thread(running.talks.close)
-    accepting.cancel()
-    await asyncio.wait({accepting})
-    await entrance.close()
-    await http.cleanup()
-    listening.close()
-    assert not entrance.callers
+    return inside.agent
 
 
 async def sent(talk: Talk, method: str, path: str, size: int, some: bytes = b"") -> Answer:
@@ -106,11 +62,11 @@ async def test_artifacts_come_a_few_at_a_time(agent: Running, monkeypatch: pytes
 
 
 async def test_whoever_does_not_read_is_dropped(
-    inside: tuple[Running, Doors], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    inside: Inside, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was asked for is kept for a while, and not for ever."""
     monkeypatch.setattr(doors, "UNREAD", 0.5)
-    agent, entrance = inside
+    agent, entrance = inside.agent, inside.doors
     (tmp_path / "logs/a.log").write_text("a line\n" * 100_000)
     talk = await asyncio.to_thread(agent.talk)
     request = b"GET /v1/services/web/logs/a.log?lines=10000 HTTP/1.1\r\nHost: a\r\n\r\n"

@@ -55,6 +55,19 @@ def test_a_name_leads_to_its_last_address(members: Members) -> None:
         ("node", "0.0.0.0", Malformed),
         ("node", "224.0.0.1", Malformed),
         ("node", "$(reboot)", Malformed),
+        ("node", "::ffff:127.0.0.1", Malformed),
+        ("node", "::ffff:169.254.169.254", Malformed),
+        ("node", "::ffff:0.1.2.3", Malformed),
+        ("node", "::127.0.0.1", Malformed),
+        ("node", "64:ff9b::7f00:1", Malformed),
+        ("node", "::1", Malformed),
+        ("node", "::", Malformed),
+        ("node", "ff02::1", Malformed),
+        ("node", "fe80::1", Malformed),
+        ("node", "0.1.2.3", Malformed),
+        ("node", "240.0.0.1", Malformed),
+        ("node", "255.255.255.255", Malformed),
+        ("node", "169.254.169.254", Malformed),
     ],
 )
 def test_nothing_else_is_written(hostname: str, address: str, kind: type[HandfastError], members: Members) -> None:
@@ -91,3 +104,36 @@ def test_no_file_is_a_fault(tmp_path: Path) -> None:
     """A policy that names what is not there."""
     with pytest.raises(Fault, match="cannot read"):
         Members(tmp_path / "none").put("node1.lan", "192.0.2.1")
+
+
+@pytest.mark.parametrize("address", ["10.0.0.1", "192.168.1.1", "203.0.113.9", "fd00::1", "2001:db8::1"])
+def test_addresses_of_machines(address: str, members: Members) -> None:
+    """Of a private network or a public one."""
+    members.put("node", address)
+    assert f"{address} node\n" in members.path.read_text("latin1")
+
+
+def test_an_address_in_another_notation(members: Members) -> None:
+    """It is written as where it leads."""
+    members.put("node", "::ffff:192.0.2.1")
+    assert "\n192.0.2.1 node\n" in members.path.read_text("latin1")
+
+
+@pytest.mark.parametrize("end", ["\f", "\v", "\x1c", "\x85", "\u2028", "\r", "\r\n"])
+def test_a_line_is_what_hosts_has(end: str, members: Members) -> None:
+    """Nothing that only Unicode takes for the end of a line is made one: it may stand in a comment."""
+    before = f"127.0.0.1 localhost\n# see{end}192.0.2.66 bank.example\n".encode()
+    members.path.write_bytes(before)
+    members.put("node", "192.0.2.1")
+    assert members.path.read_bytes().startswith(before)
+    members.remove("node")
+    assert members.path.read_bytes() == before
+
+
+@pytest.mark.parametrize("before", [b"", b"\n", b"127.0.0.1 localhost\n\n"])
+def test_the_end_of_the_file_stays(before: bytes, members: Members) -> None:
+    """Also where it has nothing, or empty lines there."""
+    members.path.write_bytes(before)
+    members.put("node", "192.0.2.1")
+    members.remove("node")
+    assert members.path.read_bytes() == before

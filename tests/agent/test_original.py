@@ -119,6 +119,10 @@ def test_artifacts(met: Managed) -> None:
         assert message(met.talk.ask(method, "/services/web/artifacts/app.war"), 500) == "no artifact 'app.war'"
 
 
+CUT = part("artifact", b"half of it", "app.war")
+JSON = json.dumps({"location": "https://x.example/a", "sha256": "0" * 64}).encode()
+
+
 @pytest.mark.parametrize(
     ("body", "status", "reason"),
     [
@@ -132,7 +136,14 @@ def test_artifacts(met: Managed) -> None:
         (part("artifact", json.dumps({"location": "https://x.example/a", "sha256": "0" * 64}).encode()), 500, "allow"),
         (part("artifact", b"\xff" * 70_000), 500, "without a file name"),
         (b"------x\r\nno header\r\n", 500, ""),
-        (b"", 500, ""),
+        (b"", 500, "not a form"),
+        (CUT.removesuffix(b"--\r\n"), 500, "not a form"),
+        (CUT.removesuffix(b"------x--\r\n"), 500, "not a form"),
+        (CUT.removesuffix(b"\r\n------x--\r\n"), 500, "not a form"),
+        (CUT.replace(b"x--\r\n", b"x\r\n"), 500, "not a form"),
+        (CUT.replace(b"------x--", b"------y--"), 500, "not a form"),
+        (b"------x\r\nX: " + b"y" * 9000 + b"\r\n\r\n", 500, "not a form"),
+        (part("artifact", JSON, None).removesuffix(b"--\r\n"), 500, "not a form"),
         (part("artifact", b"0" * 10_000_001, "large"), 500, "over 10000000 bytes"),
     ],
 )  # fmt: skip
@@ -142,6 +153,63 @@ def test_bad_artifacts(body: bytes, status: int, reason: str, met: Managed) -> N
     refused = talk.ask("POST", "/services/web/artifacts", body, Content_Type=MULTIPART)
     assert reason in message(refused, status)
     assert list((met.place / "artifacts").iterdir()) == []
+
+
+def test_a_form_with_more_in_it(met: Managed) -> None:
+    """What else is in it, before and behind the artifact, is read and left."""
+    parts = [part("other", b"x" * 100_000), CUT, part("artifact", b"another", "other.war")]
+    body = b"".join(each.removesuffix(b"------x--\r\n") for each in parts) + b"------x--\r\n"
+    pushed = met.agent.talk().ask("POST", "/services/web/artifacts", body, Content_Type=MULTIPART)
+    assert (pushed.status, pushed.json()) == (200, {"status": "deployed"})
+    [file] = (met.place / "artifacts").iterdir()
+    assert (file.name, file.read_bytes()) == ("app.war", b"half of it")
+    file.unlink()
+
+
+@pytest.mark.parametrize(
+    ("query", "form", "kind"),
+    [
+        ("config=QUERY", b"", None),
+        ("config=QUERY", b"", FORM),
+        ("config=QUERY", b"other=1", FORM),
+        ("config=x&config=QUERY", b"", None),
+        ("config=QUERY", b"config=no", "application/json"),  # which is no form
+        ("", b"config=FORM", None),
+        ("config=no", b"config=FORM", FORM),
+        ("config=no", b"config=no&config=FORM", None),
+    ],
+)
+def test_parameters_stand_in_the_query_or_the_form(query: str, form: bytes, kind: str | None, met: Managed) -> None:
+    """As the framework of the original had it: the form's before the query's, the last before the first."""
+    config = {where: quote(json.dumps({"site": f"good {where}"})) for where in ("QUERY", "FORM")}
+    for where, text in config.items():
+        query, form = query.replace(where, text), form.replace(where.encode(), text.encode())
+    headers = {} if kind is None else {"Content_Type": kind}
+    talk = met.agent.talk()
+    done = talk.ask("POST", f"/services/web/configure?{query}", form, **headers)
+    assert done.status == 200, done.body
+    assert (met.place / "site.conf").read_text() == ("good FORM" if b"config=%7B" in form else "good QUERY")
+
+
+@pytest.mark.parametrize(
+    ("query", "form", "reason"),
+    [
+        ("config=%ff", b"", "not a form"),
+        ("", b"config=\xe9", "not a form"),
+        ("a&" * 65, b"", "not a form"),
+        ("config=" + "x" * 9000, b"", "more than 8192 bytes"),
+        ("config=nonsense", b"", "json is malformed"),
+        ("config=%7B%22site%22%3A%22good%22%7D", b"config=nonsense", "json is malformed"),
+    ],
+)
+def test_parameters_that_are_none(query: str, form: bytes, reason: str, met: Managed) -> None:
+    """Neither of the two makes good what is bad in the other."""
+    (met.place / "site.conf").write_bytes(b"good before")
+    talk = met.agent.talk()
+    refused = talk.ask("POST", f"/services/web/configure?{query}", form)
+    assert refused.status >= 400
+    assert reason in refused.body.decode().lower()
+    assert (met.place / "site.conf").read_bytes() == b"good before"
 
 
 def test_a_cut_form_is_nothing(met: Managed) -> None:

@@ -64,7 +64,7 @@ async def ask(where: Address, method: str, path: str, **headers: str) -> tuple[i
 def _asked(where: Address, method: str, path: str, headers: dict[str, str]) -> tuple[int, bytes]:
     talk = http.client.HTTPConnection(where.host, where.port, timeout=30)
     try:
-        talk.request(method, path, headers=headers)
+        talk.request(method, path, headers={name.replace("_", "-"): value for name, value in headers.items()})
         answer = talk.getresponse()
         return answer.status, answer.read()
     finally:
@@ -97,6 +97,9 @@ async def test_its_own_user_has_all_that_the_policy_gives(tmp_path: Path) -> Non
         {"Host": "[::2]:80"},
         {"Origin": "http://127.0.0.1:7575"},
         {"Origin": "null"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+        {"Sec-Fetch-Site": ""},
     ],
 )
 async def test_P53_a_web_page_gets_nothing(tmp_path: Path, headers: dict[str, str]) -> None:
@@ -105,6 +108,14 @@ async def test_P53_a_web_page_gets_nothing(tmp_path: Path, headers: dict[str, st
         status, told = await ask(where, "POST", "/v1/services/web/start", **headers)
         assert (status, b"web page" in told) == (403, True)
         assert await ask(where, "GET", "/v1/services/web") == (200, b'{"state":"stopped"}')
+        assert (await ask(where, "GET", "/v1/services/web", **headers))[0] == 403  # as of an image, or a link
+
+
+@pytest.mark.parametrize("site", ["none", "same-origin"])
+async def test_a_developer_may_look_with_a_browser(tmp_path: Path, site: str) -> None:
+    """An address that was typed into it is nobody else's request."""
+    async with developed(tmp_path) as where:
+        assert (await ask(where, "GET", "/v1/services/web", Sec_Fetch_Site=site))[0] == 200
 
 
 async def test_another_user_of_this_machine_gets_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,11 @@ from tests.interop.hosts import Host
 
 GOOD = '[service.web]\nkind = "mock"\noperations = ["status"]\n'
 NOBODY = 65534
+PLACES = [
+    "https://a/../", "https://a/./x/", "https://a/x/../y/", "https://a//", "https://a/x\\n/", "https://a\\n/",
+    "https://a/ /", "https://a/\\t/", "https://@a/", "https://me@a/", "https://a/%2e%2e/", "https://a/x;y/",
+    "https://a/x?/", "https://a/x#/", "https://a/x\\\\/", "https://a/\u00e9/", "https://\u00e9/", "https:///x/",
+]  # fmt: skip
 STAYS = "the policy before this one stays"
 
 
@@ -133,7 +138,10 @@ def test_a_bad_one_is_refused(
     [
         ("pull = ['https://[::1/']", "pull = 'https://[::1/'"),
         ("pull = ['https://a:65536/']", "pull = 'https://a:65536/'"),
+        *((f'pull = ["{text}"]', "service 'web': pull = 'https://") for text in PLACES),
         (f"artifact_limit = {'9' * 5000}", "is no policy: Exceeds the limit"),
+        ("a" + ".a" * 100_000 + " = 1", "is no policy: over 200 dots in line 4"),
+        ("[service" + ".a" * 100_000 + "]", "is no policy: over 200 dots in line 4"),
         ('query = ["/bin/a\\u0000b"]', "Expected `str` matching regex"),
     ],
 )
@@ -142,6 +150,34 @@ def test_what_the_parts_cannot_read(text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=r".") as refused:
         policy.parse(f"{GOOD}{text}\n".encode(), source="policy.toml")
     assert message in refused.value.message
+
+
+@pytest.mark.parametrize("text", ["https://[::1]/", "https://a_b.example:8443/x/~y/v1.2/", "https://a/x=1,y/"])
+def test_places_to_fetch_from(text: str) -> None:
+    """A host, and folders that every server reads alike."""
+    read = policy.parse(f"{GOOD}pull = ['{text}']\n".encode(), source="policy.toml")
+    assert read.services["web"].pull == (text,)
+
+
+def test_the_artifacts_together() -> None:
+    """Four of the largest, unless the policy says how much."""
+    text = GOOD.replace("status", "artifacts") + 'artifacts = "/srv/www"\n'
+    sizes = []
+    for more in ("", "artifact_limit = 10\n", "artifact_limit = 10\nartifacts_total = 30\n"):
+        store = policy.parse((text + more).encode(), source="policy.toml").services["web"].artifacts
+        assert store is not None
+        sizes.append((store.most, store.total))
+    assert sizes == [(4 * 1024**3, 16 * 1024**3), (10, 40), (10, 30)]
+
+
+def test_the_examples() -> None:
+    """Those of the protocol's page are policies, and none of them gives a controller root by way of a service."""
+    page = (Path(__file__).parents[2] / "docs/protocols/agent.md").read_text()
+    found = [part.split("```")[0] for part in page.split("```toml\n")[1:]]
+    services = [each for text in found for each in policy.parse(text.encode(), source="page").services.values()]
+    given = {each.name: each.files for each in services if policy.Operation.CONFIGURE in each.operations}
+    assert list(given) == ["shop"]
+    assert [file.check[:3] for file in given["shop"].values()] == [("runuser", "-u", "shop")]
 
 
 def test_none_at_its_default_place_gives_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

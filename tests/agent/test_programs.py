@@ -56,6 +56,16 @@ async def test_what_does_not_end_is_ended(tmp_path: Path) -> None:
     assert not lives(int(pid.read_text()))
 
 
+async def test_a_session_of_its_own_stays(tmp_path: Path) -> None:
+    """What has left the program's group, as daemons do, is not found: it is no protection from the program itself."""
+    pid = tmp_path / "pid"
+    script = f"setsid sleep 600 & echo $! > {pid}; wait"
+    with pytest.raises(Fault, match="'/bin/bash' did not end within 1 s"):
+        await run(("/bin/bash", "-c", script), patience=1)
+    assert lives(int(pid.read_text()))
+    os.kill(int(pid.read_text()), 9)
+
+
 async def test_a_daemon_does_not_hold_us(tmp_path: Path) -> None:
     """A service that a command leaves behind keeps its output open; the command has ended all the same."""
     pid = tmp_path / "pid"

@@ -24,7 +24,7 @@ from cryptography.x509.oid import NameOID
 from handfast.agent.transfers import check_place
 from handfast.core.invitation import Address
 from handfast.errors import HandfastError, Malformed, NotAuthorized
-from tests.agent.agents import Answer, Managed, managed
+from tests.agent.agents import PATIENCE, Answer, Managed, managed
 
 PLACES = ("https://repo.example/releases/", "https://other.example:8443/")
 CONTENT = bytes(range(256)) * 8000
@@ -35,6 +35,7 @@ DIGEST = hashlib.sha256(CONTENT).hexdigest()
     "url",
     [
         "https://repo.example/releases/a.war", "https://REPO.example:443/releases/b/c.war?signed=1&x=../",
+        "https://repo.example/releases/a%2Bb+c", "https://repo.example/releases/a?b;c=%25%2f",
         "https://other.example:8443/x",
     ],
 )  # fmt: skip
@@ -56,6 +57,9 @@ def test_places_that_the_policy_names(url: str) -> None:
         "https://repo.example/releases/a\n",
         "https://repo.example/releases/a\0", "https://repo.example/releases/%00", "https://repo.example/releases/\u0430",
         "https://user:pass@repo.example/releases/a", "//repo.example/releases/a", "file:///releases/a", "",
+        "https://repo.example/releases/..;/secret", "https://repo.example/releases/a;b/c",
+        "https://repo.example/releases/..%3b/secret",
+        "https://repo.example/releases/%252e%252e/secret", "https://repo.example/releases/..%252fsecret",
         "https://[::1/releases/", "https://repo.example:x/releases/a", "ftp://repo.example/releases/a",
     ],
 )  # fmt: skip
@@ -68,9 +72,10 @@ def test_places_that_it_does_not_name(url: str) -> None:
 
 def test_a_signed_url_is_not_told() -> None:
     """Its query is a secret, for a while."""
-    with pytest.raises(NotAuthorized) as caught:
-        check_place("https://evil/a?X-Amz-Signature=0123", PLACES)
-    assert "0123" not in str(caught.value)
+    for url in ("https://evil/a?X-Amz-Signature=0123", "https://[evil/a?X-Amz-Signature=0123"):
+        with pytest.raises((NotAuthorized, Malformed)) as caught:
+            check_place(url, PLACES)
+        assert "0123" not in f"{caught.value} {caught.value.hint}"
 
 
 class Repository(http.server.BaseHTTPRequestHandler):
@@ -94,9 +99,14 @@ class Repository(http.server.BaseHTTPRequestHandler):
             self.send_header("Content-Encoding", "gzip")
         self.end_headers()
         try:
+            while what == "drips":
+                self.wfile.write(b"x")
+                BEGAN.set()
+                ENDED.wait(0.02)
             self.wfile.write(CONTENT)
         except OSError:
             self.close_connection = True
+            ENDED.set()
         if what in {"short", "huge"}:
             self.close_connection = True
 
@@ -105,6 +115,7 @@ class Repository(http.server.BaseHTTPRequestHandler):
 
 
 REDIRECTS: dict[str, str] = {}
+BEGAN, ENDED = threading.Event(), threading.Event()
 
 
 def certificate(folder: Path) -> Path:
@@ -188,6 +199,19 @@ def test_what_is_not_taken(what: str, status: int, reason: str, repository: tupl
     answer = pulled(repository, what)
     assert (answer.status, reason in answer.json()["detail"]) == (status, True), answer
     assert list((repository[0].place / "artifacts").iterdir()) == []
+
+
+def test_a_pull_ends_with_its_request(repository: tuple[Managed, str]) -> None:
+    """A controller that is gone has no place for artifacts held, by a repository that takes its time."""
+    met, url = repository
+    talk, asked = met.agent.talk(), json.dumps({"url": url + "drips", "sha256": DIGEST}).encode()
+    head = f"POST /v1/services/web/artifacts/slow/pull HTTP/1.1\r\nHost: agent\r\nContent-Length: {len(asked)}\r\n\r\n"
+    talk.tls.sendall(head.encode() + asked)
+    assert BEGAN.wait(PATIENCE)
+    ENDED.clear()
+    talk.close()
+    assert ENDED.wait(PATIENCE)
+    assert list((met.place / "artifacts").iterdir()) == []
 
 
 def test_another_file_is_not_taken(repository: tuple[Managed, str]) -> None:

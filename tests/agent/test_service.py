@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import stat
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -193,6 +194,64 @@ async def test_only_the_policys_files_are_written(contents: dict[str, bytes], me
     with pytest.raises(Malformed, match=message):
         await service(tmp_path).configure(contents)
     assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o664, 0o4755])
+async def test_the_mode_before_stays(mode: int, tmp_path: Path) -> None:
+    """A private file does not become everybody's; what would run as its owner is not kept."""
+    (tmp_path / "site.conf").write_bytes(b"old\n")
+    (tmp_path / "site.conf").chmod(mode)
+    await service(tmp_path).configure({"site": b"new\n"})
+    assert stat.S_IMODE((tmp_path / "site.conf").stat().st_mode) == mode & 0o777
+
+
+@pytest.mark.root
+async def test_the_owner_before_stays(tmp_path: Path) -> None:
+    """Also where the policy says the mode; a new file is root's, for the group of its directory to read."""
+    for name in ("site.conf", "extra.conf"):
+        (tmp_path / name).touch(0o640)
+        os.chown(tmp_path / name, 65534, 65533)
+    os.chown(tmp_path, -1, 65532)
+    web = service(tmp_path)
+    await web.configure({"site": b"new\n", "extra": b"more\n"})
+    os.rename(tmp_path / "extra.conf", tmp_path / "kept.conf")
+    (tmp_path / "site.conf").rename(tmp_path / "old.conf")
+    await web.configure({"site": b"new\n"})
+    about = {name: (tmp_path / name).stat() for name in names(tmp_path)}
+    assert {name: (each.st_uid, each.st_gid, stat.S_IMODE(each.st_mode)) for name, each in about.items()} == {
+        "old.conf": (65534, 65533, 0o640),
+        "kept.conf": (65534, 65533, 0o600),
+        "site.conf": (0, 65532, 0o640),
+    }
+
+
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
+async def test_only_a_file_is_replaced(make: Callable[[Path], None], tmp_path: Path) -> None:
+    """Whatever else has its name stays as it is."""
+    make(tmp_path / "site.conf")
+    with pytest.raises(Fault, match=r"site\.conf' is no regular file"):
+        await service(tmp_path).configure({"site": b"new"})
+    assert names(tmp_path) == ["site.conf"]
+
+
+async def test_one_that_cannot_be_put_back_holds_up_no_other(tmp_path: Path) -> None:
+    """Whoever owns a directory can spoil his own file's way back, and not that of the others."""
+    (tmp_path / "extra.conf").write_bytes(b"old\n")
+    script = f"cd {tmp_path} && rm -f site.conf && mkdir -p site.conf/full; exit 1"
+    with pytest.raises(Fault, match=r"site\.conf': is a directory"):
+        await service(tmp_path, check=f'["/bin/sh", "-c", "{script}"]').configure(
+            {"extra": b"more\n", "site": b"new\n"}
+        )
+    assert (tmp_path / "extra.conf").read_bytes() == b"old\n"
+
+
+async def test_what_others_put_there_does_not_end_a_start(tmp_path: Path) -> None:
+    """A directory of the name of something that a crash leaves is left, and the rest is put in order."""
+    stray = ".site.conf.0123456789abcdef.tmp"
+    (tmp_path / stray).mkdir()
+    (tmp_path / ".site.conf.fedcba9876543210.tmp").touch()
+    service(tmp_path).recover()
+    assert names(tmp_path) == [stray]
 
 
 async def test_a_link_is_not_written_through(tmp_path: Path) -> None:

@@ -43,6 +43,24 @@ def test_vantage_points(tmp_path: Path, directories: str) -> None:
     assert settings.credentials[0] == Path("/a")
 
 
+def test_agents(tmp_path: Path) -> None:
+    """Instances by their names, beside registrars, where this one is their controller; they need no credential."""
+    watch = "[instances]\nwatch = true\n"
+    settings = read(tmp_path, f'[ssh.scan]\nvantage = ["agent:app1.lan", "agent:APP2"]\n{watch}')
+    assert (settings.agents, settings.vantage) == (("app1.lan", "app2"), ())
+    both = f'[ssh.scan]\nvantage = ["agent:7443#{PIN}", "agent:app1.lan"]\ncredential = "/a"\n{watch}'
+    settings = read(tmp_path, both)
+    assert (settings.agents, settings.vantage) == (("app1.lan",), ((Address("agent", 7443), bytes.fromhex(PIN)),))
+
+
+def test_agents_have_a_controller(tmp_path: Path) -> None:
+    """Where this registrar does not watch its instances nobody could ask them, and no look would ever do."""
+    with pytest.raises(
+        ConfigError, match=r"vantage: 'agent:app1\.lan' is asked by its controller: \[instances\] watch"
+    ):
+        read(tmp_path, '[ssh.scan]\nvantage = ["agent:app1.lan"]\n')
+
+
 @pytest.mark.parametrize(
     ("table", "mistake"),
     [
@@ -61,6 +79,10 @@ def test_vantage_points(tmp_path: Path, directories: str) -> None:
         (f'vantage = ["far.lan:7443#{PIN}"]', "credential: is missing: the directory"),
         (f'vantage = ["far.lan:7443#{PIN}", "https://far.lan:7443#{PIN}"]', "vantage: one of them stands there twice"),
         (f"vantage = {[f'r{n}.lan:7443#{PIN}' for n in range(9)]}", "vantage: 9 vantage points, at most 8"),
+        ('vantage = ["agent:"]', "vantage: not a machine name: ''"),
+        ('vantage = ["agent:a b"]', "vantage: not a machine name: 'a b'"),
+        ('vantage = ["agent:a", "agent:A"]', "vantage: one of them stands there twice"),
+        (f"vantage = {[f'agent:a{n}' for n in range(9)]}", "vantage: 9 vantage points, at most 8"),
         ('credential = ""', "credential: an empty path"),
         ("credential = 5", "credential: 5 is not of the right kind"),
         ("private = true", "private: unknown"),

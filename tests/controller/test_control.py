@@ -10,7 +10,7 @@ import pytest
 from aiohttp import web
 
 from handfast.controller import control as controls
-from handfast.controller import http, status
+from handfast.controller import http
 from handfast.controller.control import Controller
 from handfast.core.instances import MOST_ROLLBACKS, State
 from handfast.core.invitation import Address
@@ -29,7 +29,7 @@ async def test_an_instance_comes_to_run(control: Control) -> None:
     async with agent.listening() as address:
         await control.place(address)
         running = await control.until(State.RUNNING)
-        assert control.states() == [State.VERIFYING, State.RUNNING]
+        assert control.states() == [State.INTRODUCING, State.VERIFYING, State.RUNNING]
         (held,) = control.issued()
         assert (held.role, held.serial, held.method) == (Role.AGENT, running.serial, "instance")
         assert running.expected == agent.now.spki
@@ -210,23 +210,6 @@ async def test_renewal(control: Control) -> None:
         assert [each.method for each in control.issued()] == ["instance", "renewal"]
 
 
-async def test_a_renewal_that_the_agent_never_shows(control: Control) -> None:
-    """The old credential holds meanwhile; it is tried some times, always with the same successor, and no more."""
-    agent = Agent(await control.add())
-    async with agent.listening() as address:
-        await control.place(address)
-        first = await control.until(State.RUNNING)
-
-        async def forget(answer: IntroductionAnswer) -> None:
-            """Lose it."""
-
-        agent.take = forget  # type: ignore[method-assign]
-        control.clock.time += timedelta(hours=17)
-        failed = await control.until(State.VERIFY_FAILED)
-        assert (failed.serial, failed.expected) == (first.serial, agent.now.spki)
-    assert len(control.issued()) == 2
-
-
 async def test_expired_leaf(control: Control) -> None:
     """An agent without a controller for longer than its credential comes back by its way back, as itself."""
     agent = Agent(await control.add())
@@ -311,41 +294,6 @@ async def test_one_process_watches(control: Control) -> None:
         await control.until(State.RUNNING)
         with pytest.raises(Fault, match="is in use by process"):
             await Controller(lambda: control.service, tell=control.tell).run()
-
-
-async def test_whoever_asks_is_told_how_they_are(control: Control) -> None:
-    """As long as somebody watches; afterwards what lasts is all that is said."""
-    agent = Agent(await control.add())
-    data, ledger = control.service.data, control.service.ledger
-
-    def states() -> list[tuple[State, bool]]:
-        found = status.current(data, ledger.instances(), at=control.clock.now())
-        return [(each.state, watched) for each, watched in found]
-
-    async with agent.listening() as address:
-        await control.place(address)
-        await control.until(State.RUNNING)
-        await control.until_true(lambda: states() == [(State.RUNNING, True)])
-        control.clock.time += timedelta(minutes=2)
-        await control.until_true(lambda: states() == [(State.RUNNING, True)])
-        await control.stop()
-        assert states() == [(State.UNREACHABLE, False)]
-
-
-async def test_a_status_that_is_old_or_damaged_says_nothing(control: Control) -> None:
-    """Nor does one of an instance that somebody has changed since."""
-    await control.add()
-    await control.stop()
-    data, kept, now = control.service.data, control.service.ledger.instances(), control.clock.now()
-    status.publish(data, kept, at=now)
-    assert status.current(data, kept, at=now) == [(kept[0], True)]
-    assert status.current(data, kept, at=now + timedelta(minutes=1)) == [(kept[0], False)]
-    assert status.current(data, kept, at=now - timedelta(minutes=1)) == [(kept[0], False)]
-    await control.place(Address("127.0.0.1", 1))
-    placed = control.service.ledger.instances()
-    assert status.current(data, placed, at=now) == [(placed[0], False)]
-    (data / "controller" / status.NAME).write_text("{")
-    assert status.current(data, kept, at=now) == [(kept[0], False)]
 
 
 async def test_its_own_credential_is_renewed(control: Control, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import msgspec
 import pytest
@@ -195,3 +195,107 @@ async def test_an_agent_takes_no_stranger() -> None:
         connection = await Connection.dial(address, ours(OTHER))
         with pytest.raises(Unreachable):
             await connection.request("GET", "/")
+
+
+@asynccontextmanager
+async def saying(piece: bytes, *, forever: bool = False) -> AsyncIterator[Address]:
+    """Say something to each request over TLS, once or without end."""
+    context = agent_context(chain(PKI, Role.AGENT, AGENT_KEY), AGENT_KEY, PKI.root, clock=False)
+
+    async def say(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError):
+            await reader.read(65536)
+            writer.write(piece)
+            while forever:
+                await writer.drain()
+                writer.write(piece)
+            await reader.read(65536)
+        writer.close()
+
+    server = await asyncio.start_server(say, "127.0.0.1", 0, ssl=context)
+    async with server:
+        yield Address("127.0.0.1", server.sockets[0].getsockname()[1])
+
+
+CHUNKS = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 1000
+BOTH = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("piece", "forever", "why"),
+    [
+        (b"HTTP/1.1 100 Continue\r\n\r\n" * 2000, True, "an interim answer, 100, which nobody asked for"),
+        (b"HTTP/1.1 103 Early Hints\r\nx: y\r\n\r\n", False, "an interim answer, 103"),
+        (CHUNKS, True, "it does not say how much it sends"),
+        (BOTH, False, "it does not say how much it sends"),
+        (b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nhalf", False, "it does not say how much it sends"),
+    ],
+    ids=["100 without end", "103", "chunks", "both", "until it closes"],
+)
+async def test_an_answer_has_one_head_and_a_length(piece: bytes, why: str, *, forever: bool) -> None:
+    """Whoever answers otherwise is heard no longer, and hung up on."""
+    async with saying(piece, forever=forever) as address, await Connection.dial(address, ours()) as connection:
+        with pytest.raises(Unreachable, match=f"does not answer: {why}"):
+            await connection.request("GET", "/")
+        assert not connection.usable
+
+
+async def test_what_is_announced_as_too_much_is_not_read() -> None:
+    """A length over what we read ends it at once."""
+    head = f"HTTP/1.1 200 OK\r\nContent-Length: {http.MAX_ANSWER + 1}\r\n\r\n".encode()
+    async with saying(head) as address, await Connection.dial(address, ours()) as connection:
+        with pytest.raises(TooMuch, match="answers with over"):
+            await connection.request("GET", "/")
+        assert not connection.usable
+
+
+async def test_an_agent_that_stops_reading_ends_an_upload(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits for it without end."""
+    monkeypatch.setattr(http, "SEND", 0.2)
+
+    async def endless() -> AsyncIterator[bytes]:
+        while True:
+            yield bytes(1024 * 1024)
+
+    over = asyncio.Event()
+
+    async def deaf(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        reader._transport.pause_reading()  # type: ignore[attr-defined]
+        await over.wait()
+        writer.transport.abort()
+
+    context = agent_context(chain(PKI, Role.AGENT, AGENT_KEY), AGENT_KEY, PKI.root, clock=False)
+    server = await asyncio.start_server(deaf, "127.0.0.1", 0, ssl=context)
+    async with server:
+        address = Address("127.0.0.1", server.sockets[0].getsockname()[1])
+        async with await Connection.dial(address, ours()) as connection:
+            with pytest.raises(Unreachable, match="it took too long"):
+                await connection.upload("/x", endless(), 10 * 2**30)
+            assert not connection.usable
+        over.set()
+
+
+@pytest.mark.parametrize("status", [302, 307])
+async def test_nobody_is_sent_elsewhere(status: int) -> None:
+    """What is no success is an error, whatever comes with it."""
+
+    async def elsewhere(_request: web.Request) -> web.Response:
+        return web.json_response({"word": "ok"}, status=status, headers={"Location": "https://example.org/"})
+
+    async with serving(elsewhere) as address, await Connection.dial(address, ours()) as connection:
+        with pytest.raises(Unreachable, match=f"status {status} and no reason"):
+            await connection.call("GET", "/", Said)
+
+
+async def test_what_is_wrong_is_said_in_few_words() -> None:
+    """A problem goes to a terminal and to logs: not two million characters of it."""
+
+    async def wordy(_request: web.Request) -> web.Response:
+        long = "x" * 400_000
+        problem = {"title": long, "status": 404, "code": "not-found", "detail": long, "hint": long, "reasons": [long]}
+        return web.json_response(problem, status=404)
+
+    async with serving(wordy) as address, await Connection.dial(address, ours()) as connection:
+        with pytest.raises(NotFound) as told:
+            await connection.call("GET", "/", Said)
+        assert (len(told.value.message), len(told.value.hint)) == (2000, 2000)

@@ -9,6 +9,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -17,6 +18,7 @@ from handfast.controller.control import connect
 from handfast.controller.credential import DIRECTORY
 from handfast.controller.http import Connection
 from handfast.controller.lend import borrow
+from handfast.controller.listen import Call, Dialled
 from handfast.core.instances import Instance, State
 from handfast.errors import Unreachable
 from handfast.wiring import Service
@@ -170,3 +172,34 @@ async def test_who_asks_for_nobody(house: Service, asked: bytes, monkeypatch: py
             writer.close()
         with pytest.raises(Unreachable, match="has not called"):
             await borrow(control.service.data, "app1.lan")
+
+
+async def test_a_call_that_comes_as_who_lends_it_ends() -> None:
+    """It is nobody's then, and is closed."""
+    loop = asyncio.get_running_loop()
+    asked, asks = socket.socketpair()
+    agent, connected = socket.socketpair()
+    taken: asyncio.Future[Call] = loop.create_future()
+    waiting = asyncio.Event()
+
+    class Calls:
+        """Somebody who calls when the test has him call."""
+
+        async def take(self, _name: str, *, patience: float) -> Call:
+            waiting.set()
+            return await taken
+
+        def had_its_turn(self, _call: Call) -> None:
+            """Nothing."""
+
+    with asked, asks, agent:
+        for each in (asked, asks):
+            each.setblocking(False)
+        task = asyncio.ensure_future(lend._lent(asked, cast(Dialled, Calls())))
+        asks.send(b"app1.lan")
+        await waiting.wait()
+        taken.set_result(Call(connected, "app1.lan", "127.0.0.1", 0))
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait({task})
+        assert connected.fileno() == -1

@@ -10,6 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 
 from handfast.controller import operate
 from handfast.controller.credential import own
@@ -17,7 +18,7 @@ from handfast.controller.http import Connection
 from handfast.controller.operate import Operator, check_agent, measured
 from handfast.core.instances import Instance, State
 from handfast.core.invitation import Address
-from handfast.errors import HandfastError, NotFound, Refused, Revoked, Unreachable, UntrustedPeer, UsageError
+from handfast.errors import HandfastError, Malformed, NotFound, Refused, Revoked, Unreachable, UntrustedPeer, UsageError
 from tests.controller.agents import Agent, Keys
 from tests.controller.control import NOWHERE, Control
 
@@ -174,3 +175,42 @@ def test_a_file_is_measured(tmp_path: Path) -> None:
         measured(tmp_path / "none")
     with pytest.raises(UsageError, match="is a directory"):
         measured(tmp_path)
+
+
+async def test_what_has_come_is_compared(control: Control, tmp_path: Path) -> None:
+    """An agent that says it has something else than was sent has not been deployed to."""
+    artifact = tmp_path / "site.tar"
+    artifact.write_bytes(b"all of it")
+    async with introduced(control) as (agent, _):
+        ordinary = agent.answer
+
+        async def answer(request: web.Request, body: bytes) -> web.Response:
+            if request.method != "PUT":
+                return await ordinary(request, body)
+            about = {"name": "site.tar", "size": len(body), "sha256": "00" * 32}
+            return web.json_response(about, status=201)
+
+        agent.answer = answer  # type: ignore[method-assign]
+        async with (await operator(control)).agent("app1.lan") as reached:
+            with pytest.raises(Malformed, match="the agent says that it has '0000") as told:
+                await reached.deploy("web", "site.tar", measured(artifact), lambda _sent, _of: None)
+        assert told.value.hint == "it is not what was sent: look at the machine"
+        assert agent.heard[-1] == b"all of it"
+
+
+async def test_a_machine_has_so_many_services(control: Control) -> None:
+    """Each is asked for: more than a thousand are a lie, and none is."""
+    async with introduced(control) as (agent, _):
+        ordinary = agent.answer
+
+        async def answer(request: web.Request, body: bytes) -> web.Response:
+            if request.path != "/v1/services":
+                return await ordinary(request, body)
+            services = [{"name": f"s{n}", "full_name": "", "operations": ["status"]} for n in range(1001)]
+            return web.json_response({"services": services})
+
+        agent.answer = answer  # type: ignore[method-assign]
+        async with (await operator(control)).agent("app1.lan") as reached:
+            with pytest.raises(Malformed, match="not a Services"):
+                await reached.services()
+        assert agent.calls[-1] == "GET /v1/services"

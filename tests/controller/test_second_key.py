@@ -46,9 +46,10 @@ async def test_P52_both_are_put_aside(house: Service) -> None:
         assert held.revoked_reason == "keyCompromise"
         assert control.alarms() == ["alarm.second-key", "alarm.quarantined"]
         thief.port = honest.port
+        control.told.clear()
         await control.do(lambda them: them.release("app1.lan", reason="we thought that it was nothing"))
         async with thief.listening():
-            await control.until(State.QUARANTINED)
+            await control.until(State.QUARANTINED, why="its credential was taken back")
 
 
 async def test_what_was_renewed_is_taken_back_too(house: Service) -> None:

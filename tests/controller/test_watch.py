@@ -26,11 +26,12 @@ class Line:
     """A connection of which nothing but its end is looked at."""
 
     closed: bool = False
+    spent: bool = False
 
     @property
     def usable(self) -> bool:
-        """As long as nobody has closed it."""
-        return not self.closed
+        """As long as nobody has closed it, or said that he will not answer on it any more."""
+        return not self.closed and not self.spent
 
     def close(self) -> None:
         """Close it."""
@@ -82,7 +83,7 @@ class Story:
         self.lines[instance.name] = Line()
         return cast(Connection, self.lines[instance.name])
 
-    async def meet(self, instance: Instance, _connection: object) -> Instance:
+    async def meet(self, instance: Instance, _connection: object, _under_way: object = None) -> Instance:
         """Meet as the story says."""
         story = self.met[instance.name]
         what = story.pop(0) if len(story) > 1 else story[0]
@@ -289,7 +290,7 @@ async def test_nobody_waits_for_those_who_fall_silent(monkeypatch: pytest.Monkey
     async def dial(_instance: Instance) -> Connection:
         return cast(Connection, Line())
 
-    async def meet(instance: Instance, connection: object) -> Instance:
+    async def meet(instance: Instance, connection: object, _under_way: object = None) -> Instance:
         nonlocal meeting
         if instance.name.startswith("hole"):
             meeting += 1
@@ -322,7 +323,7 @@ async def test_what_is_said_while_it_waits_counts(monkeypatch: pytest.MonkeyPatc
             waits.set()
         return cast(Connection, Line())
 
-    async def meet(instance: Instance, connection: object) -> Instance:
+    async def meet(instance: Instance, connection: object, _under_way: object = None) -> Instance:
         if instance.name == "hole":
             first.set()
             await forever.wait()
@@ -340,11 +341,33 @@ async def test_what_is_said_while_it_waits_counts(monkeypatch: pytest.MonkeyPatc
     assert {each.expected for each in met_as if each.name == "web1"} == {KEY}
 
 
+async def test_what_cannot_be_used_again_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever answers "Connection: close", and does not close, has one connection of ours and not one for each call."""
+    runs = named("web1", state=State.RUNNING, serial=7, expected=KEY)
+    story = story_of((runs, [Verified(KEY)]))
+    async with watching(story, monkeypatch):
+        await story.until(lambda: "web1" in story.lines)
+        first = story.lines["web1"]
+        first.spent = True
+        await story.until(lambda: story.lines["web1"] is not first)
+        assert first.closed
+
+
+async def test_its_state_begins_when_it_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ledger has no time for what does not last; what was written down keeps its own."""
+    waits = named("web1", since=NEW.deadline)
+    failed = named("web2", state=State.TIMED_OUT, since=NEW.deadline)
+    story = story_of((waits, [Unreachable("x")]), (failed, [Unreachable("x")]))
+    async with watching(story, monkeypatch) as watched:
+        await story.until(lambda: "waiting" in story.states())
+        assert [each.since for each in watched.instances] == [NOW, NEW.deadline]
+
+
 async def asked(story: Story, name: str, times: int) -> None:
     """Wait until an instance was met so many times more."""
     ordinary, count = story.meet, 0
 
-    async def meet(instance: Instance, connection: object) -> Instance:
+    async def meet(instance: Instance, connection: object, _under_way: object = None) -> Instance:
         nonlocal count
         count += instance.name == name
         return await ordinary(instance, connection)

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from handfast.core.fingerprint_words import words
 from handfast.core.instance_views import ago, fingerprint, instance_view, parse_fingerprint
 from handfast.core.instances import State
 from handfast.errors import Malformed
@@ -47,7 +48,17 @@ def test_one_that_is_watched() -> None:
     view = instance_view(at(State.RUNNING, seen=OTHER), watched=True)
     assert (view.name, view.state, view.since, view.watched) == ("web1", "running", "2026-11-22T12:00:00Z", True)
     assert (view.key, view.seen, view.serial) == (fingerprint(KEY), fingerprint(OTHER), f"{7:032x}")
+    assert (view.words, view.seen_words) == (words(KEY), words(OTHER))
+    assert (view.until, view.contact) == (None, None)
     assert view.secret_until == "2026-11-22T13:00:00Z"
+
+
+def test_its_end_and_its_last_contact() -> None:
+    """Both where they are known; what has no credential has proved nothing, so that it was never met."""
+    later = NOW + timedelta(hours=1)
+    view = instance_view(at(State.RUNNING), watched=True, until=later, contact=NOW)
+    assert (view.until, view.contact) == ("2026-11-22T13:00:00Z", "2026-11-22T12:00:00Z")
+    assert instance_view(at(State.WAITING), watched=True, contact=NOW).contact is None
 
 
 def test_a_time_that_nobody_wrote_down_is_none() -> None:
@@ -65,6 +76,7 @@ def test_a_time_that_nobody_wrote_down_is_none() -> None:
         (State.PENDING, "nobody has said where it is", "2026-11-22T12:00:00Z"),
         (State.TIMED_OUT, "", "2026-11-22T12:00:00Z"),
         (State.QUARANTINED, "", "2026-11-22T12:00:00Z"),
+        (State.VERIFY_FAILED, "", "2026-11-22T12:00:00Z"),
     ],
 )
 def test_one_that_nobody_watches(state: State, reason: str, since: str | None) -> None:

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from handfast.core import keyline
+from handfast.core.fingerprint_words import words
 from handfast.core.guest_attributes import MAX_ATTRIBUTES
 from handfast.core.instance_views import fingerprint
 from handfast.errors import EvidenceRejected, HandfastError, Malformed, NotFound, TooMuch
@@ -71,6 +72,16 @@ def test_a_log_is_bounded() -> None:
 def test_it_is_what_people_compare() -> None:
     """The line has the fingerprint as all commands show it."""
     assert f"handfast-agent web1 {fingerprint(KEY)}" == LINE
+
+
+def test_words_are_for_people() -> None:
+    """The line with them is beside the other, and is never taken for it."""
+    said = keyline.in_words("web1", OTHER)
+    assert said == f"handfast-agent-words web1 {words(OTHER)}"
+    assert keyline.key_of("web1", log(BOOT, LINE, said)) == keyline.key_of("web1", log(said, LINE)) == KEY
+    with pytest.raises(NotFound, match="no line 'handfast-agent web1'"):
+        keyline.key_of("web1", log(BOOT, keyline.in_words("web1", KEY)))
+    assert keyline.key_of("words", log(keyline.in_words("web1", OTHER), keyline.written("words", KEY))) == KEY
 
 
 OURS = {"namespace": "handfast", "key": "agent-key", "value": LINE}

@@ -92,7 +92,8 @@ class Stage:
         # Not below pytest's directory, which is closed to PostgreSQL's user.
         self.base = Path(tempfile.mkdtemp(prefix="handfast-docs-"))
         self.base.chmod(0o755)
-        self.https, self.postgres, self.nifi, self.agent = (_free_port() for _ in range(4))
+        self.https, self.postgres, self.nifi = (_free_port() for _ in range(3))
+        self.agents = {name: _free_port() for name in ("app1.lan", "app2.lan")}
         self.registrar = ""
         self.invitation = ""
         self.connect_id = ""
@@ -263,7 +264,8 @@ class Stage:
             text = text.replace("registrar.lan:7443", self.registrar)
         # NiFi's clients compare the CA's name with the one they call, so it has to be one that leads here.
         text = re.sub(r'((?:-c|-hostname|hostname =) "?)registrar\.lan', r"\1localhost", text)
-        text = text.replace("app1.lan:7575", f"127.0.0.1:{self.agent}")
+        for name, port in self.agents.items():
+            text = text.replace(f"{name}:7575", f"127.0.0.1:{port}")
         text = text.replace("0.0.0.0:9443", f"127.0.0.1:{self.nifi}").replace("-p 9443", f"-p {self.nifi}")
         return text.replace("--owner postgres", "--owner postgres" if os.geteuid() == 0 else "")
 
@@ -272,7 +274,8 @@ class Stage:
         for real, typed in self._typed.get(name, {}).items():
             output = output.replace(real, typed)
         output = output.replace(str(self._host(name)), "").replace(f"127.0.0.1:{self.nifi}", "0.0.0.0:9443")
-        output = output.replace(f"127.0.0.1:{self.agent}", "app1.lan:7575").replace(f"[::]:{self.agent}", "[::]:7575")
+        for machine, port in self.agents.items():
+            output = output.replace(f"127.0.0.1:{port}", f"{machine}:7575").replace(f"[::]:{port}", "[::]:7575")
         output = output.replace(f"localhost:{self.nifi}", "registrar.lan:9443")
         output = output.replace(f"{self.base}/postgresql/", "/var/run/postgresql/")
         return output.replace(self.registrar, "registrar.lan:7443") if self.registrar else output

@@ -305,7 +305,7 @@ def network() -> Iterator[Network]:
     """Make the three machines, and leave nothing of them."""
     with contextlib.ExitStack() as stack:
         directory = stack.enter_context(scratch())
-        hosts = [stack.enter_context(_machine(directory / name)) for name in ("registrar", "server", "office")]
+        hosts = [stack.enter_context(in_namespace(directory / name)) for name in ("registrar", "server", "office")]
         made = Network(*hosts)
         for number, host in enumerate(hosts[1:], 1):
             near, far = f"eth{number}", "eth0"
@@ -320,7 +320,8 @@ def network() -> Iterator[Network]:
 
 
 @contextlib.contextmanager
-def _machine(directory: Path) -> Iterator[Host]:
+def in_namespace(directory: Path) -> Iterator[Host]:
+    """A machine with a network of its own, which has nothing but loopback so far."""
     namespace = f"handfast-{os.getpid()}-{next(_numbers)}"  # workers run at the same time
     _ip("netns", "add", namespace)
     try:

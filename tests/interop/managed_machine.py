@@ -37,7 +37,8 @@ _SETTINGS = f"#cloud-config\nlocale: false\nfinal_message: {OVER}\n"
 _INSTALL = """\
 set -e
 apt-get update -qq
-DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends nginx-light postgresql
+wanted="nginx-light postgresql logrotate systemd-sysv"
+DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $wanted
 systemctl disable --quiet nginx postgresql ssh
 ./handfast --version
 """
@@ -61,27 +62,52 @@ def prepared(folder: Path) -> Machine:
     return made
 
 
-class Launched:
-    """One machine: the image itself, which keeps what is written, with its network in ``host``'s namespace."""
+def copy_disk(source: Path, target: Path) -> None:
+    """Copy what is there, as it is: owners, links and all."""
+    subprocess.run(["cp", "--archive", source, target], check=True)
 
-    def __init__(self, image: Machine, host: Host, name: str, user_data: str) -> None:
-        self.root, self._host = image.root, host
+
+class Launched:
+    """One machine: a disk, which keeps what is written, with its network in ``host``'s namespace."""
+
+    def __init__(self, root: Path, host: Host) -> None:
+        self.root, self._host = root, host
+
+    def seed(self, user_data: str, *, instance_id: str, name: str) -> None:
+        """Say what the cloud tells it at its next boot."""
         seed = self.root / "var/lib/cloud/seed/nocloud"
-        seed.mkdir(parents=True)
+        seed.mkdir(parents=True, exist_ok=True)
         (seed / "user-data").write_text(user_data)
-        (seed / "meta-data").write_text(f"instance-id: i-{name}\nlocal-hostname: {name}\n")
+        (seed / "meta-data").write_text(f"instance-id: {instance_id}\nlocal-hostname: {name}\n")
         (seed / "vendor-data").write_text(_SETTINGS)
-        self.start()
+
+    def copied(self, root: Path, host: Host) -> Launched:
+        """Copy its disk, while it is off, for a machine of its own."""
+        copy_disk(self.root, root)
+        return Launched(root, host)
 
     def start(self) -> None:
         """Turn it on, and wait until cloud-init is done."""
+        self.boot()
+        self.booted()
+
+    def boot(self) -> None:
+        """Turn it on."""
         assert self._host.namespace is not None
         command = (
             program("systemd-nspawn"), "--boot", "--register=no", "--keep-unit", "--console=read-only",
             "--directory", str(self.root), f"--network-namespace-path=/run/netns/{self._host.namespace}",
         )  # fmt: skip
         self.process = Process(command, cwd=self._host.directory, env=self._host.environment())
+
+    def booted(self) -> None:
+        """Wait until cloud-init is done."""
         until(self.process, OVER)
+
+    @property
+    def console(self) -> str:
+        """What its console has shown since it was turned on."""
+        return "".join(f"{line}\n" for line in self.process.lines)
 
     def stop(self) -> None:
         """Turn it off as its power button does, and wait until it is off."""
@@ -100,8 +126,15 @@ class Launched:
 
     def run(self, *command: str) -> str:
         """Run a command in it, and return what it says."""
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        into = ("nsenter", "--target", children[-1], "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--")
-        done = subprocess.run([*into, *command], capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(self._inside(*command), capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
         return done.stdout.strip()
+
+    def begin(self, *command: str) -> Process:
+        """Start a command in it."""
+        return Process(self._inside(*command), cwd=self._host.directory, env=self._host.environment())
+
+    def _inside(self, *command: str) -> tuple[str, ...]:
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        into = ("nsenter", "--target", children[-1], "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--")
+        return (*into, *command)

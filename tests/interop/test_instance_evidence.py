@@ -131,6 +131,41 @@ def test_a_key_by_guest_attributes(cloud: Cloud) -> None:
     assert sum("PUT" in line for line in served.lines) == 1
 
 
+def test_a_person_compares_words(cloud: Cloud) -> None:
+    """Read on the machine and typed at the controller: its own words alone, all of them, and once it has answered."""
+    cloud.add("--require", "secret+fingerprint")
+    cloud.serve()
+    agent, key = cloud.boot()
+    begin = "handfast-agent-words app1.lan "
+    said = next(line for line in agent.lines if line.startswith(begin)).removeprefix(begin)
+    met = cloud.until(unconfirmed)
+    assert (met["seen"], met["seen_words"], met["words"]) == (key, said, None)
+    first, rest = said.split(" ", 1)
+    other = "zoo" if first != "zoo" else "abandon"
+    for bad, code, why in (
+        (f"{other} {rest}", 3, "the key that 'app1.lan' shows has other words"),
+        (rest, 2, "7 words of 8"),
+        (f"{first} {said}", 2, "9 words of 8"),
+        (f"winn {rest}", 2, "not one of the words: 'winn'"),
+    ):
+        refused = cloud.type("confirm", "--words", bad, code=code)
+        assert why in refused.stderr
+        assert cloud.type("show", "--json").json()["key"] is None
+    cloud.type("confirm", "--words", said.upper().replace(" ", "  "))
+    running = cloud.until(lambda shown: shown["state"] == "running")
+    assert (running["key"], running["words"]) == (key, said)
+    entries = cloud.net.registrar.handfast("log", "show", "--data", cloud.data).stdout
+    assert "its words" in entries
+
+
+def test_words_before_it_has_answered(cloud: Cloud) -> None:
+    """They are a part of its key: without the whole of it nothing is confirmed, and whoever comes first is not it."""
+    cloud.add("--require", "secret+fingerprint")
+    refused = cloud.type("confirm", "--words", " ".join(["abandon"] * 8), code=3)
+    assert "no key of 'app1.lan' was seen yet" in refused.stderr
+    assert cloud.type("show", "--json").json()["key"] is None
+
+
 def test_another_key_than_the_attributes_have(cloud: Cloud) -> None:
     """The agent begins anew with a key of its own after its attributes were read: who answers is not who was meant."""
     cloud.add("--require", "secret+fingerprint")

@@ -19,13 +19,14 @@ from typing import Any
 
 import pytest
 
+from handfast.adapters.buckets import Share
 from handfast.core.hosts import Host, HostKey, How
 from handfast.core.hosts import Place as Reached
 from handfast.core.roles import Role
 from handfast.errors import Fault, TooMuch
 from handfast.ledger import host_entries
 from handfast.policy.rules import Readers
-from handfast.server.limits import Limits, Share
+from handfast.server.limits import Limits
 from handfast.server.state import State
 from handfast.ssh import snapshot
 from tests.ledger.material import ssh_key

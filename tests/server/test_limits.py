@@ -15,9 +15,10 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from handfast.adapters import tls
+from handfast.adapters.buckets import Buckets
 from handfast.adapters.callers import peer_address, prefix
 from handfast.server.connections import Connections
-from handfast.server.limits import Buckets, Limits
+from handfast.server.limits import Limits
 from handfast.server.metrics import Metrics
 from tests.server.running import Running, running
 

@@ -6,8 +6,9 @@ import ipaddress
 
 import pytest
 
+from handfast.adapters.buckets import Buckets, Share
 from handfast.errors import TooMuch
-from handfast.server.limits import Buckets, Limits, Share
+from handfast.server.limits import Limits
 from handfast.server.looks import Looks
 
 HERE, THERE = ipaddress.ip_address("192.0.2.1"), ipaddress.ip_address("192.0.2.2")

@@ -128,16 +128,15 @@ def replace_symlink(path: Path, target: str) -> None:
     _rename(temporary, path)
 
 
-def remove_leftovers(directory: Path, *, of: str | None = None) -> None:
+def remove_leftovers(directory: Path) -> None:
     """
-    Remove the temporary files that a crash left in ``directory``: all of them, or those ``of`` one file.
+    Remove the temporary files that a crash left in ``directory``.
 
     Only where nobody else writes these files at the moment: a ``FileLock`` which the caller holds keeps others apart.
     """
-    begin = "." if of is None else f".{of}."
     with faults("clean", directory):
         for name in os.listdir(directory):
-            if name.startswith(begin) and _LEFTOVER.fullmatch(name):
+            if _LEFTOVER.fullmatch(name):
                 os.unlink(directory / name)
 
 
@@ -236,9 +235,12 @@ def _content(path: Path, check: Callable[[os.stat_result], None], limit: int) ->
             fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
         except FileNotFoundError:
             raise NotFound(f"no file {str(path)!r}", hint="check the path") from None
-        with os.fdopen(fd, "rb") as file:
-            check(os.fstat(fd))
-            data = file.read(limit + 1)
+        try:
+            check(os.fstat(fd))  # before there is a file object: of a directory there is none, and it stays open
+            with os.fdopen(fd, "rb", closefd=False) as file:
+                data = file.read(limit + 1)
+        finally:
+            os.close(fd)
     if len(data) > limit:
         raise TooMuch(f"{str(path)!r} is longer than {limit} bytes", hint="check that this is the right file")
     return data

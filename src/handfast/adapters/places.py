@@ -13,6 +13,7 @@ wants anyway; never in one that he has led root to.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import secrets
@@ -24,9 +25,10 @@ from enum import Enum
 from pathlib import Path
 
 from handfast.adapters import files
-from handfast.errors import NotFound, Unsafe
+from handfast.errors import NotFound, TooMuch, Unsafe
 
 _LOOK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -35,7 +37,7 @@ class Use(Enum):
 
     TRUST = "what says what root does: root's, or our own, and nobody else writes in any of them"
     WRITE = "by the rule; nobody else writes in those before it"
-    # Where Debian's children have /var/log, its group may write there: without links that shows another log at most.
+    # Some systems have a group write in /var/log: through no link that shows another directory of logs at most.
     READ = "by the rule; nobody beyond its group writes in those before it"
 
 
@@ -53,6 +55,33 @@ class Place:
                 return os.stat(name, dir_fd=self.descriptor, follow_symlinks=False)
             except FileNotFoundError:
                 return None
+
+    def read(self, name: str, *, limit: int) -> bytes:
+        """
+        Return the content of a file, never of what a link leads to.
+
+        :raises Unsafe: it is a link, or no regular file. :raises TooMuch: it has over ``limit`` bytes.
+        :raises Fault: it is not there, or cannot be read.
+        """
+        path = self.path / name
+        with files.faults("read", path):
+            try:
+                # O_NONBLOCK: opening a FIFO that nobody writes to would wait for ever
+                descriptor = os.open(name, _READ, dir_fd=self.descriptor)
+            except OSError as error:
+                if error.errno == errno.ELOOP:
+                    raise Unsafe(f"{str(path)!r} is a link", hint="give the file itself") from None
+                raise
+            try:
+                if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                    raise Unsafe(f"{str(path)!r} is not a regular file", hint="give a file")
+                with os.fdopen(descriptor, "rb", closefd=False) as file:
+                    data = file.read(limit + 1)
+            finally:
+                os.close(descriptor)
+        if len(data) > limit:
+            raise TooMuch(f"{str(path)!r} is longer than {limit} bytes", hint="check that this is the right file")
+        return data
 
     def create(self, name: str) -> None:
         """Make an empty file (0600). :raises Fault: it is there, the disk is full, permissions."""
@@ -161,7 +190,7 @@ def _checked(part: Path, status: os.stat_result, owner: int | None, use: Use, *,
     if stat.S_ISLNK(status.st_mode):
         raise Unsafe(f"{str(part)!r} is a link", hint=f"give what it leads to: `realpath {part}` says where it is")
     if not stat.S_ISDIR(status.st_mode):
-        raise NotADirectoryError(0, "not a directory")
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
     whose = None if status.st_uid in {0, os.geteuid()} else status.st_uid
     if whose is not None and use is Use.TRUST:
         raise Unsafe(f"{str(part)!r} belongs to user id {whose}", hint="it has to be root's, or yours")

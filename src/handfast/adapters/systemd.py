@@ -40,7 +40,7 @@ def sockets(environment: MutableMapping[str, str] = os.environ) -> dict[str, soc
             passed.close()
             raise UsageError(
                 f"socket {name!r} from systemd is passed twice, or is no listening stream socket",
-                hint="one .socket unit each, with FileDescriptorName=https, =crl, =nifi or =instances",
+                hint="one .socket unit each, with FileDescriptorName=https, =crl, =nifi, =instances; an agent: =agent",
             )
         passed.setblocking(False)
         found[name] = passed

@@ -3,7 +3,7 @@ Files that a controller deploys to a service: taken as a stream, there whole or 
 
 A stream goes to a temporary name beside its place, is hashed on its way, flushed, and renamed when all of it is there
 and its digest is the one that was announced. Names come over the network: one component, of a small set of characters,
-opened below the directory that the policy names, through which no link is followed.
+opened below the directory that the policy names (``adapters/places.py``), through which no link is followed.
 """
 
 from __future__ import annotations
@@ -19,12 +19,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from handfast.adapters import places
+from handfast.adapters.places import Place, Use
 from handfast.errors import Fault, Malformed, NotFound, Refused, TooMuch
 
 MAX_ARTIFACTS = 1_000  # of one service
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+@=-]{0,199}", re.ASCII)
 _PART = ".handfast-"  # never a name of an artifact, which begin with a letter, a digit or an underscore
-_FOLDER = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_DIRECTORY
+_LEFT = re.compile(r"\.handfast-[0-9a-f]{16}", re.ASCII)
+SPARE = 0.05  # of the disk, which stays free: without any, what else is on the machine stops
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +61,12 @@ class Incoming:
         """
         Write a piece. For a thread: it waits for the disk.
 
-        :raises TooMuch: over what the policy allows. :raises Fault: the disk is full.
+        :raises TooMuch: over what the policy allows. :raises Fault: the disk is full, or nearly so.
         """
         self.size += len(piece)
         if self.size > self._most:
             raise TooMuch(f"an artifact of over {self._most} bytes", hint="the agent's policy says how much")
+        _spare(self._descriptor, len(piece))
         self._hash.update(piece)
         try:
             while piece:
@@ -78,26 +82,32 @@ class Incoming:
 
 @dataclass(frozen=True, slots=True)
 class Artifacts:
-    """The artifacts in one directory of a service; ``most`` is the size of one in bytes, ``mode`` what files get."""
+    """
+    The artifacts in one directory of a service.
+
+    ``most`` is the size of one in bytes, ``total`` of all, those on their way included; ``mode`` what files get.
+    """
 
     directory: Path
     most: int
+    total: int
     mode: int = 0o644
 
     def listed(self) -> tuple[Artifact, ...]:
         """Return what is there, by name; whatever else lies in the directory is nobody's here."""
-        with self._folder() as folder, os.scandir(folder) as entries:
+        with self._folder() as folder, _faults("the list of artifacts"):
             found = [
-                Artifact(each.name, each.stat(follow_symlinks=False).st_size)
-                for each in entries
-                if _NAME.fullmatch(each.name) and each.is_file(follow_symlinks=False)
+                Artifact(name, about.st_size)
+                for name in os.listdir(folder.descriptor)
+                if _NAME.fullmatch(name) and (about := folder.about(name)) and stat.S_ISREG(about.st_mode)
             ]
         return tuple(sorted(found, key=lambda artifact: artifact.name))
 
     def shown(self, name: str) -> Artifact:
         """Return one. :raises Malformed: no name. :raises NotFound: it is not there."""
+        artifact_name(name)
         with self._folder() as folder:
-            return Artifact(name, _about(folder, artifact_name(name)).st_size)
+            return Artifact(name, _about(folder, name).st_size)
 
     @contextmanager
     def incoming(self, name: str, *, size: int | None = None, sha256: str | None = None) -> Iterator[Incoming]:
@@ -108,6 +118,7 @@ class Artifacts:
 
         :raises Malformed: no name, or not what was announced: cut off, or changed.
         :raises TooMuch: too large, or too many. :raises Refused: something else has its name.
+        :raises Unsafe: somebody could have led us to the directory. :raises Fault: the disk.
         """
         artifact_name(name)
         if size is not None and size > self.most:  # before anything of it has come
@@ -115,58 +126,70 @@ class Artifacts:
         with self._folder() as folder:
             self._check(folder, name)
             part = f"{_PART}{secrets.token_hex(8)}"
+            most = min(self.most, self._room(folder, name, part, size or 0))
+            _spare(folder.descriptor, size or 0)
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             with _faults(name):
-                descriptor = os.open(part, flags, 0o600, dir_fd=folder)
+                descriptor = os.open(part, flags, 0o600, dir_fd=folder.descriptor)
             try:
-                coming = Incoming(descriptor, self.most)
+                coming = Incoming(descriptor, most)
                 yield coming
                 _compare(name, coming, size, sha256)
+                # Others have come meanwhile; those that are still on their way look again as well.
+                self._room(folder, name, part, coming.size)
                 with _faults(name):
                     os.fchmod(descriptor, self.mode)
                     os.fsync(descriptor)
-                    os.rename(part, name, src_dir_fd=folder, dst_dir_fd=folder)
-                    os.fsync(folder)
+                    os.rename(part, name, src_dir_fd=folder.descriptor, dst_dir_fd=folder.descriptor)
+                    os.fsync(folder.descriptor)
             finally:
                 os.close(descriptor)
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(part, dir_fd=folder)
+                with contextlib.suppress(OSError):  # whoever owns the directory may have moved it, or put another there
+                    os.unlink(part, dir_fd=folder.descriptor)
 
     def remove(self, name: str) -> None:
         """Remove one. :raises NotFound: it is not there."""
+        artifact_name(name)
         with self._folder() as folder:
-            _about(folder, artifact_name(name))
-            os.unlink(name, dir_fd=folder)
-            os.fsync(folder)
+            _about(folder, name)
+            folder.remove(name)
+            folder.sync()
 
     def clean(self) -> int:
-        """Remove what a crash left behind, when nothing is coming; return how many."""
-        with self._folder() as folder, os.scandir(folder) as entries:
-            left = [each.name for each in entries if each.name.startswith(_PART)]
-            for name in left:
-                os.unlink(name, dir_fd=folder)
-        return len(left)
+        """Remove what a crash left behind, when nothing is coming; return how many. :raises Unsafe, Fault: as above."""
+        with self._folder() as folder:
+            return folder.clean(_LEFT)
 
     @contextmanager
-    def _folder(self) -> Iterator[int]:
-        try:
-            folder = os.open(self.directory, _FOLDER)
-        except OSError as error:
-            raise Fault(
-                f"cannot open the directory for artifacts {str(self.directory)!r}: {error.strerror}",
-                hint="the agent's policy names it; make it, as root",
-            ) from error
-        try:
+    def _folder(self) -> Iterator[Place]:
+        with contextlib.ExitStack() as stack:
+            try:
+                folder = stack.enter_context(places.opened(self.directory, Use.WRITE))
+            except NotFound as error:  # of the caller's names none is meant
+                raise Fault(
+                    f"cannot open the directory for artifacts {str(self.directory)!r}: {error.message}",
+                    hint="the agent's policy names it; make it, as root",
+                ) from None
             yield folder
-        finally:
-            os.close(folder)
 
-    def _check(self, folder: int, name: str) -> None:
-        names = os.listdir(folder)
+    def _check(self, folder: Place, name: str) -> None:
+        with _faults(name):
+            names = os.listdir(folder.descriptor)
         if name not in names and sum(bool(_NAME.fullmatch(each)) for each in names) >= MAX_ARTIFACTS:
             raise TooMuch(f"over {MAX_ARTIFACTS} artifacts", hint="remove some")
-        if name in names and not stat.S_ISREG(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
+        about = folder.about(name)
+        if about is not None and not stat.S_ISREG(about.st_mode):
             raise Refused(f"{name!r} is there, and is no file", hint="somebody else put it there; choose another name")
+
+    def _room(self, folder: Place, name: str, part: str, size: int) -> int:
+        """Return how many bytes there are for it, which takes the place of its name; ``part`` is its own."""
+        with _faults(name):
+            others = [each for each in os.listdir(folder.descriptor) if each not in {name, part}]
+        abouts = [folder.about(each) for each in others if _NAME.fullmatch(each) or _LEFT.fullmatch(each)]
+        room = self.total - sum(about.st_size for about in abouts if about and stat.S_ISREG(about.st_mode))
+        if room <= 0 or size > room:
+            raise TooMuch(f"over {self.total} bytes of artifacts with {name!r}", hint="remove some; see the policy")
+        return room
 
 
 @contextmanager
@@ -180,12 +203,19 @@ def _faults(name: str) -> Iterator[None]:
         ) from error
 
 
-def _about(folder: int, name: str) -> os.stat_result:
-    with contextlib.suppress(FileNotFoundError):
-        about = os.stat(name, dir_fd=folder, follow_symlinks=False)
-        if stat.S_ISREG(about.st_mode):
-            return about
-    raise NotFound(f"no artifact {name!r}", hint="see the list of artifacts")
+def _about(folder: Place, name: str) -> os.stat_result:
+    about = folder.about(name)
+    if about is None or not stat.S_ISREG(about.st_mode):
+        raise NotFound(f"no artifact {name!r}", hint="see the list of artifacts")
+    return about
+
+
+def _spare(descriptor: int, size: int) -> None:
+    """Refuse what would leave too little of the disk of a descriptor free."""
+    with _faults("the artifact"):
+        disk = os.fstatvfs(descriptor)
+    if disk.f_bavail * disk.f_frsize - size < SPARE * disk.f_blocks * disk.f_frsize:
+        raise Fault(f"under {SPARE:.0%} of the disk would be free", hint="free some space; remove artifacts")
 
 
 def _compare(name: str, coming: Incoming, size: int | None, sha256: str | None) -> None:

@@ -21,6 +21,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import BinaryIO
 
+from handfast.adapters import places
+from handfast.adapters.places import Use
 from handfast.errors import Malformed, NotFound, TooMuch
 
 MAX_LINES = 10_000  # of one answer
@@ -85,10 +87,11 @@ class Logs:
         Return the logs by name, such as ``server.log`` or ``sub/x.log``; what cannot be written so is left out.
 
         :raises TooMuch: over ``MAX_LOGS`` of them, or among over ``MAX_ENTRIES``.
+        :raises Unsafe, Fault: as ``places.opened``.
         """
         try:
-            root = os.open(self.directory, _FOLDER)
-        except OSError:
+            root = _opened(self.directory, [])
+        except NotFound:
             return ()  # the service has not made it yet
         found: list[str] = []
         try:
@@ -255,7 +258,8 @@ class Logs:
 
 def _opened(directory: Path, folders: list[str]) -> int:
     """Open a folder below a directory, one component after the other, through no link."""
-    folder = os.open(directory, _FOLDER)
+    with places.opened(directory, Use.READ) as place:
+        folder = os.dup(place.descriptor)
     for each in folders:
         try:
             inner = os.open(each, _FOLDER, dir_fd=folder)

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from ipaddress import IPv6Address
 from pathlib import Path
 
-from handfast.adapters import files
+from handfast.adapters import places
+from handfast.adapters.places import Use
 from handfast.core.names import dns_name, ip_address
 from handfast.errors import Conflict, Fault, Malformed, NotFound, TooMuch
 
@@ -51,14 +52,13 @@ class Members:
         self._write(outside, members)
 
     def recover(self) -> None:
-        """Remove what a crash has left beside the file. :raises Fault: it cannot."""
-        files.remove_leftovers(self.path.parent, of=self.path.name)
+        """Remove what a crash has left beside the file. :raises Unsafe, NotFound, Fault: as ``places.opened``."""
+        with places.opened(self.path.parent, Use.WRITE) as place:
+            place.clean(places.leftovers(self.path.name))
 
     def _read(self) -> tuple[list[str], dict[str, str]]:
-        with files.faults("read", self.path):
-            if self.path.stat().st_size > MAX_FILE:
-                raise Fault(f"{str(self.path)!r} has over {MAX_FILE} bytes")
-            text = self.path.read_bytes().decode("utf-8", "surrogateescape")
+        with places.opened(self.path.parent, Use.WRITE) as place:
+            text = place.read(self.path.name, limit=MAX_FILE).decode("utf-8", "surrogateescape")
         # As hosts(5) has lines, not as Unicode has: a form feed in a comment would begin an entry.
         lines = text.removesuffix("\n").split("\n") if text else []
         if _BEGIN not in lines:
@@ -73,9 +73,12 @@ class Members:
     def _write(self, outside: list[str], members: dict[str, str]) -> None:
         block = [_BEGIN, *(f"{address} {name}" for name, address in sorted(members.items())), _END]
         text = "".join(f"{line}\n" for line in [*outside, *(block if members else [])])
-        with files.faults("write", self.path):
-            mode = self.path.stat().st_mode & 0o777
-        files.write_atomic(self.path, text.encode("utf-8", "surrogateescape"), mode)
+        with places.opened(self.path.parent, Use.WRITE) as place:
+            about = place.about(self.path.name)
+            if about is None:
+                raise Fault(f"{str(self.path)!r} is gone", hint="somebody has removed it just now")
+            owner, data = (about.st_uid, about.st_gid), text.encode("utf-8", "surrogateescape")
+            place.write(self.path.name, data, mode=about.st_mode & 0o777, owner=owner)
 
 
 def _address(text: str) -> str:

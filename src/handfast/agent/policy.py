@@ -6,16 +6,16 @@ read it, and cannot change it: so whoever takes over a controller has what these
 more.
 
     hosts_file = "/etc/hosts"           # the original's /cluster_member_addresses may write there; without, nothing may
+    looks = true                        # it may have this machine look at SSH hosts; without, it may not
     [service.nginx]
     kind = "systemd"                    # or "supervisord", "command", "mock"
     unit = "nginx.service"
-    operations = ["status", "start", "stop", "restart", "configure", "artifacts", "logs"]
+    operations = ["status", "start", "stop", "restart", "artifacts", "logs"]
     logs = "/var/log/nginx"
     artifacts = "/srv/www"
-    [service.nginx.files.site]
-    path = "/etc/nginx/conf.d/site.conf"
-    check = ["nginx", "-t"]
-    apply = "reload"
+
+``configure`` gives whatever the service's own configuration can say, as the user who starts it: see the examples in
+docs/protocols/agent.md before giving it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Meta
 
-from handfast.adapters import files
+from handfast.adapters import files, places
+from handfast.adapters.places import Use
 from handfast.agent.artifacts import Artifacts
 from handfast.agent.logs import PATTERN, Logs
 from handfast.agent.services.base import Backend
@@ -40,13 +41,17 @@ from handfast.agent.services.command import Command
 from handfast.agent.services.mock import Mock
 from handfast.agent.services.supervisord import Supervisord
 from handfast.agent.services.systemd import Systemd
-from handfast.errors import ConfigError, NotFound, Unsafe
+from handfast.core.names import IPNetwork, network
+from handfast.errors import ConfigError, HandfastError, NotFound, Unsafe
 
 DEFAULT = Path("/etc/handfast/agent/policy.toml")
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}", re.ASCII)
 _UNIT = re.compile(r"[A-Za-z0-9][A-Za-z0-9:_.@\\-]{0,254}", re.ASCII)  # above all no option
+# Nothing that a server could read in two ways: no user, quoting, backslash, parameter, query.
+_PREFIX = re.compile(r"https://[A-Za-z0-9_.:\[\]-]+/([A-Za-z0-9._~!$&'()*+,=:@-]+/)*", re.ASCII)
 _GB = 1024**3
 _MAX_FILE = 1024 * 1024  # bytes
+_MAX_DOTS = 200  # of a line: each may be a table in a table, for which tomllib's memory is the square of their number
 _Argv = list[Annotated[str, Meta(min_length=1, max_length=4096, pattern=r"^[^\x00]+$")]]
 
 
@@ -72,12 +77,16 @@ class Apply(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ConfigFile:
-    """A file that the controller may write; ``check`` is run with it in its place, and says whether it stays."""
+    """
+    A file that the controller may write; ``check`` is run with it in its place, and says whether it stays.
+
+    ``mode`` None is that of the file before; what may be read by others is no controller's to say.
+    """
 
     path: Path
     check: tuple[str, ...]
     apply: Apply
-    mode: int
+    mode: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,18 +104,31 @@ class ServicePolicy:
 
 
 @dataclass(frozen=True, slots=True)
+class Looking:
+    """Where this machine may look for SSH hosts besides public addresses and port 22: see ``ssh.guard.Guard``."""
+
+    allow: tuple[IPNetwork, ...] = ()
+    ports: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Policy:
-    """All that a controller may reach: services by name, and the hosts(5) file for a cluster's members, if any."""
+    """
+    All that a controller may reach: services by name, and the hosts(5) file for a cluster's members, if any.
+
+    ``looking`` None: this machine looks at no hosts for it.
+    """
 
     services: dict[str, ServicePolicy] = field(default_factory=dict)
     hosts_file: Path | None = None
+    looking: Looking | None = None
 
 
 class _File(msgspec.Struct, forbid_unknown_fields=True):
     path: str
     check: _Argv = []
     apply: Apply = Apply.RELOAD
-    mode: Annotated[int, Meta(ge=0, le=0o777)] = 0o644
+    mode: Annotated[int, Meta(ge=0, le=0o777)] | None = None
 
 
 class _Service(msgspec.Struct, forbid_unknown_fields=True):
@@ -126,6 +148,7 @@ class _Service(msgspec.Struct, forbid_unknown_fields=True):
     log_pattern: str = PATTERN
     artifacts: str | None = None
     artifact_limit: Annotated[int, Meta(ge=1)] = 4 * _GB
+    artifacts_total: Annotated[int, Meta(ge=1)] | None = None
     artifact_mode: Annotated[int, Meta(ge=0, le=0o777)] = 0o644
     pull: list[str] = []
     files: dict[str, _File] = {}
@@ -133,6 +156,9 @@ class _Service(msgspec.Struct, forbid_unknown_fields=True):
 
 class _Policy(msgspec.Struct, forbid_unknown_fields=True):
     hosts_file: str | None = None
+    looks: bool = False
+    looks_allow: list[str] = []
+    looks_ports: Annotated[list[Annotated[int, Meta(ge=1, le=65535)]], Meta(max_length=16)] = []
     service: dict[str, _Service] = {}
 
 
@@ -161,24 +187,16 @@ def _check_place(path: Path) -> None:
     Where another may rename a directory on the way, or lead a link elsewhere, an older policy of root's, which gave
     more, would do. From the root on, each part is held by those before it: so what was looked at here stays.
     """
-    for part in (*reversed(path.parents), path):
-        with files.faults("read", path):
-            try:
-                status = os.lstat(part)
-            except FileNotFoundError:
-                raise NotFound(f"no file {str(path)!r}", hint="check the path") from None
-        if stat.S_ISLNK(status.st_mode):
-            raise Unsafe(f"{str(part)!r} is a link", hint=f"give the file itself: `realpath {path}` says where it is")
-        if status.st_uid not in {0, os.geteuid()}:
-            raise Unsafe(f"{str(part)!r} belongs to user id {status.st_uid}", hint="it has to be root's, or yours")
-        # In a sticky directory, such as /tmp, nobody renames what is another's.
-        if part != path and status.st_mode & 0o022 and not status.st_mode & stat.S_ISVTX:
-            raise Unsafe(
-                f"{str(part)!r} can be written by others (mode {stat.S_IMODE(status.st_mode):04o})",
-                hint=f"look at what is in it, then chmod go-w {part}",
-            )
-        if part == path and not stat.S_ISREG(status.st_mode):
-            raise Unsafe(f"{str(part)!r} is not a regular file", hint="give a file")
+    with places.opened(path.parent, Use.TRUST) as folder:
+        about = folder.about(path.name)
+    if about is None:
+        raise NotFound(f"no file {str(path)!r}", hint="check the path")
+    if stat.S_ISLNK(about.st_mode):
+        raise Unsafe(f"{str(path)!r} is a link", hint=f"give the file itself: `realpath {path}` says where it is")
+    if not stat.S_ISREG(about.st_mode):
+        raise Unsafe(f"{str(path)!r} is not a regular file", hint="give a file")
+    if about.st_uid not in {0, os.geteuid()}:
+        raise Unsafe(f"{str(path)!r} belongs to user id {about.st_uid}", hint="it has to be root's, or yours")
 
 
 def parse(text: bytes, *, source: str) -> Policy:
@@ -189,12 +207,24 @@ def parse(text: bytes, *, source: str) -> Policy:
 
     :raises ConfigError: not TOML, an unknown key, or something that could reach further than it says.
     """
+    for number, line in enumerate(text.split(b"\n"), 1):
+        if line.count(b".") > _MAX_DOTS:
+            raise ConfigError(f"{source!r} is no policy: over {_MAX_DOTS} dots in line {number}", hint="break the line")
     try:
         read = msgspec.toml.decode(text, type=_Policy)
     except (ValueError, RecursionError) as error:  # msgspec's are ValueErrors, and so are tomllib's other ones
         raise ConfigError(f"{source!r} is no policy: {error}", hint="see docs/protocols/agent.md") from None
     services = {name: _service(name, each, f"{source!r}, service {name!r}") for name, each in read.service.items()}
-    return Policy(services, None if read.hosts_file is None else _absolute(read.hosts_file, repr(source)))
+    hosts_file = None if read.hosts_file is None else _absolute(read.hosts_file, repr(source))
+    return Policy(services, hosts_file, _looking(read, repr(source)))
+
+
+def _looking(said: _Policy, where: str) -> Looking | None:
+    try:
+        allow = tuple(map(network, said.looks_allow))
+    except HandfastError as error:
+        raise ConfigError(f"{where}: looks_allow: {error.message}", hint='such as ["10.0.0.0/8"]') from None
+    return Looking(allow, tuple(said.looks_ports)) if said.looks else None
 
 
 def _service(name: str, said: _Service, where: str) -> ServicePolicy:
@@ -215,11 +245,14 @@ def _service(name: str, said: _Service, where: str) -> ServicePolicy:
         operations=operations,
         files={key: _file(key, each, where) for key, each in said.files.items()},
         logs=Logs(_absolute(said.logs, where), _pattern(said.log_pattern, where)) if said.logs else None,
-        artifacts=Artifacts(_absolute(said.artifacts, where), said.artifact_limit, said.artifact_mode)
-        if said.artifacts
-        else None,
+        artifacts=_artifacts(said, _absolute(said.artifacts, where)) if said.artifacts else None,
         pull=tuple(_prefix(each, where) for each in said.pull),
     )
+
+
+def _artifacts(said: _Service, directory: Path) -> Artifacts:
+    total = 4 * said.artifact_limit if said.artifacts_total is None else said.artifacts_total
+    return Artifacts(directory, said.artifact_limit, total, said.artifact_mode)
 
 
 def _backend(said: _Service, where: str) -> Backend:
@@ -260,13 +293,15 @@ def _pattern(text: str, where: str) -> str:
 def _prefix(text: str, where: str) -> str:
     try:
         parts = urlsplit(text)
-        good = parts.scheme == "https" and parts.hostname and parts.port != 0 and not parts.username
-        good = good and parts.path.endswith("/")
+        good = _PREFIX.fullmatch(text) and parts.hostname and parts.port != 0
+        good = good and not {"", ".", ".."} & set(parts.path.split("/")[1:-1])
     except ValueError:  # half an IPv6 address, a port beyond the last
         good = False
     if not good:
         # Without the slash `https://repo.example` would be the beginning of `https://repo.example.evil/`.
-        raise ConfigError(f"{where}: pull = {text[:80]!r}", hint="https://host/folder/ with a slash at its end")
+        raise ConfigError(
+            f"{where}: pull = {text[:80]!r}", hint="https://host/folder/ with a slash at its end, and nothing quoted"
+        )
     return text
 
 

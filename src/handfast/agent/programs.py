@@ -37,7 +37,8 @@ async def run(argv: tuple[str, ...], *, patience: float = PATIENCE) -> Done:
     """
     Run a program to its end; nothing of ours is in its input, and no secret in its environment.
 
-    :raises Fault: it cannot be started, or does not end in time: it is then killed, with all that it has started.
+    :raises Fault: it cannot be started, or does not end in time: it is then killed, with all of its process group. What
+        has made itself a session of its own (setsid), as daemons do, is not found, and goes on.
     """
     async with _pipe() as (reader, writer):
         try:

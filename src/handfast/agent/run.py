@@ -103,18 +103,22 @@ async def run(
     listens, dials = (listen, dial) if listen or dial else (data.listens, data.dials)
     if (listens is None) == (dials is None):
         raise UsageError("an agent listens, or dials its controller", hint="one of --listen and --dial")
-    passed = systemd.sockets().get(SOCKET)  # in any case: the variables are for no program that we start
-    if passed is not None and listens is None:
-        passed.close()
-        passed = None
-    weaker.check(listens if passed is None else sockets.address_of(passed))
-    wanted = _read(policy)
-    keystore = Keystore(state)
-    with keystore.exclusive(), signals() as asked:
+    with contextlib.ExitStack() as ending:
+        passed = systemd.sockets()  # also by an agent that dials: the variables are for no program that it starts
+        for each in passed.values():
+            ending.enter_context(each)
+        if unknown := passed.keys() - {SOCKET}:
+            raise UsageError(f"systemd passed a socket called {min(unknown)!r}", hint=f"FileDescriptorName={SOCKET}")
+        at = None if listens is None else passed.get(SOCKET) or listens
+        weaker.check(sockets.address_of(at) if isinstance(at, socket.socket) else at)
+        wanted = _read(policy)
+        keystore = Keystore(state)
+        ending.enter_context(keystore.exclusive())
+        asked = ending.enter_context(signals())
         check_machine(keystore.directory, data, machine)
         made = State(Agent(data, keystore, now=_clock()), data, plain=weaker.plain, legacy=weaker.legacy)
         async with status.answering(keystore.directory, made):
-            await _run(made, wanted, policy, asked, ready, passed or listens, dials)
+            await _run(made, wanted, policy, asked, ready, at, dials)
 
 
 async def _run(

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
-from handfast.adapters import files
-from handfast.agent import programs
+from handfast.agent import configuration
 from handfast.agent.artifacts import Artifacts
 from handfast.agent.logs import Logs
-from handfast.agent.policy import Apply, ConfigFile, Operation, ServicePolicy
+from handfast.agent.policy import Apply, Operation, ServicePolicy
 from handfast.agent.services.base import State
-from handfast.errors import Conflict, Fault, Malformed, NotAuthorized, Refused
+from handfast.errors import Conflict, Malformed, NotAuthorized
 
 MAX_CONTENT = 1024 * 1024  # bytes of one configuration file
 
@@ -76,6 +73,7 @@ class Service:
 
         :raises Malformed: a file that the policy does not have, or too long a content.
         :raises Refused: a check says no: the old files are in their place again. :raises Conflict: as ``start``.
+        :raises Unsafe: somebody could have led us to a file's directory. :raises Fault: the disk.
         """
         self._allowed(Operation.CONFIGURE)
         if not contents or (unknown := contents.keys() - self.policy.files.keys()):
@@ -88,7 +86,7 @@ class Service:
 
         async def change() -> None:
             written = [self.policy.files[name] for name in sorted(contents)]
-            await _replace(written, [contents[name] for name in sorted(contents)])
+            await configuration.replace(written, [contents[name] for name in sorted(contents)])
             was = await self.policy.backend.status()
             if was is State.STARTED:
                 await self._apply({each.apply for each in written})
@@ -112,11 +110,9 @@ class Service:
         return self.policy.logs
 
     def recover(self) -> None:
-        """Put back what a crash in the middle of ``configure`` left: nobody had said that the new files are good."""
+        """Put back what a crash in the middle of ``configure`` left. :raises Unsafe, Fault: as ``configure``."""
         for each in self.policy.files.values():
-            _restore(each.path)
-            if each.path.parent.is_dir():  # which may come later than the agent
-                files.remove_leftovers(each.path.parent, of=each.path.name)
+            configuration.recover(each.path)
 
     def _allowed(self, operation: Operation) -> None:
         if operation not in self.policy.operations:
@@ -159,57 +155,3 @@ def _conflict(state: State, operation: Operation) -> Conflict:
         f"current service status ('{state}') does not allow to {operation.value} the service",
         hint="ask again in a while",
     )
-
-
-async def _replace(changed: list[ConfigFile], contents: list[bytes]) -> None:
-    """Write files, run their checks, and put everything back if one says no."""
-    kept: list[Path] = []
-    try:
-        for each, content in zip(changed, contents, strict=True):
-            _keep(each.path)
-            kept.append(each.path)
-            files.write_atomic(each.path, content, each.mode)
-        for check in dict.fromkeys(each.check for each in changed if each.check):
-            done = await programs.run(check)
-            if done.status:
-                raise Refused(f"{check[0]!r} does not accept it: {done.last_line}", hint="the old files are back")
-    except BaseException:
-        for path in kept:
-            _restore(path)
-        raise
-    for path in kept:
-        for beside in _beside(path):
-            beside.unlink(missing_ok=True)
-
-
-def _beside(path: Path) -> tuple[Path, Path]:
-    """Return where the old file is kept, and what says that there was none."""
-    return path.with_name(f"{path.name}.handfast-before"), path.with_name(f"{path.name}.handfast-none")
-
-
-def _keep(path: Path) -> None:
-    """Keep the old file under a second name, or that there was none, until the new one is known to be good."""
-    before, none = _beside(path)
-    with files.faults("keep", path):
-        if path.is_symlink():
-            raise Fault(f"{str(path)!r} is a link", hint="the policy has to name the file itself")
-        for beside in (before, none):
-            beside.unlink(missing_ok=True)
-        if path.exists():
-            os.link(path, before, follow_symlinks=False)
-        else:
-            none.touch(mode=0o600, exist_ok=False)
-
-
-def _restore(path: Path) -> None:
-    """Put the old file back, where one is kept; otherwise nothing was changed."""
-    before, none = _beside(path)
-    with files.faults("restore", path):
-        if before.exists():
-            os.rename(before, path)
-            # Two names of one file, where the new one was not there yet, are both left by rename(2). One that stays
-            # would be put back at a later start, over whatever root has written since.
-            before.unlink(missing_ok=True)
-        elif none.exists():
-            path.unlink(missing_ok=True)
-            none.unlink()

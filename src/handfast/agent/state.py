@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import structlog
 from aiohttp import web
@@ -17,11 +17,14 @@ from handfast.agent.agent import Agent, Face
 from handfast.agent.doors import Caller
 from handfast.agent.members import Members
 from handfast.agent.plain import Plain
-from handfast.agent.policy import Policy
+from handfast.agent.policy import Looking, Policy
 from handfast.agent.service import Service, Turn
 from handfast.core.instancedata import InstanceData
 from handfast.core.invitation import Address
 from handfast.errors import Conflict, HandfastError, Malformed, NotFound, TooMuch
+
+if TYPE_CHECKING:
+    from handfast.agent.looks import Looks
 
 MAX_BODY = 64 * 1024  # bytes, where a request has no limit of its own
 BODY = 30.0  # seconds for all of it
@@ -55,6 +58,8 @@ class State:
     callers: Mapping[asyncio.BaseTransport, Caller] = field(default_factory=dict)
     services: dict[str, Service] = field(default_factory=dict)
     members: Members | None = None
+    looking: Looking | None = None
+    looks: Looks | None = None  # once it was asked to look
     plain: Plain | None = None
     legacy: bool = False
     listens: Address | None = None
@@ -74,6 +79,7 @@ class State:
         self._turns |= {name: Turn() for name in policy.services.keys() - self._turns.keys()}
         self.services = {name: Service(each, turn=self._turns[name]) for name, each in policy.services.items()}
         self.members = Members(policy.hosts_file) if policy.hosts_file is not None else None
+        self.looking = policy.looking
 
     def service(self, name: str) -> Service:
         """Return a service. :raises NotFound: the policy has none of that name."""

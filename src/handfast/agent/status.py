@@ -46,9 +46,9 @@ class ServiceView(msgspec.Struct, frozen=True):
 
 class AgentView(msgspec.Struct, frozen=True):
     """
-    An agent. ``stage`` is new, trial or held; ``key`` the fingerprint of what it shows, or would show; ``words`` the
-    same, for who asks.
+    An agent. ``stage`` is new, trial or held; ``key`` the fingerprint of what it shows, or would show.
 
+    ``words`` are its first 88 bits, which are filled in where it is asked.
     ``serial`` and ``until`` are those of the credential that is held. ``controller`` is who has called last, at
     ``controller_seen``, since the agent was started. Where it is not ``running`` only what lasts is known.
     """

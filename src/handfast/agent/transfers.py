@@ -93,7 +93,7 @@ async def pull(
     """
     Fetch an artifact by HTTPS from under one of ``places``, verified by the system's CAs and by its digest.
 
-    It ends when it is not ``wanted`` any more, which is looked at whenever something comes.
+    It ends when it is not ``wanted`` any more, which is looked at whenever something comes: so within a minute.
 
     :raises NotAuthorized: the URL, or where it redirects to, is in none of these places.
     :raises Unreachable: the server, or the file there. Otherwise as ``receive``.
@@ -108,6 +108,8 @@ async def pull(
         try:
             for _ in range(REDIRECTS + 1):
                 check_place(url, places)
+                if not wanted():
+                    raise Unreachable(f"nobody waits for {_shown(url)} any more")
                 async with await _answer(session, url) as answer:
                     if answer.status in {301, 302, 303, 307, 308}:
                         url = _joined(url, answer.headers.get("Location", ""))

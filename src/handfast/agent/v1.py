@@ -35,7 +35,7 @@ from handfast.core.agentjson import (
     Services,
     ServiceState,
 )
-from handfast.errors import Conflict, Malformed
+from handfast.errors import Conflict, Malformed, NotAuthorized
 
 _log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
@@ -178,6 +178,15 @@ async def remove(call: Call) -> web.Response:
     return web.Response(status=204)
 
 
+async def look(call: Call) -> web.Response:
+    """Look at SSH hosts, where the policy allows it. What that takes is not in memory until somebody asks for it."""
+    if call.state.looking is None:
+        raise NotAuthorized("the policy of this machine does not let it look at hosts", hint="it says `looks = true`")
+    from handfast.agent import looks
+
+    return json(await looks.look(call, call.state.looking))
+
+
 async def logs(call: Call) -> web.Response:
     """Return which logs there are."""
     return json(LogNames(list(await asyncio.to_thread(call.service.logs.listed))))
@@ -219,6 +228,7 @@ ROUTES = (
     Route("GET", "/v1/agent", about, first=True),
     Route("POST", "/v1/introduction", introduce, first=True),
     Route("POST", "/v1/introduction/answer", answered, first=True),
+    Route("POST", "/v1/look", look),
     Route("GET", "/v1/services", services),
     Route("GET", _SERVICE, status),
     Route("POST", _SERVICE + "/{change:start|stop|restart}", change),

@@ -38,7 +38,7 @@ def _name(text: str) -> str:
     return text
 
 
-_DIAL_HINT = "https://HOST:PORT, or HOST:PORT: it speaks TLS, whatever is written"
+_DIAL_HINT = "https://HOST:PORT, or HOST:PORT"
 
 
 def dialed(text: str) -> Address:

@@ -10,13 +10,14 @@ import click
 
 from handfast import config
 from handfast.cli import ui
-from handfast.cli.arguments import ADDRESS, DATA, DURATION, FILE, JSON, MACHINE, Parsed
+from handfast.cli.arguments import ADDRESS, DATA, DURATION, FILE, JSON, MACHINE, Parsed, dialed
 from handfast.cli.lazy import Lazy
+from handfast.core.fingerprint_words import parse_words
 from handfast.core.instance_views import parse_fingerprint
 from handfast.core.instancedata import check_instance_id
 from handfast.core.instances import Mode
 from handfast.core.invitation import Address
-from handfast.errors import EvidenceRejected, UsageError
+from handfast.errors import EvidenceRejected, Refused, UsageError
 
 if TYPE_CHECKING:
     from handfast.core.instance_views import InstanceView
@@ -43,8 +44,9 @@ INSTANCE_COMMANDS = {
     "remove": ("instance", "forget an instance, and take back all that it holds"),
 }
 INSTANCE_ID = Parsed("id", check_instance_id)
-CALLED = Parsed("host:port", lambda text: Address.parse(text) if text else "")
+CALLED = Parsed("host:port", lambda text: dialed(text) if text else "")
 FINGERPRINT = Parsed("fingerprint", parse_fingerprint)
+WORDS = Parsed("words", parse_words)
 
 
 @click.command("instance", cls=Lazy, table=INSTANCE_COMMANDS)
@@ -67,7 +69,7 @@ def _open(data: Path) -> Instances:
     is_flag=False,
     flag_value="",
     metavar="[HOST:PORT]",
-    help="It has no address: its agent dials the controller.  [default: where [instances] listen says]",
+    help="It has no address: its agent dials the controller, also https://HOST:PORT.  [default: as [instances] listen]",
 )
 @DATA
 @click.option("--instance-id", type=INSTANCE_ID, help="The cloud's id, where it is known.  [default: a new UUID]")
@@ -165,18 +167,23 @@ _WEAKER = {
 
 def _called_at(data: Path, instances: Instances) -> Address:
     from handfast.config.instances import called_at
+    from handfast.config.settings import load
     from handfast.wiring import CONFIG
 
-    return called_at(config.load(data / CONFIG).instances, instances.administration.addresses)
+    return called_at(load(data / CONFIG).instances, instances.administration.addresses)
 
 
-def _views(data: Path, kept: list[Instance]) -> list[InstanceView]:
+def _views(data: Path, instances: Instances, kept: list[Instance]) -> list[InstanceView]:
     from handfast.adapters.clock import SystemClock
-    from handfast.controller.status import current
+    from handfast.controller import status
     from handfast.core.instance_views import instance_view
 
-    found = current(data, kept, at=SystemClock().now())
-    return [instance_view(each, watched=watched) for each, watched in found]
+    now = SystemClock().now()
+    contacts = status.contacts(data, at=now)
+    return [
+        instance_view(each, watched=watched, until=instances.until(each), contact=contacts.get(each.name))
+        for each, watched in status.current(data, kept, at=now)
+    ]
 
 
 @click.command("list")
@@ -187,7 +194,8 @@ def list_command(data: Path, as_json: bool) -> None:
     from handfast.adapters.clock import SystemClock
     from handfast.core.instance_views import ago
 
-    views, now = _views(data, _open(data).all()), SystemClock().now()
+    instances, now = _open(data), SystemClock().now()
+    views = _views(data, instances, instances.all())
     if as_json:
         ui.emit_json(views)
         return
@@ -201,8 +209,14 @@ def list_command(data: Path, as_json: bool) -> None:
     bad = [each.name for each in views if each.state == "quarantined"]
     if bad:
         ui.warn(f"quarantined: {', '.join(bad)}: find out who answered there; see `handfast instance show {bad[0]}`")
+    _ask_where(views, data)
     if views and not any(each.watched for each in views):
         ui.say("nobody watches them: handfast instance watch, or [instances] watch = true for `up`")
+
+
+def _ask_where(views: list[InstanceView], data: Path) -> None:
+    for view in [each for each in views if each.state == "pending"][:1]:
+        ui.say(f"when you know where it is: handfast instance place {view.name} HOST:7575 --data {data}")
 
 
 def _where(view: InstanceView) -> str:
@@ -215,8 +229,13 @@ def _where(view: InstanceView) -> str:
 @JSON
 def show_command(name: str, data: Path, as_json: bool) -> None:
     """Show one instance: where it is, which key it has, and what was met instead."""
-    (view,) = _views(data, [_open(data).one(name)])
-    _shown(view, as_json=as_json)
+    instances = _open(data)
+    (view,) = _views(data, instances, [instances.one(name)])
+    if as_json:
+        ui.emit_json(view)
+        return
+    _show(view)
+    _ask_where([view], data)
 
 
 _KEYS = {Mode.PLAIN.value: "none"}
@@ -228,26 +247,25 @@ def _requires(view: InstanceView) -> str:
     return "+".join(filter(None, (_PROVES.get(view.mode), "fingerprint" if view.needs_key else None)))
 
 
-def _shown(view: InstanceView, *, as_json: bool) -> None:
-    if as_json:
-        ui.emit_json(view)
-        return
+def _show(view: InstanceView) -> None:
     since = "" if view.since is None else f" since {view.since}"
     ui.emit(f"{view.name}: {view.state}{since}{f': {view.reason}' if view.reason else ''}")
-    lines = {
-        "id": view.instance_id,
-        "where": _where(view),
-        "requires": _requires(view),
-        "mode": view.mode if view.mode != Mode.INTRODUCTION.value else None,
-        "key": view.key
-        or _KEYS.get(view.mode)
-        or ("to be confirmed" if view.needs_key else "as it proves with its secret"),
-        "seen": view.seen,
-        "credential": view.serial,
-        "secret": f"{view.invitation}, until {view.secret_until}" if view.serial is None else None,
-        "failures": f"{view.rollbacks} credentials that it did not answer with" if view.rollbacks else None,
-    }
-    for key, text in lines.items():
+    unknown = "to be confirmed" if view.needs_key else "as it proves with its secret"
+    lines = [
+        ("id", view.instance_id),
+        ("where", _where(view)),
+        ("requires", _requires(view)),
+        ("mode", view.mode if view.mode != Mode.INTRODUCTION.value else None),
+        ("key", view.key or _KEYS.get(view.mode) or unknown),
+        ("", view.words),
+        ("seen", view.seen),
+        ("", view.seen_words),
+        ("credential", ", until ".join(filter(None, (view.serial, view.until)))),
+        ("contact", view.contact),
+        ("secret", f"{view.invitation}, until {view.secret_until}" if view.serial is None else None),
+        ("failures", f"{view.rollbacks} credentials that it did not answer with" if view.rollbacks else None),
+    ]
+    for key, text in lines:
         if text:
             ui.emit(f"  {key:<11} {text}")
 
@@ -259,12 +277,14 @@ def _shown(view: InstanceView, *, as_json: bool) -> None:
 @JSON
 def place_command(name: str, address: Address, data: Path, as_json: bool) -> None:
     """Say that the agent of NAME listens at ADDRESS (HOST:PORT). What it is is proved there all the same."""
-    _done(_open(data).place(name, address), data, as_json=as_json)
+    instances = _open(data)
+    _done(instances, instances.place(name, address), data, as_json=as_json)
 
 
 @click.command("confirm")
 @click.argument("name", type=MACHINE)
 @click.option("--fingerprint", type=FINGERPRINT, help="SHA256:..., as its console shows it.")
+@click.option("--words", type=WORDS, help="Its eight words, in quotes, as its console shows them.")
 @click.option("--console", type=FILE, help="Its console's log since it booted, as the cloud hands it out; - is stdin.")
 @click.option(
     "--guest-attributes", "attributes", type=FILE, help="Its guest attributes in JSON, as `gcloud` prints; - is stdin."
@@ -272,19 +292,29 @@ def place_command(name: str, address: Address, data: Path, as_json: bool) -> Non
 @DATA
 @JSON
 def confirm_command(
-    name: str, fingerprint: bytes | None, console: Path | None, attributes: Path | None, data: Path, as_json: bool
+    name: str,
+    fingerprint: bytes | None,
+    words: str | None,
+    console: Path | None,
+    attributes: Path | None,
+    data: Path,
+    as_json: bool,
 ) -> None:
     """
-    Say which key NAME has: by its fingerprint, or by its console's log or guest attributes, where its agent writes it.
+    Say which key NAME has: by its fingerprint, by its words, or by its console's log or guest attributes.
 
-    Take it from there, not from `instance show`, which has what answered on the network. Of several all have to say
-    the same key. Root of that machine may write to its console, and any process there its guest attributes.
+    Its agent writes them there; not `instance show`, which has what answered on the network. Of several all have to say
+    the same key. Words are a part of one: they are compared with the key that has answered, and count for that. Root
+    of that machine may write to its console, and any process there its guest attributes.
     """
     from handfast.adapters import given
     from handfast.core import keyline
     from handfast.core.guest_attributes import MAX_ATTRIBUTES
 
+    instances = _open(data)
     said: dict[str, bytes] = {} if fingerprint is None else {"its fingerprint": fingerprint}
+    if words is not None:
+        said["its words"] = _by_words(data, instances.one(name), words)
     if console is not None:
         said["its console"] = keyline.key_of(name, given.content(console, most=keyline.MAX_LOG))
     if attributes is not None:
@@ -292,9 +322,25 @@ def confirm_command(
     if not said:
         raise UsageError(
             "nothing says which key it is",
-            hint="--fingerprint, --console or --guest-attributes: a new agent shows its key there",
+            hint="--fingerprint, --words, --console or --guest-attributes: a new agent shows its key there",
         )
-    _done(_open(data).confirm(name, _agreed(name, said), by=" and ".join(said)), data, as_json=as_json)
+    _done(instances, instances.confirm(name, _agreed(name, said), by=" and ".join(said)), data, as_json=as_json)
+
+
+def _by_words(data: Path, kept: Instance, words: str) -> bytes:
+    """Return the key that was seen, or is expected, if these are its words."""
+    from handfast.adapters.clock import SystemClock
+    from handfast.controller.status import current
+    from handfast.core.fingerprint_words import check_words
+
+    ((instance, _),) = current(data, [kept], at=SystemClock().now())
+    key = instance.seen or instance.expected
+    if key is None:
+        raise Refused(
+            f"no key of {instance.name!r} was seen yet, and its words are only a part of it",
+            hint="have it watched, and wait until it has answered (`instance show`: seen); or give --fingerprint",
+        )
+    return check_words(words, key, of=instance.name)
 
 
 def _agreed(name: str, said: dict[str, bytes]) -> bytes:
@@ -314,7 +360,8 @@ def _agreed(name: str, said: dict[str, bytes]) -> bytes:
 @JSON
 def release_command(name: str, reason: str, data: Path, as_json: bool) -> None:
     """Have NAME tried again, which was quarantined or has failed. Find out first who answered in its place."""
-    _done(_open(data).release(name, reason=reason), data, as_json=as_json)
+    instances = _open(data)
+    _done(instances, instances.release(name, reason=reason), data, as_json=as_json)
 
 
 @click.command("remove")
@@ -335,8 +382,8 @@ def remove_command(name: str, reason: str, data: Path, as_json: bool) -> None:
         ui.say(f"{gone.name}: forgotten; what it held is revoked")
 
 
-def _done(instance: Instance, data: Path, *, as_json: bool) -> None:
-    (view,) = _views(data, [instance])
+def _done(instances: Instances, instance: Instance, data: Path, *, as_json: bool) -> None:
+    (view,) = _views(data, instances, [instance])
     if as_json:
         ui.emit_json(view)
     else:

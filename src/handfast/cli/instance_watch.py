@@ -12,6 +12,7 @@ import msgspec
 
 from handfast import config
 from handfast.adapters.clock import SystemClock
+from handfast.adapters.process import many_files
 from handfast.cli import ui
 from handfast.cli.arguments import DATA, FILE, PASSPHRASE
 from handfast.core.instance_views import InstanceView, instance_view
@@ -45,6 +46,7 @@ def watch_command(data: Path, config_file: Path | None, passphrase_file: Path | 
 
     require_data(data)
     logs.configure()
+    many_files()
     passphrase = config.secret_from("passphrase", file=passphrase_file)
     service = open_service(data, Overrides(config=config_file, warn=ui.warn), passphrase=passphrase)
     try:

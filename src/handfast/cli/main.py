@@ -102,6 +102,7 @@ def run(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code; every deliberate error becomes words and a code."""
     leave_no_core()
     try:
+        ui.check_streams()
         result: Any = handfast.main(args=arguments, prog_name="handfast", standalone_mode=False)
         sys.stdout.flush()
     except HandfastError as error:

@@ -17,9 +17,22 @@ from typing import Any
 from handfast.errors import Fault, HandfastError
 
 
+def check_streams() -> None:
+    """
+    Refuse to work with a closed stdout, before anything is done: what would be printed may exist once, as a secret.
+
+    And its number would be the next file's, the ledger's perhaps, to which some program then writes.
+
+    :raises Fault: it is closed.
+    """
+    if sys.stdout is None:
+        raise Fault("cannot write to stdout: it is closed", hint="redirect it, to /dev/null if need be")
+
+
 def say(text: str) -> None:
-    """Tell the person something, on stderr."""
-    print(harmless(text), file=sys.stderr)
+    """Tell the person something, on stderr; nobody, if it is closed."""
+    if sys.stderr is not None:  # else print would take stdout
+        print(harmless(text), file=sys.stderr)
 
 
 def harmless(text: str) -> str:

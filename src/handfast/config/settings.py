@@ -10,7 +10,7 @@ from typing import Any
 from handfast.config.instances import InstanceSettings, instance_settings
 from handfast.config.oidc import check_origins, providers
 from handfast.config.reader import LONGEST, Reader, duration, each, parse_listen, parse_role, yes_or_no
-from handfast.config.scan import ScanSettings, scan_settings
+from handfast.config.scan import ScanSettings, check_agents, scan_settings
 from handfast.config.ssh import host_rules
 from handfast.config.x5c import X5cSettings, x5c_settings
 from handfast.core.dn import SubjectPattern
@@ -80,6 +80,7 @@ def load(path: Path) -> Config:
         instances=instance_settings(reader),
     )
     check_origins(reader, rules.ssh.certificates.users, config.oidc)
+    check_agents(reader, config.scan, watch=config.instances.watch)
     if mistakes := reader.mistakes():
         raise ConfigError(f"{str(path)!r} has mistakes: " + "; ".join(mistakes), hint="see docs/operations.md")
     return config

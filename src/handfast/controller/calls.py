@@ -14,10 +14,14 @@ import ssl
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
+import structlog
+
 from handfast.controller.http import Connection
 from handfast.controller.listen import Call, Dialled
 from handfast.core.instances import Instance
 from handfast.errors import HandfastError, Unreachable
+
+_log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 
 async def answered(
@@ -89,7 +93,10 @@ async def _spoken(
 async def _over(call: Call, context: ssl.SSLContext) -> Connection | HandfastError:
     try:
         return await Connection.over(call.connected, context, call.name)
-    except HandfastError as error:
+    except Exception as error:  # noqa: BLE001  whatever one caller has us stumble over, the others are heard
         with suppress(OSError):  # it is the loop's, if it was refused after the handshake
             call.connected.shutdown(socket.SHUT_RDWR)
-        return error
+        if isinstance(error, HandfastError):
+            return error
+        _log.error("unexpected", instance=call.name, error=f"{type(error).__name__}: {error!s:.200}")
+        return Unreachable(f"{call.name!r} cannot be spoken to: {type(error).__name__}")

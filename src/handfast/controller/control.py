@@ -21,7 +21,7 @@ from handfast.adapters.files import FileLock, private_directory
 from handfast.config.instances import SecondKey
 from handfast.controller import status
 from handfast.controller.calls import answered
-from handfast.controller.credential import DIRECTORY, OwnCredential, own
+from handfast.controller.credential import DIRECTORY, OwnCredential, holds, own
 from handfast.controller.http import Connection, Stream, plain
 from handfast.controller.legacy import Deliveries, forget_key
 from handfast.controller.lend import borrow, lend
@@ -158,11 +158,12 @@ class Controller:
     async def _keep_credential(self) -> None:
         while True:
             await asyncio.sleep(_CREDENTIAL)
-            if not self.credential.fresh(self._service().clock.now()):
-                try:
+            service = self._service()
+            try:
+                if not holds(service.ledger, self.credential, service.clock.now()):
                     await self._renewed()
-                except HandfastError as error:
-                    _log.error("no new credential for the controller", code=error.code, reason=error.message)
+            except HandfastError as error:
+                _log.error("no new credential for the controller", code=error.code, reason=error.message)
 
     async def _keep_status(self, watch: Watch) -> None:
         written, at = None, None
@@ -170,7 +171,9 @@ class Controller:
             now, found = self._service().clock.now(), watch.instances
             if found != written or at is None or abs(now - at) >= status.REFRESH:
                 try:
-                    await asyncio.to_thread(status.publish, self._service().data, found, at=now)
+                    await asyncio.to_thread(
+                        status.publish, self._service().data, found, at=now, contacts=watch.contacts
+                    )
                     written, at = found, now
                 except Fault as error:
                     _log.error("cannot say how the instances are", reason=error.message)

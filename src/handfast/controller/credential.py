@@ -2,7 +2,8 @@
 The controller's own credential: what agents know it by, beside the root in their user-data.
 
 Made when it is first needed, by whichever process that is, through the ledger like every other; renewed likewise in the
-middle of its life. Its key never leaves the data directory, and two processes never make two.
+middle of its life, and at once when it was revoked. Its key never leaves the data directory, and two processes never
+make two.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from handfast.core.chain import read_identity
 from handfast.core.flow import Once
 from handfast.core.keys import format_pin, spki, spki_sha256
 from handfast.core.names import Names
+from handfast.core.ports import Ledger
 from handfast.core.roles import Role
 from handfast.core.transcript import answer
 from handfast.core.x509 import BACKDATE
@@ -72,23 +74,32 @@ def own(service: Service, *, sleep: Callable[[float], None] = time.sleep) -> Own
 
     :raises Refused: the authority cannot certify it. :raises Fault: the disk, or the ledger.
     """
-    if (held := held_fresh(service.data, service.authority.trust_domain, service.clock.now())) is not None:
-        return held
+
+    def held() -> OwnCredential | None:
+        return held_fresh(service.data, service.authority.trust_domain, service.ledger, service.clock.now())
+
+    if (found := held()) is not None:
+        return found
     keystore = Keystore(service.data / DIRECTORY)
     end = time.monotonic() + _PATIENCE
     while True:
         try:
             with keystore.exclusive():
-                found = held_fresh(service.data, service.authority.trust_domain, service.clock.now())
-                return found or _made(keystore, service)
+                return held() or _made(keystore, service)
         except Fault:
             if time.monotonic() > end:
                 raise
             sleep(0.1)
 
 
-def held_fresh(data: Path, trust_domain: str, now: datetime) -> OwnCredential | None:
-    """Return the controller's credential of a data directory, if there is one that need not be renewed yet."""
+def holds(ledger: Ledger, credential: OwnCredential, now: datetime) -> bool:
+    """Whether a credential need not be replaced yet: it is fresh, and nobody has revoked it. :raises Fault:"""
+    record = ledger.credential(credential.certificate.serial_number)
+    return credential.fresh(now) and record is not None and record.revoked_at is None
+
+
+def held_fresh(data: Path, trust_domain: str, ledger: Ledger, now: datetime) -> OwnCredential | None:
+    """Return the controller's credential of a data directory, if there is one that need not be replaced yet."""
     try:
         found = Keystore(data / DIRECTORY).load()
     except NotFound:
@@ -99,7 +110,7 @@ def held_fresh(data: Path, trust_domain: str, now: datetime) -> OwnCredential | 
         return None
     ours = identity.role is Role.CONTROLLER and identity.trust_domain == trust_domain
     made = _credential(found)
-    return made if ours and made.fresh(now) else None
+    return made if ours and holds(ledger, made, now) else None
 
 
 def _made(keystore: Keystore, service: Service) -> OwnCredential:

@@ -3,12 +3,16 @@ HTTP over a connection to an agent, which either side may have dialled; the agen
 
 The one library that talks HTTP over a socket that it has not opened itself is h11, which only knows bytes. TLS proves
 a key; whose it is, is what the caller asks before anything else is sent (``Connection.certificate``).
+
+Whoever answers may be anybody, and there may be many of him. So an answer has one head, says how long it is, and is
+that long: interim answers would come without end, and chunks of one byte each cost us more than him.
 """
 
 from __future__ import annotations
 
 import asyncio
 import base64
+import http
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -22,15 +26,17 @@ from cryptography import x509
 
 from handfast.adapters.tls import peer_chain
 from handfast.core import wire
+from handfast.core.chain import load_certificate
 from handfast.core.invitation import Address
-from handfast.core.keys import spki_sha256
+from handfast.core.keys import UNREADABLE, spki_sha256
 from handfast.core.loopback import on_loopback
 from handfast.core.secret import Secret
-from handfast.errors import HandfastError, Refused, TooMuch, Unreachable, UntrustedPeer
+from handfast.errors import HandfastError, Malformed, Refused, TooMuch, Unreachable, UntrustedPeer
 from handfast.newcomer.connection import problem
 
 CONNECT = 5.0  # seconds for one address
 ANSWER = 10.0  # seconds for one answer, from the last byte of the request
+SEND = 60.0  # seconds for one piece of a request to be taken: the agent's own limit for a MiB
 MAX_ANSWER = 2 * 1024 * 1024  # bytes
 _CHUNK = 64 * 1024
 T = TypeVar("T")
@@ -42,6 +48,11 @@ class Answer:
 
     status: int
     body: bytes
+
+    @property
+    def success(self) -> bool:
+        """Whether what was asked was done: an agent sends nobody elsewhere."""
+        return 200 <= self.status < 300
 
 
 class Stream:
@@ -71,7 +82,7 @@ class Stream:
         """
         sent = None if body is None else msgspec.json.encode(body)
         answer = await self.request(method, path, sent, patience=patience)
-        if answer.status >= 400:
+        if not answer.success:
             raise self.problem(answer)
         return wire.decode(answer.body, kind)
 
@@ -143,6 +154,9 @@ class Stream:
         except (OSError, h11.ProtocolError, EOFError) as error:  # a TimeoutError is an OSError
             self.close()
             raise _unreachable(self.name, error) from None
+        except TooMuch:
+            self.close()
+            raise
         finally:
             if not answering.done():
                 answering.cancel()
@@ -152,7 +166,8 @@ class Stream:
         data = self._http.send(event)
         if data:
             self._writer.write(data)
-            await self._writer.drain()
+            async with asyncio.timeout(SEND):  # who stops reading would hold us for ever
+                await self._writer.drain()
 
     async def _answer(self) -> Answer:
         status, body = 0, bytearray()
@@ -163,16 +178,27 @@ class Stream:
                 if not data and self._http.their_state is h11.SEND_RESPONSE and not status:
                     raise EOFError("it closed the connection")
                 self._http.receive_data(data)
+            elif isinstance(event, h11.InformationalResponse):
+                raise h11.RemoteProtocolError(f"an interim answer, {event.status_code}, which nobody asked for")
             elif isinstance(event, h11.Response):
                 status = event.status_code
+                self._check_length(event)
             elif isinstance(event, h11.Data):
                 body += event.data
-                if len(body) > MAX_ANSWER:
-                    raise TooMuch(f"{self.name} answers with over {MAX_ANSWER} bytes")
             elif isinstance(event, h11.EndOfMessage):
                 return Answer(status, bytes(body))
             elif isinstance(event, h11.ConnectionClosed) or event is h11.PAUSED:
                 raise EOFError("it closed the connection")
+
+    def _check_length(self, head: h11.Response) -> None:
+        """:raises TooMuch: it is over ``MAX_ANSWER``. :raises h11.RemoteProtocolError: it does not say how long."""
+        said = dict(head.headers)
+        if head.status_code != http.HTTPStatus.NO_CONTENT and (
+            b"content-length" not in said or b"transfer-encoding" in said
+        ):
+            raise h11.RemoteProtocolError("it does not say how much it sends")
+        if int(said.get(b"content-length", 0)) > MAX_ANSWER:
+            raise TooMuch(f"{self.name} answers with over {MAX_ANSWER} bytes")
 
     def close(self) -> None:
         """Close without ceremony; every message was whole, or is not wanted."""
@@ -194,16 +220,16 @@ class Connection(Stream):
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, name: str) -> None:
         super().__init__(reader, writer, name)
-        tls = writer.get_extra_info("ssl_object")
-        sent = peer_chain(tls) if isinstance(tls, ssl.SSLObject) else []
-        if not sent:
-            raise UntrustedPeer(f"{name} presented no certificate")
-        der, *self.chain = sent
         try:
-            self.certificate = x509.load_der_x509_certificate(der)
-            self.spki = spki_sha256(self.certificate.public_key())
-        except ValueError as error:
-            raise UntrustedPeer(f"{name} presented what is no certificate: {str(error)[:80]!r}") from None
+            tls = writer.get_extra_info("ssl_object")
+            sent = peer_chain(tls) if isinstance(tls, ssl.SSLObject) else []
+            if not sent:
+                raise UntrustedPeer(f"{name} presented no certificate")
+            der, *self.chain = sent
+            self.certificate, self.spki = _shown(der, name)
+        except BaseException:
+            self.close()  # nobody else has it, and the other side need not hang up
+            raise
 
     @classmethod
     async def dial(cls, address: Address, context: ssl.SSLContext) -> Self:
@@ -244,6 +270,19 @@ async def plain(address: Address, password: Secret | None = None) -> Stream:
         encoded = base64.b64encode(b"handfast:" + password.reveal()).decode("ascii")
         headers += (("authorization", f"Basic {encoded}"),)
     return Stream(reader, writer, str(address), headers)
+
+
+def _shown(der: bytes, name: str) -> tuple[x509.Certificate, bytes]:
+    """
+    Return a certificate, and the SHA-256 of its key.
+
+    :raises UntrustedPeer: OpenSSL takes more for a certificate than can be read.
+    """
+    try:
+        certificate = load_certificate(der)
+        return certificate, spki_sha256(certificate.public_key())
+    except (Malformed, *UNREADABLE) as error:
+        raise UntrustedPeer(f"{name} presented what is no certificate: {str(error)[:80]!r}") from None
 
 
 async def _whole(body: bytes | None) -> AsyncIterator[bytes]:

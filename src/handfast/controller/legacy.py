@@ -58,10 +58,10 @@ class Deliveries:
         form = urlencode({"certificate": pem.decode(), "keypair": key_pem(keys.private_key).decode()})
         kind = "application/x-www-form-urlencoded"
         answer = await connection.request("POST", "/configure", form.encode(), kind=kind)
-        if answer.status >= 400:
+        if not answer.success:
             raise Unreachable(f"it takes no key: {connection.problem(answer).message}", hint="is it run with --legacy?")
         public = spki(keys.private_key.public_key())
-        return Issued(hashlib.sha256(public).digest(), intent.serial)
+        return Issued(hashlib.sha256(public).digest(), intent.serial, to=connection.spki)
 
     def forget(self, instance: Instance) -> None:
         """Remove the key here: the instance has it, and nobody else is to."""

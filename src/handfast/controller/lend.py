@@ -59,6 +59,9 @@ async def _lent(accepted: socket.socket, dialled: Dialled) -> None:
             gone = asyncio.ensure_future(readable(accepted.fileno()))
             try:
                 await asyncio.wait({taking, gone}, return_when=asyncio.FIRST_COMPLETED)
+            except BaseException:
+                taking.add_done_callback(_hung_up)  # perhaps it has come in this very moment, and is nobody's
+                raise
             finally:
                 for each in (taking, gone):
                     each.cancel()
@@ -68,6 +71,11 @@ async def _lent(accepted: socket.socket, dialled: Dialled) -> None:
         elif not isinstance(found, BaseException):
             with found.connected:
                 socket.send_fds(accepted, [_TAKEN], [found.connected.fileno()])
+
+
+def _hung_up(taking: asyncio.Task[Call | None]) -> None:
+    if not taking.cancelled() and taking.exception() is None and (call := taking.result()) is not None:
+        call.connected.close()
 
 
 async def _taken(dialled: Dialled, name: str) -> Call | None:

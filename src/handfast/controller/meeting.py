@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import msgspec
 from cryptography import x509
@@ -25,6 +26,7 @@ from handfast.core import flow, wire
 from handfast.core.chain import Identity, load_certificate, verify_chain
 from handfast.core.flow import Channel, Evidence, Finding
 from handfast.core.instances import (
+    MOST_ROLLBACKS,
     Answered,
     Instance,
     Issued,
@@ -38,6 +40,7 @@ from handfast.core.instances import (
     Verified,
     met,
 )
+from handfast.core.keys import UNREADABLE
 from handfast.core.roles import Role
 from handfast.core.wire import Hello, IntroductionAnswer
 from handfast.core.x509 import BACKDATE
@@ -56,10 +59,7 @@ from handfast.introducers import invitation, reintroduction, renewal
 from handfast.newcomer.renew import drawn
 from handfast.registrar.introduce import Registrar
 
-# What nobody honest causes. First what takes the secret, or a key that was certified; then what everybody could say.
-_ALARMING = (AlreadySpent, Revoked)
-_UNPROVED = (EvidenceRejected, UntrustedPeer, Malformed)
-_OVER = (InvitationExpired, InvitationCancelled)
+_SLOWLY = 24  # renewals that are tried in the life of a credential, once some in a row have failed
 
 
 class About(msgspec.Struct, frozen=True):
@@ -84,40 +84,61 @@ class Meetings:
     first_too: bool = False
     deliveries: Deliveries | None = None
 
-    async def meet(self, instance: Instance, connection: Stream) -> Instance:
-        """Do what the instance's state asks for on a new connection, and return what it is now."""
-        at = self.registrar.context.now()
+    async def meet(
+        self, instance: Instance, connection: Stream, under_way: Callable[[Instance], None] = lambda _now: None
+    ) -> Instance:
+        """
+        Do what the instance's state asks for on a new connection, and return what it is now.
+
+        ``under_way`` is told what it is meanwhile, where that takes long.
+        """
         if not isinstance(connection, Connection):
             return await self._met_plainly(instance, connection)
         try:
+            at = self._now()
             seen = self._who(connection, at)
             if seen is not None and seen.machine == instance.name:
                 instance = self._caught_up(instance, connection, at)
             first = self._met(instance, connection, seen)
-            after = met(instance, first, at=at)
+        except HandfastError as error:
+            return met(instance, await self._failure(instance, connection, error), at=self._now())
+        after = met(instance, first, at=at)
+        try:
             if after.state is State.INTRODUCING:
+                under_way(after)
                 return met(after, await self._first(instance, connection), at=self._now())
-            if isinstance(first, Shown) and instance.state.introduced and instance.issued_key != first.key:
+            if isinstance(first, Shown) and instance.state.introduced and after.rollbacks == instance.rollbacks:
                 return await self._second(instance, connection, after)
             if not isinstance(first, Verified) or not after.state.asks:
                 return after
-            about = await connection.request("GET", "/v1/agent")
-            _ok(connection, about)
-            wire.decode(about.body, About)  # its answer, over TLS, is the proof that it has the key
-            if instance.mode is Mode.LEGACY and self.deliveries is not None:
-                self.deliveries.forget(instance)
-            return await self._renewed(met(instance, first, at=self._now()), connection)
-        except AlreadySpent as error:
-            reason = error.message + await self._revoked(instance)
-            return met(instance, Stranger(reason, connection.spki), at=self._now())
-        except _ALARMING as error:
-            return met(instance, Stranger(error.message, connection.spki), at=self._now())
-        except _UNPROVED as error:
-            return met(instance, Unproved(error.message, connection.spki), at=self._now())
-        except _OVER as error:
-            return met(instance, Silence(error.message), at=self._now())
+            return await self._asked(instance, connection, first)
+        except Malformed as error:
+            # A key that we have certified answers: whatever it says that we cannot read, it is the instance.
+            what = Silence(error.message) if isinstance(first, Verified) else Unproved(error.message, connection.spki)
+            return met(instance, what, at=self._now())
         except HandfastError as error:
-            return met(instance, Silence(error.message), at=self._now())
+            return met(instance, await self._failure(instance, connection, error), at=self._now())
+
+    async def _failure(self, instance: Instance, connection: Connection, error: HandfastError) -> Met:
+        """Return as what somebody counts with whom a meeting did not come to its end."""
+        match error:  # first what takes the secret, or a key that was certified; then what everybody could say
+            case AlreadySpent():
+                return Stranger(error.message + await self._revoked(instance), connection.spki)
+            case Revoked():
+                return Stranger(error.message, connection.spki)
+            case EvidenceRejected() | UntrustedPeer() | Malformed():
+                return Unproved(error.message, connection.spki)
+            case _:
+                return Silence(error.message)
+
+    async def _asked(self, instance: Instance, connection: Connection, verified: Verified) -> Instance:
+        """Ask the instance how it is, and have it renew, if it is time."""
+        about = await connection.request("GET", "/v1/agent")
+        _ok(connection, about)
+        wire.decode(about.body, About)  # its answer, over TLS, is the proof that it has the key
+        if instance.mode is Mode.LEGACY and self.deliveries is not None:
+            self.deliveries.forget(instance)
+        return await self._renewed(met(instance, verified, at=self._now()), connection)
 
     def _now(self) -> datetime:
         return self.registrar.context.now()
@@ -129,11 +150,15 @@ class Meetings:
         Ours is what chains to our root, through what it has sent along: our issuing CA may be another one by now.
         """
         leaf, authority = connection.certificate, self.registrar.authority
-        if leaf.issuer == leaf.subject:
-            return None
-        chain, roots = ([load_certificate(der) for der in each] for each in (connection.chain, authority.trust))
-        # After its end it is still who it was: what it may ask for then is another matter (reintroduction).
-        moment = min(at, leaf.not_valid_after_utc)
+        try:
+            if leaf.issuer == leaf.subject:
+                return None
+            chain, roots = ([load_certificate(der) for der in each] for each in (connection.chain, authority.trust))
+            # After its end it is still who it was, and before its begin, where our clock is behind: what it may ask
+            # for then is another matter (reintroduction).
+            moment = max(leaf.not_valid_before_utc, min(at, leaf.not_valid_after_utc))
+        except UNREADABLE as error:
+            raise UntrustedPeer(f"{connection.name} shows a certificate that cannot be read: {error!s:.80}") from None
         return verify_chain(leaf, chain, roots, pin=authority.pin, role=Role.AGENT, at=moment)
 
     def _met(self, instance: Instance, connection: Connection, seen: Identity | None) -> Met:
@@ -141,6 +166,10 @@ class Meetings:
             return Shown(connection.spki)
         if seen.machine != instance.name:
             return Unproved(f"{seen.machine!r} answers, with its own genuine certificate", connection.spki)
+        record = self.registrar.ledger.credential(connection.certificate.serial_number)
+        if record is None or record.revoked_at is not None:
+            # Somebody has what was the instance's once: anywhere, for ever, and it is good for nothing any more.
+            return Unproved("its credential was taken back", connection.spki)
         return Verified(connection.spki)
 
     async def _met_plainly(self, instance: Instance, stream: Stream) -> Instance:
@@ -170,7 +199,7 @@ class Meetings:
         if instance.dials or self.first_too:
             try:
                 await self._ask(instance, connection, invitation.INSTANCE, None)
-            except (*_UNPROVED, *_OVER, Unreachable):
+            except (EvidenceRejected, UntrustedPeer, Malformed, InvitationExpired, InvitationCancelled, Unreachable):
                 return otherwise
             return met(instance, Stranger("it shows a key that was its own before", connection.spki), at=self._now())
         return otherwise
@@ -206,7 +235,9 @@ class Meetings:
         if record.certificate != leaf.public_bytes(Encoding.DER):  # whoever had a CA's key could borrow the serial
             return instance
         if instance.serial is None:
-            known = key == instance.expected or (instance.expected is None and not instance.needs_key)
+            # A key that was delivered is never the one that it was delivered to.
+            said = key == instance.expected or (instance.expected is None and not instance.needs_key)
+            known = said or instance.mode is Mode.LEGACY
             came = known and record.marker == f"invitation:{instance.invitation}"
         else:
             came = record.predecessor == instance.serial
@@ -216,7 +247,11 @@ class Meetings:
         """Have the instance renew, if it is time."""
         leaf, now = connection.certificate, self._now()
         seed = hashlib.sha256(leaf.serial_number.to_bytes(20, "big")).digest()
-        if instance.state is not State.RUNNING or now < drawn(leaf.not_valid_before_utc + BACKDATE, _end(leaf), seed):
+        begin = leaf.not_valid_before_utc + BACKDATE
+        if instance.state is not State.RUNNING or now < drawn(begin, _end(leaf), seed):
+            return instance
+        pause = (_end(leaf) - begin) / _SLOWLY if instance.rollbacks >= MOST_ROLLBACKS else timedelta()
+        if timedelta() <= now - instance.since < pause:
             return instance
         method = reintroduction.NAME if now >= _end(leaf) else renewal.NAME
         record = self.registrar.ledger.credential(leaf.serial_number)
@@ -248,6 +283,8 @@ class Meetings:
         hello = Hello(context.new_nonce(), context.now().isoformat(), list(authority.trust), list(ours.chain))
         request = await connection.request("POST", "/v1/introduction", msgspec.json.encode(hello))
         _ok(connection, request)
+        if not context.nonce_is_ours(hello.nonce):  # or whoever answers would be taken for somebody who replays
+            raise Unreachable("our clock was set while it was asked")
         evidence = Evidence(method, request.body, Channel(ours.spki, leaf))
 
         def admit(finding: Finding) -> None:
@@ -265,5 +302,5 @@ def _end(leaf: x509.Certificate) -> datetime:
 
 def _ok(connection: Connection, answer: Answer) -> None:
     """:raises Unreachable: it refuses. What it says of us is no alarm: where a clock is wrong it is right to refuse."""
-    if answer.status >= 400:
+    if not answer.success:
         raise Unreachable(f"it refuses: {connection.problem(answer).message}")

@@ -49,7 +49,7 @@ from handfast.core.names import machine_name
 from handfast.core.ports import Clock, Ledger
 from handfast.core.roles import Role
 from handfast.core.secret import Secret
-from handfast.errors import HandfastError, NotFound, Refused, Revoked, Unreachable, UntrustedPeer
+from handfast.errors import HandfastError, Malformed, NotFound, Refused, Revoked, Unreachable, UntrustedPeer
 from handfast.wiring import AUTHORITY, Overrides, open_ledger, open_service, require_data
 
 CHANGE = 150.0  # seconds: an agent gives a program 2 minutes
@@ -117,6 +117,7 @@ class Agent:
         Send an artifact; ``progress`` is told how many of how many bytes are sent.
 
         :raises TooMuch: over what the machine's policy allows. :raises Malformed: the file has changed meanwhile.
+        :raises Malformed: also, if the agent says that it has something else.
         """
         digest = b64encode(bytes.fromhex(artifact.sha256)).decode()
         path = f"{_path(service)}/artifacts/{quote(name, safe='')}"
@@ -129,9 +130,15 @@ class Agent:
                 progress=lambda sent: progress(sent, artifact.size),
                 patience=FLUSH,
             )
-        if answer.status >= 400:
+        if not answer.success:
             raise self.connection.problem(answer)
-        return wire.decode(answer.body, ArtifactAbout)
+        there = wire.decode(answer.body, ArtifactAbout)
+        if there.sha256 != artifact.sha256:
+            raise Malformed(
+                f"the agent says that it has {there.sha256!r} under {name!r}, not {artifact.sha256!r}",
+                hint="it is not what was sent: look at the machine",
+            )
+        return there
 
     async def pull(self, service: str, name: str, url: str, sha256: str) -> ArtifactAbout:
         """Have the agent fetch an artifact itself. :raises NotAuthorized: its policy does not name that place."""
@@ -145,7 +152,7 @@ class Agent:
     async def undeploy(self, service: str, name: str) -> None:
         """Have an artifact removed. :raises NotFound: there is none of this name."""
         answer = await self.connection.request("DELETE", f"{_path(service)}/artifacts/{quote(name, safe='')}")
-        if answer.status >= 400:
+        if not answer.success:
             raise self.connection.problem(answer)
 
     async def logs(self, service: str) -> list[str]:
@@ -301,7 +308,8 @@ def opened(data: Path, passphrase: Callable[[], Secret | None]) -> Iterator[Oper
     """
     require_data(data)
     authority, clock = PublicAuthority.read(data / AUTHORITY), SystemClock()
-    credential = held_fresh(data, authority.trust_domain, clock.now())
+    with open_ledger(data) as ledger:
+        credential = held_fresh(data, authority.trust_domain, ledger, clock.now())
     if credential is None:
         service = open_service(data, Overrides(), passphrase=passphrase())
         try:

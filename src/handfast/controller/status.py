@@ -6,7 +6,7 @@ The ledger has what lasts. Whether a machine answers does not, changes often, an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -24,11 +24,15 @@ _STALE = 3 * REFRESH
 class _Status(msgspec.Struct):
     at: datetime
     instances: list[Instance]
+    contacts: dict[str, datetime] = {}
 
 
-def publish(data: Path, instances: Sequence[Instance], *, at: datetime) -> None:
-    """Write how they are. :raises Fault: the disk."""
-    write_atomic(data / DIRECTORY / NAME, msgspec.json.encode(_Status(at, list(instances))))
+def publish(
+    data: Path, instances: Sequence[Instance], *, at: datetime, contacts: Mapping[str, datetime] | None = None
+) -> None:
+    """Write how they are, and when each by its name has last proved to be itself. :raises Fault: the disk."""
+    status = _Status(at, list(instances), dict(contacts or {}))
+    write_atomic(data / DIRECTORY / NAME, msgspec.json.encode(status))
 
 
 def withdraw(data: Path) -> None:
@@ -44,18 +48,23 @@ def current(data: Path, kept: Sequence[Instance], *, at: datetime) -> list[tuple
 
     What the ledger says counts: where somebody has changed an instance since, it is as it is there.
     """
-    live = {each.name: each for each in _read(data, at)}
+    live = {each.name: each for each in _read(data, at).instances}
     return [
         (live[each.name], True) if each.name in live and lasting(live[each.name]) == lasting(each) else (each, False)
         for each in kept
     ]
 
 
-def _read(data: Path, at: datetime) -> list[Instance]:
+def contacts(data: Path, *, at: datetime) -> dict[str, datetime]:
+    """Return when each instance has last proved to be itself, as far as whoever watches them now has seen it."""
+    return _read(data, at).contacts
+
+
+def _read(data: Path, at: datetime) -> _Status:
     path = data / DIRECTORY / NAME
     with faults("read", path):
         try:
             status = msgspec.json.decode(path.read_bytes(), type=_Status)
         except (FileNotFoundError, msgspec.DecodeError):
-            return []
-    return status.instances if abs(at - status.at) < _STALE else []
+            return _Status(at, [])
+    return status if abs(at - status.at) < _STALE else _Status(at, [])

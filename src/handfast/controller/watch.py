@@ -14,7 +14,8 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Protocol
 
 import structlog
@@ -53,12 +54,17 @@ Dial = Callable[[Instance], Awaitable[Stream]]
 
 @dataclass(slots=True)
 class Watched:
-    """One instance under watch: as it is, and what is tried. ``connected``: when its connection was made."""
+    """
+    One instance under watch: as it is, and what is tried.
+
+    ``connected`` is when its connection was made; ``contact`` when it has last proved to be itself.
+    """
 
     instance: Instance
     task: asyncio.Task[None] | None = None
     connection: Stream | None = None
     connected: float = 0.0
+    contact: datetime | None = None
     tries: int = 0
     wake: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -86,6 +92,11 @@ class Watch:
         """All of them as they are now, by name."""
         return tuple(self._all[name].instance for name in sorted(self._all))
 
+    @property
+    def contacts(self) -> dict[str, datetime]:
+        """When each has last proved to be itself, by its name."""
+        return {name: each.contact for name, each in self._all.items() if each.contact is not None}
+
     async def run(self) -> None:
         """Watch until cancelled; what was added, changed or removed by others is noticed each second."""
         try:
@@ -105,12 +116,17 @@ class Watch:
         for name, instance in found.items():
             known = self._all.get(name)
             if known is None:
-                known = self._all[name] = Watched(instance)
+                known = self._all[name] = Watched(self._begun(instance))
                 known.task = asyncio.ensure_future(self._watch(known))
             elif lasting(known.instance) != lasting(instance):  # somebody else has changed it
-                known.instance, known.tries = instance, 0
+                known.instance, known.tries = self._begun(instance), 0
                 _hang_up(known)
                 known.wake.set()
+
+    def _begun(self, instance: Instance) -> Instance:
+        """Return an instance whose state begins when we see it, where it is none that is written down."""
+        unknown = instance.state.asks and instance.since == instance.deadline
+        return replace(instance, since=self._now()) if unknown else instance
 
     async def _watch(self, watched: Watched) -> None:
         while True:
@@ -134,15 +150,23 @@ class Watch:
     async def _once(self, watched: Watched) -> None:
         """Meet the instance once, and write down what came of it."""
         before, other = watched.instance, None
+
+        def under_way(now: Instance) -> None:
+            nonlocal before
+            if watched.instance is before:  # else an operator was quicker
+                before = self._show(watched, before, now)
+
         try:
             async with self._place(watched):
                 before = watched.instance  # perhaps another by now
                 other = await self._other(watched)
-                after = await self._meetings().meet(before, other or await self._connected(watched))
+                after = await self._meetings().meet(before, other or await self._connected(watched), under_way)
         except HandfastError as error:
-            after = met(before, Silence(error.message), at=self._meetings().registrar.context.now())
+            after = met(before, Silence(error.message), at=self._now())
         except Exception:  # noqa: BLE001  a bug with one instance must not end the watch of the others
             _log.exception("unexpected", instance=before.name)
+            if other is not None:
+                other.close()
             _hang_up(watched)
             watched.tries += 1
             return
@@ -152,7 +176,9 @@ class Watch:
         if other is not None:
             _hang_up(watched)
             watched.connection = other
-        if after.state is not State.RUNNING:
+        if after.state is State.RUNNING:
+            watched.contact = self._now()
+        else:
             _hang_up(watched)  # what is verified next is verified on a new connection
         watched.tries = 0 if after.state.introduced and after.state is not State.UNREACHABLE else watched.tries + 1
         await self._keep(watched, before, after)
@@ -166,9 +192,16 @@ class Watch:
                 return
         if watched.instance is not before and lasting(watched.instance) != lasting(after):
             return  # an operator was quicker: what he said counts; else it was our own change that was noticed
+        self._show(watched, before, after)
+
+    def _show(self, watched: Watched, before: Instance, after: Instance) -> Instance:
         watched.instance = after
         if after.state is not before.state or after.reason != before.reason:
             self._tell(before, after)
+        return after
+
+    def _now(self) -> datetime:
+        return self._meetings().registrar.context.now()
 
     def holds(self, name: str) -> bool:
         """Whether there is a connection to an instance, over which it is asked."""
@@ -197,6 +230,7 @@ class Watch:
 
     async def _connected(self, watched: Watched) -> Stream:
         if watched.connection is None or not watched.connection.usable:
+            _hang_up(watched)  # the other side need not
             watched.connection, watched.connected = await self._dial(watched.instance), time.monotonic()
         return watched.connection
 

@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Meta
 
 MAX_CONFIGURATION = 4 * 1024 * 1024  # bytes of a request that configures a service
+MAX_SERVICES = 1000  # of one machine: each is asked for how it is
 
 Sha256 = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]  # hexadecimal
 
@@ -46,7 +47,7 @@ class ServiceAbout(msgspec.Struct, frozen=True):
 class Services(msgspec.Struct, frozen=True):
     """GET /v1/services."""
 
-    services: list[ServiceAbout]
+    services: Annotated[list[ServiceAbout], Meta(max_length=MAX_SERVICES)]
 
 
 class ServiceState(msgspec.Struct, frozen=True):

@@ -48,7 +48,7 @@ def check_words(said: str, key: bytes, *, of: str) -> bytes:
     if said != words(key):
         raise EvidenceRejected(
             f"the key that {of!r} shows has other words",
-            hint="nothing is confirmed; read them again on the machine itself: if they are right, it is not what answers",
+            hint="nothing is confirmed; read them again on the machine: if they are right, something else answers",
         )
     return key
 

@@ -10,7 +10,7 @@ from datetime import datetime
 import msgspec
 
 from handfast.core.fingerprint_words import words
-from handfast.core.instances import Instance, Mode, State
+from handfast.core.instances import Instance, State
 from handfast.core.keys import parse_pin
 from handfast.errors import Malformed
 
@@ -70,7 +70,7 @@ def instance_view(
         seen_words=None if instance.seen is None else words(instance.seen),
         serial=None if instance.serial is None else f"{instance.serial:032x}",
         until=None if until is None else _time(until),
-        contact=None if contact is None or instance.mode is Mode.PLAIN else _time(contact),
+        contact=None if contact is None or instance.serial is None else _time(contact),
         invitation=instance.invitation,
         secret_until=_time(instance.deadline),
         rollbacks=instance.rollbacks,

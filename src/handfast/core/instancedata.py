@@ -36,7 +36,8 @@ _HINT = "`handfast instance add` prints it; give all of it"
 _CLOUD_CONFIG = b"#cloud-config\n"
 # As our document has it, to the letter: what somebody else's YAML says is YAML's to read, and cloud-init's.
 _IN_CLOUD_CONFIG = re.compile(
-    rf'^  - path: "{FILE}"\n    owner: "root:root"\n    permissions: "0600"\n    content: \|\n((?: {{6}}.*\n)+)'.encode(),
+    rf'^  - path: "{FILE}"\n    owner: "root:root"\n    permissions: "0600"\n'.encode()
+    + rb"    content: \|\n((?: {6}.*\n)+)",
     re.MULTILINE,
 )
 
@@ -99,7 +100,8 @@ def read(text: bytes) -> InstanceData:
     """
     Read what ``written`` wrote; other keys beside ours are ignored, as in the original.
 
-    A document for cloud-init is read where it has the file as ours has. *Not* checked: whether the secret is still good, which only the controller knows.
+    A document for cloud-init is read where it has the file as ours has. *Not* checked: whether the secret is still
+    good, which only the controller knows.
 
     :raises Malformed: not that, or a certificate that is not the pinned root. Nothing secret is in the message.
     """

@@ -16,7 +16,7 @@ from handfast.core.invitation import Address
 from handfast.core.loopback import on_loopback
 from handfast.errors import Refused
 
-MOST_ROLLBACKS = 3  # verifications that fail one after the other, until a person has to look
+MOST_ROLLBACKS = 3  # verifications that fail one after the other: then no more at a first one, and slowly at others
 MAX_REASON = 300  # characters
 
 
@@ -40,7 +40,7 @@ class State(StrEnum):
     TIMED_OUT = "timed-out"
     """Nothing: its secret is over. It is added anew."""
     VERIFY_FAILED = "verify-failed"
-    """Nothing: time and again it was sent a credential, and went back to what it had."""
+    """Nothing: time and again it was sent its first credential, and went back to what it had."""
     QUARANTINED = "quarantined"
     """Nothing. A security event."""
 
@@ -75,8 +75,9 @@ class Instance:
     of its one-time secret, which ends at ``deadline``. ``needs_key`` demands that its key is known before anything is
     asked of it, as ``expected`` (SHA-256 of the SubjectPublicKeyInfo): by a console log, or a person. Afterwards
     ``expected`` is the certified key, and ``serial`` its credential's. ``issued_key`` and ``issued_serial`` are those
-    of a credential that it was sent and has not answered with yet. ``mode`` is by what it is known at all; of a plain
-    one nothing is. ``seen`` is the key that was met instead.
+    of a credential that it was sent and has not answered with yet; where a key was delivered, ``expected`` is the one
+    that it went to until then. ``mode`` is by what it is known at all; of a plain one nothing is. ``seen`` is the key
+    that was met instead.
     ``rollbacks`` counts credentials, one after the other, that it was sent and did not answer with.
     """
 
@@ -118,10 +119,11 @@ class Shown:
 
 @dataclass(frozen=True, slots=True)
 class Issued:
-    """Its evidence held, and a credential was issued for the key it proved."""
+    """A credential was issued for a key that it proved with its evidence; or for one that was delivered ``to`` it."""
 
     key: bytes
     serial: int
+    to: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +184,8 @@ def met(instance: Instance, what: Met, *, at: datetime) -> Instance:
             return _shown(instance, what, at=at)
         case Issued():
             state = State.RENEWING if instance.serial is not None else State.VERIFYING
-            return _to(instance, state, "", at=at, issued_key=what.key, issued_serial=what.serial, seen=None)
+            held = {"issued_key": what.key, "issued_serial": what.serial, "expected": what.to or instance.expected}
+            return _to(instance, state, "", at=at, seen=None, **held)
         case Verified():
             return _verified(instance, what, at=at)
 
@@ -203,7 +206,8 @@ def _silent(instance: Instance, what: Silence, *, at: datetime) -> Instance:
 
 
 def _shown(instance: Instance, what: Shown, *, at: datetime) -> Instance:
-    if instance.serial is None and instance.issued_key == what.key:  # its first one, which it may not even have got
+    first = instance.serial is None and instance.issued_key is not None
+    if first and what.key in {instance.issued_key, instance.expected}:  # which it may not even have got
         return _rolled_back(instance, State.WAITING, at=at)
     if instance.state.introduced:  # it has a certified key, and this is not how one is shown
         return _unproved(instance, Unproved("it shows a key without our certificate", what.key), at=at)
@@ -224,14 +228,19 @@ def _verified(instance: Instance, what: Verified, *, at: datetime) -> Instance:
         return _to(instance, State.QUARANTINED, "another key than the certified one answers", at=at, seen=what.key)
     if instance.issued_key is not None:  # it was sent a successor, and still answers with what it had
         return _rolled_back(instance, State.RUNNING, at=at)
-    return _to(instance, State.RUNNING, "", at=at)
+    return _to(instance, State.RUNNING, _unkept(instance.rollbacks), at=at)
 
 
 def _rolled_back(instance: Instance, state: State, *, at: datetime) -> Instance:
     rollbacks = instance.rollbacks + 1
-    reason = f"it did not answer with its new credential ({rollbacks} of {MOST_ROLLBACKS})"
-    end = State.VERIFY_FAILED if rollbacks >= MOST_ROLLBACKS else state
-    return _to(instance, end, reason, at=at, rollbacks=rollbacks, issued_key=None, issued_serial=None)
+    # What it has holds: else whoever can hold up a call for a minute, three times, would take it off for good.
+    over = rollbacks >= MOST_ROLLBACKS and instance.serial is None
+    end = State.VERIFY_FAILED if over else state
+    return _to(instance, end, _unkept(rollbacks), at=at, rollbacks=rollbacks, issued_key=None, issued_serial=None)
+
+
+def _unkept(rollbacks: int) -> str:
+    return f"times that it did not answer with its new credential: {rollbacks}" if rollbacks else ""
 
 
 # --- what a person does ---

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
+from functools import lru_cache
 
 import msgspec
 
@@ -65,6 +66,7 @@ def to_json(held: Mapping[str, str]) -> str:
     return canonical_json(held)
 
 
+@lru_cache(maxsize=4096)  # whoever watches looks at all of them each second, and hardly one has changed
 def from_json(text: str) -> Instance:
     """Read a row. :raises ValueError, KeyError, TypeError: not one that the ledger wrote."""
     held = msgspec.json.decode(text, type=dict[str, str])

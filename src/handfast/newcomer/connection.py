@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TypeVar
 
+import msgspec
 from cryptography import x509
 
 from handfast import errors
@@ -31,6 +32,8 @@ from handfast.errors import HandfastError, Malformed, Refused, Unreachable, Untr
 CONNECT_TIMEOUT = 10.0  # seconds for one address, and for an answer to begin
 DEADLINE = 30.0  # seconds for everything on one connection: a peer that drips bytes does not hold us
 _HELLO = "/v1/hello"
+_MAX_TEXT = 2000  # characters of what a peer says is wrong: they go to a terminal, and to logs
+_MAX_REASONS = 100
 T = TypeVar("T")
 
 
@@ -241,7 +244,7 @@ def parse_time(text: str) -> datetime:
 def problem(answer: bytes, status: int, address: Address, *, who: str = "the registrar") -> HandfastError:
     """Return the error that an RFC 9457 problem names, so that both sides end with the same code."""
     try:
-        content = wire.decode(answer, wire.Problem)
+        content = _cut(wire.decode(answer, wire.Problem))
     except Malformed:
         return Unreachable(f"{address} answered with status {status} and no reason", hint=f"see {who}'s log")
     message = "; ".join(content.reasons) or content.detail or content.title
@@ -255,6 +258,12 @@ def problem(answer: bytes, status: int, address: Address, *, who: str = "the reg
     # The server says no more to a stranger, on purpose; who runs both can look.
     unsaid = "the registrar's log says why" if kind is errors.EvidenceRejected else ""
     return kind(message, hint=content.hint or unsaid)
+
+
+def _cut(said: wire.Problem) -> wire.Problem:
+    title, detail, hint = (text[:_MAX_TEXT] for text in (said.title, said.detail, said.hint))
+    reasons = [text[:_MAX_TEXT] for text in said.reasons[:_MAX_REASONS]]
+    return msgspec.structs.replace(said, title=title, detail=detail, hint=hint, reasons=reasons)
 
 
 def _by_code() -> dict[str, type[HandfastError]]:

@@ -1,17 +1,18 @@
 """
-Other registrars that look for ours, each at a place of its own in the network.
+Others that look for our registrar, each at a place of its own in the network: registrars, and whoever else it can ask.
 
-Our registrar is to each of them an ordinary holder of a credential, from an ordinary `handfast join`; and it is to ours
-the registrar under a pin. All have to see the same (``policy.look``); who cannot be asked has not.
+Our registrar is to each other one an ordinary holder of a credential, from an ordinary `handfast join`; and it is to
+ours the registrar under a pin. All have to see the same (``policy.look``); who cannot be asked has not.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 
 import msgspec
 
@@ -52,10 +53,11 @@ class Vantage:
 
 @dataclass(frozen=True, slots=True)
 class Everywhere:
-    """Looks from here, and then from all vantage points."""
+    """Looks from here, and then from all vantage points; ``others`` are those that are no registrars, by name."""
 
     here: Looker
     points: tuple[Vantage, ...]
+    others: Mapping[str, Callable[[Look], Awaitable[Seen]]] = field(default_factory=dict)
     threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(_THREADS, "vantage"))
 
     async def look(self, look: Look) -> tuple[Seen, ...]:
@@ -67,13 +69,19 @@ class Everywhere:
         ours = await self.here.look(look)
         if against_look(look, ours):
             return ours
-        return (*ours, *await asyncio.gather(*(self._ask(point, look) for point in self.points)))
+        asked = [self._ask(str(point.address), partial(self._in_thread, point), look) for point in self.points]
+        asked += [self._ask(by, ask, look) for by, ask in self.others.items()]
+        return (*ours, *await asyncio.gather(*asked))
 
-    async def _ask(self, point: Vantage, look: Look) -> Seen:
+    async def _in_thread(self, point: Vantage, look: Look) -> Seen:
+        return await asyncio.get_running_loop().run_in_executor(self.threads, point.look, look)
+
+    @staticmethod
+    async def _ask(by: str, ask: Callable[[Look], Awaitable[Seen]], look: Look) -> Seen:
         try:
-            return await asyncio.get_running_loop().run_in_executor(self.threads, point.look, look)
+            return await ask(look)
         except TooMuch:
             hint = f"try again in {_BREAK} s"
             raise TooMuch("others that look for us were asked too often just now", hint=hint, after=_BREAK) from None
         except HandfastError as error:
-            return vantage.unseen(look, error.message, by=str(point.address))
+            return vantage.unseen(look, error.message, by=by)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from uuid import uuid4
 
 from cryptography import x509
@@ -122,6 +122,11 @@ class Instances:
         if found is None:
             raise NotFound(f"no instance {name!r}", hint="see `handfast instance list`")
         return found
+
+    def until(self, instance: Instance) -> datetime | None:
+        """Return the end of an instance's credential; None where it has none."""
+        record = None if instance.serial is None else self.administration.ledger.credential(instance.serial)
+        return None if record is None else record.not_after
 
     def place(self, name: str, address: Address) -> Instance:
         """Say where an instance listens. :raises NotFound: :raises Refused: it dials, or is quarantined."""

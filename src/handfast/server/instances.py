@@ -6,6 +6,7 @@ import asyncio
 
 import structlog
 
+from handfast.controller import looks
 from handfast.controller.control import Controller
 from handfast.core.instances import Instance, State
 from handfast.server.state import State as Server
@@ -17,13 +18,17 @@ async def watch(server: Server) -> None:
     """Watch for as long as the configuration says so; it is looked at again at each tick."""
     if not _wanted(server):
         return
-    watching = asyncio.ensure_future(Controller(lambda: server.service, tell=tell, listening=server.calls).run())
+    controller = Controller(lambda: server.service, tell=tell, listening=server.calls)
+    asked = server.service.agents  # the same under every configuration
+    asked.ask = looks.Looks(lambda: server.service, lambda: controller.credential).look
+    watching = asyncio.ensure_future(controller.run())
     try:
         while _wanted(server) and not watching.done():
             await asyncio.wait({watching}, timeout=server.limits.tick)
         if watching.done():
             watching.result()
     finally:
+        asked.ask = None
         watching.cancel()
         await asyncio.wait({watching})
 

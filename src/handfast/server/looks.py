@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from handfast.adapters.buckets import Buckets, Share
 from handfast.adapters.callers import prefix
 from handfast.core.names import IPAddress
 from handfast.errors import TooMuch
-from handfast.server.limits import Buckets, Limits, Share
+from handfast.server.limits import Limits
 
 _ALL = "all"
 

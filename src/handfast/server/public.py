@@ -14,6 +14,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 import handfast
+from handfast.adapters.buckets import Buckets
 from handfast.adapters.callers import prefix
 from handfast.core import keys, wire
 from handfast.core.flow import Answer, Channel, Evidence, Finding
@@ -31,7 +32,6 @@ from handfast.errors import (
     TooMuch,
 )
 from handfast.registrar.introduce import Registrar
-from handfast.server.limits import Buckets
 from handfast.server.state import Call, Published, State
 from handfast.wiring.nifi import NIFI
 

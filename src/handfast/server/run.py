@@ -16,6 +16,7 @@ import uvloop
 from aiohttp import web
 
 from handfast.adapters import logs, sockets, systemd
+from handfast.adapters.process import many_files
 from handfast.adapters.signals import signals
 from handfast.core import keys
 from handfast.core.invitation import Address
@@ -55,6 +56,7 @@ def serve(service: Service, *, ready: Callable[[Ready], None], limits: Limits | 
     :raises Fault: the address is in use, or the ledger fails at the start.
     """
     logs.configure()
+    many_files()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as loop:
         loop.run(_with_signals(service, ready, limits or Limits()))
     return 0
@@ -108,19 +110,20 @@ async def _run(
 
 def _calls(service: Service, passed: dict[str, socket.socket]) -> socket.socket | None:
     """
-    Take the socket where agents call out of those that systemd ``passed``; the controller opens its own otherwise.
+    Return the socket where agents call, systemd's where it ``passed`` one: the controller takes the calls.
 
-    :raises UsageError: nobody would take their calls, or it is no TCP socket.
+    :raises UsageError: nobody would take their calls, or it is no TCP socket. :raises Fault: the address is in use.
     """
     calls, settings = passed.pop(INSTANCES, None), service.instances
-    if calls is None:
-        return None
-    if not settings.watch or settings.listen is None:
+    if settings.watch and settings.listen is not None:
+        calls = sockets.listen(settings.listen, calls, setting="[instances] listen")
+    elif calls is not None:
         raise UsageError(
             f"systemd passed a socket called {INSTANCES!r}, and nobody would take agents' calls",
             hint="[instances] watch = true, and listen = HOST:PORT as in the .socket unit",
         )
-    sockets.address_of(calls)
+    if calls is not None:
+        sockets.address_of(calls)
     return calls
 
 

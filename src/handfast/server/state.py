@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from aiohttp import web
 
+from handfast.adapters.buckets import Buckets, Share
 from handfast.adapters.callers import prefix
 from handfast.core.merkle import Frontier
 from handfast.core.names import IPAddress
 from handfast.server.connections import Connections, Peer
 from handfast.server.identity import Identity
-from handfast.server.limits import Buckets, Limits, Share
+from handfast.server.limits import Limits
 from handfast.server.looks import Looks
 from handfast.server.metrics import Metrics
 from handfast.wiring import Service
@@ -51,7 +52,7 @@ class State:
     publishing: asyncio.Lock = field(default_factory=asyncio.Lock)
     listing: asyncio.Lock = field(default_factory=asyncio.Lock)  # of revoked SSH keys
     gathering: asyncio.Lock = field(default_factory=asyncio.Lock)  # of the snapshot
-    calls: socket.socket | None = None  # where agents call, if systemd has opened it
+    calls: socket.socket | None = None  # where agents call, if the controller takes their calls
     signed: Frontier | None = None  # the log as of our last checkpoint, which every later one has to extend
     tampered: bool = False  # whether the log last seen does not
     stopping: bool = False

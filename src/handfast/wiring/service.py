@@ -73,6 +73,7 @@ class Service:
     nifi: NifiService | None
     looker: Looker
     own_looker: Looker  # from here alone, for registrars whose vantage point this is
+    agents: vantage.Agents
     foreign_lists: RevocationLists
     providers: tuple[Provider, ...]
     provider_keys: ProviderKeys
@@ -157,6 +158,7 @@ class _Parts:
     context: LedgerContext
     nifi: Callable[[Config], NifiService | None]
     scanner: Scanner = field(default_factory=Scanner)
+    agents: vantage.Agents = field(default_factory=vantage.Agents)
     fetched: RevocationLists = field(default_factory=RevocationLists)
 
     def service(self, settings: Config, keys: ProviderKeys | None = None) -> Service:
@@ -167,7 +169,7 @@ class _Parts:
         crl_listen = settings.crl_listen or _crl_listen(settings.listen)
         authority = opened.with_crl_url(settings.crl_url or _crl_url(settings, crl_listen, opened.public))
         own_looker = look.looker(settings.scan.guard, self.scanner)
-        looker = vantage.everywhere(own_looker, settings.scan, self.clock.now)
+        looker = vantage.everywhere(own_looker, settings.scan, self.clock.now, self.agents)
         foreign, ssh = self.nifi(settings), SshSigner.of(opened)
         tokens = None if foreign is None else NifiTokens(foreign.authority.token_master)
         certifying = _for_certificates(settings, provider_keys)
@@ -189,6 +191,7 @@ class _Parts:
             nifi=foreign,
             looker=looker,
             own_looker=own_looker,
+            agents=self.agents,
             challenger=Challenger(rules, store, context, ssh, looker),
             foreign_lists=lists,
             providers=settings.oidc,

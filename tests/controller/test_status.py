@@ -1,0 +1,69 @@
+"""How instances are, as whoever asks beside the one who watches is told."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from handfast.controller import status
+from handfast.core.instances import State
+from handfast.core.invitation import Address
+from tests.controller.agents import Agent
+from tests.controller.control import Control
+
+
+async def test_whoever_asks_is_told_how_they_are(control: Control) -> None:
+    """As long as somebody watches; afterwards what lasts is all that is said."""
+    agent = Agent(await control.add())
+    data, ledger = control.service.data, control.service.ledger
+
+    def states() -> list[tuple[State, bool]]:
+        found = status.current(data, ledger.instances(), at=control.clock.now())
+        return [(each.state, watched) for each, watched in found]
+
+    async with agent.listening() as address:
+        await control.place(address)
+        await control.until(State.RUNNING)
+        await control.until_true(lambda: states() == [(State.RUNNING, True)])
+        control.clock.time += timedelta(minutes=2)
+        await control.until_true(lambda: states() == [(State.RUNNING, True)])
+        await control.stop()
+        assert states() == [(State.UNREACHABLE, False)]
+
+
+async def test_when_it_has_last_proved_to_be_itself(control: Control) -> None:
+    """Moves on with each call that is answered, and stays when it is silent, or when nobody is who he should be."""
+    agent, data = Agent(await control.add()), control.service.data
+
+    def contacts() -> dict[str, datetime]:
+        return status.contacts(data, at=control.clock.now())
+
+    async with agent.listening() as address:
+        await control.place(address)
+        await control.until(State.RUNNING)
+        await control.until_true(lambda: contacts() == {"app1.lan": control.clock.now()})
+        control.clock.time += timedelta(minutes=2)
+        await control.until_true(lambda: contacts() == {"app1.lan": control.clock.now()})
+    last = control.clock.now()
+    await control.until(State.UNREACHABLE)
+    control.clock.time += timedelta(minutes=2)
+    await control.until_true(lambda: contacts() == {"app1.lan": last})
+
+
+async def test_a_status_that_is_old_or_damaged_says_nothing(control: Control) -> None:
+    """Nor does one of an instance that somebody has changed since."""
+    await control.add()
+    await control.stop()
+    data, kept, now = control.service.data, control.service.ledger.instances(), control.clock.now()
+    status.publish(data, kept, at=now)
+    assert status.current(data, kept, at=now) == [(kept[0], True)]
+    assert status.contacts(data, at=now) == {}
+    status.publish(data, kept, at=now, contacts={kept[0].name: now - timedelta(seconds=5)})
+    assert status.contacts(data, at=now) == {kept[0].name: now - timedelta(seconds=5)}
+    assert status.contacts(data, at=now + timedelta(minutes=1)) == {}
+    assert status.current(data, kept, at=now + timedelta(minutes=1)) == [(kept[0], False)]
+    assert status.current(data, kept, at=now - timedelta(minutes=1)) == [(kept[0], False)]
+    await control.place(Address("127.0.0.1", 1))
+    placed = control.service.ledger.instances()
+    assert status.current(data, placed, at=now) == [(placed[0], False)]
+    (data / "controller" / status.NAME).write_text("{")
+    assert status.current(data, kept, at=now) == [(kept[0], False)]

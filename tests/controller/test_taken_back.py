@@ -66,6 +66,23 @@ async def test_who_has_what_was_revoked_calls(
         assert control.last().expected == agent.now.spki
 
 
+async def test_the_former_one_still_listens(control: Control) -> None:
+    """Removed and added anew while its former agent runs at the address: it waits, and says for what; no alarm."""
+    former = Agent(await control.add())
+    async with former.listening() as address:
+        await control.place(address)
+        await control.until(State.RUNNING)
+        await control.do(lambda them: them.remove("app1.lan", reason="added anew"))
+        control.told.clear()
+        agent = Agent(await control.add())
+        await control.place(address)
+        await control.until(State.WAITING, why="is the former agent still running?")
+    async with agent.listening() as address:
+        await control.place(address)
+        assert (await control.until(State.RUNNING)).expected == agent.now.spki
+    assert control.alarms() == []
+
+
 async def test_the_controllers_own(control: Control, monkeypatch: pytest.MonkeyPatch) -> None:
     """Revoked, it is replaced by one for another key, by who watches and by an operator's commands."""
     agent = Agent(await control.add())

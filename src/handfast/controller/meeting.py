@@ -169,7 +169,10 @@ class Meetings:
         record = self.registrar.ledger.credential(connection.certificate.serial_number)
         if record is None or record.revoked_at is not None:
             # Somebody has what was the instance's once: anywhere, for ever, and it is good for nothing any more.
-            return Unproved("its credential was taken back", connection.spki)
+            back = "its credential was taken back"
+            if instance.serial is not None:
+                return Unproved(back, connection.spki)
+            return Silence(f"{back}: is the former agent still running?")  # removed, added anew, and nothing to lose
         return Verified(connection.spki)
 
     async def _met_plainly(self, instance: Instance, stream: Stream) -> Instance:

@@ -282,7 +282,6 @@ def a_web_server(house: House, machine: Launched) -> None:
     rows = numbers(following, r"GET /row-(\d+) ")
     assert rows == sorted(set(rows))  # and all of them: see test_late_lines.py
     assert machine.run("ls", "/var/log/nginx").split()[:3] == ["access.log", "access.log.1", "access.log.2.gz"]
-    print("ROWS", len(rows), sorted(set(range(1, 101)) - set(rows)))
 
 
 def numbers(following: Process, row: str) -> list[int]:

@@ -28,7 +28,7 @@ from handfast.core.instance_views import parse_fingerprint
 from handfast.core.instancedata import InstanceData
 from handfast.core.invitation import Address
 from tests.agent import launched
-from tests.agent.agents import PATIENCE, POLICY, Managed, Running, controller, managed
+from tests.agent.agents import PATIENCE, POLICY, Managed, Running, managed
 from tests.agent.test_agent import Controlling, given
 from tests.agent.test_delivery import issued, pem
 from tests.controller.between import bare, first_words
@@ -39,14 +39,6 @@ ROOT = Path(__file__).parents[2]
 MOST = 200  # changes that anything here makes at most
 FORM = "application/x-www-form-urlencoded"
 LARGE = 10_000_000_000  # bytes
-
-
-@pytest.fixture
-def controlling(tmp_path: Path) -> Iterator[Controlling]:
-    """The controller."""
-    (tmp_path / "controller").mkdir()
-    with controller(tmp_path / "controller") as made:
-        yield made
 
 
 @pytest.fixture(scope="module")

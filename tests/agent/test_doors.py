@@ -20,7 +20,7 @@ from tests.agent import within
 from tests.agent.agents import Answer, Talk
 from tests.agent.within import Inside
 
-controlling, inside = within.controlling, within.inside  # the fixtures
+inside = within.inside  # the fixture
 THIEF = "127.0.0.2"
 T = TypeVar("T")
 

@@ -16,11 +16,12 @@ from handfast.agent import introduction
 from handfast.core import csr, keys, wire
 from handfast.core.flow import Wish
 from handfast.core.invitation import Address, InvitationLine
+from handfast.core.records import INSTANCE
 from handfast.core.roles import Role
 from handfast.core.secret import Secret
 from handfast.core.transcript import answer as answer_transcript
 from handfast.errors import UntrustedPeer
-from handfast.introducers.invitation import INSTANCE, InvitationRequest, Invited, transcript
+from handfast.introducers.invitation import InvitationRequest, Invited, transcript
 from handfast.newcomer.pending import Pending
 from tests.authority.helpers import DAY, NOW, Pki, grant, new_key
 from tests.newcomer.fake import der

@@ -4,14 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 from handfast.agent.logs import Logs
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the mark goes on to the new file, and what comes into the old one is lost, unsaid"
-)
 def test_late_lines_come(tmp_path: Path) -> None:
     """logrotate with `create`: both files are there until the signal; every line comes, once, or is said to be lost."""
     log = tmp_path / "access.log"
@@ -29,7 +24,6 @@ def test_late_lines_come(tmp_path: Path) -> None:
     assert [line for each in seen for line in each.lines] == ["early", "late", "new"] or any(each.lost for each in seen)
 
 
-@pytest.mark.xfail(strict=True, reason="what is read of a renamed file is taken to be its end, and the rest is lost")
 def test_a_late_line_in_two_parts(tmp_path: Path) -> None:
     """A line of which one half was written when the file was renamed is not cut in two, and its end is not lost."""
     log = tmp_path / "access.log"

@@ -14,7 +14,7 @@ from tests.agent import within
 from tests.agent.agents import Answer, Running, Talk
 from tests.agent.within import Inside
 
-controlling, inside = within.controlling, within.inside  # the fixtures
+inside = within.inside  # the fixture
 
 
 @pytest.fixture

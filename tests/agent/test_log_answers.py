@@ -11,8 +11,8 @@ import pytest
 from handfast.agent import logs
 from handfast.agent.logs import Logs, Mark
 from handfast.controller.http import MAX_ANSWER, Connection
-from handfast.controller.operate import Agent
-from handfast.core.agentjson import LogAdded
+from handfast.controller.operate import Remote
+from handfast.core.agentjson import MAX_LINES, LogAdded
 from tests.agent.agents import Managed, managed
 
 WORST = {
@@ -37,7 +37,7 @@ def test_an_answer_fits(line: bytes, tmp_path: Path) -> None:
     (tmp_path / "a.log").write_bytes(line * (2 * logs.MAX_BYTES // len(line)))
     found, about = Logs(tmp_path), (tmp_path / "a.log").stat()
     since = found.since("a.log", Mark(about.st_dev, about.st_ino, 0))
-    for lines in (since.lines, found.tail("a.log", count=logs.MAX_LINES).lines, found.last("a.log", 10_000).lines):
+    for lines in (since.lines, found.tail("a.log", count=MAX_LINES).lines, found.last("a.log", 10_000).lines):
         assert len(msgspec.json.encode(LogAdded(list(lines), "m" * 60))) < MAX_ANSWER
 
 
@@ -46,7 +46,7 @@ async def test_a_log_that_would_stop_whoever_follows_it(what: str, met: Managed)
     """Somebody who may write into a log cannot hide what comes after that."""
     log = met.place / "logs/hiding.log"
     log.write_bytes(WORST[what] * 12_000 + b"sshd: intrusion\n")
-    agent = Agent(await Connection.dial(met.agent.address, met.agent.context()))
+    agent = Remote(await Connection.dial(met.agent.address, met.agent.context()))
     about = log.stat()
     mark, read = str(Mark(about.st_dev, about.st_ino, 0)), [""]
     for _ in range(10):

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from handfast.agent import logs
 from handfast.agent.logs import Logs, Mark
+from handfast.core.agentjson import MAX_LINES
 from handfast.errors import Malformed, NotFound, TooMuch
 
 
@@ -92,7 +93,7 @@ def test_the_tail(count: int, offset: int, lines: tuple[str, ...], after: int, t
     assert (tail.lines, tail.offset) == (lines, after)
 
 
-@pytest.mark.parametrize("count", [0, -1, logs.MAX_LINES + 1])
+@pytest.mark.parametrize("count", [0, -1, MAX_LINES + 1])
 def test_a_count_is_bounded(count: int, tmp_path: Path) -> None:
     """An answer is never longer than we say."""
     with pytest.raises(Malformed, match=f"{count} lines of a log"):
@@ -238,6 +239,6 @@ def test_the_last_lines_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     last = found.last("server.log", 10)
     assert last.lines == ("three",)
     assert found.since("server.log", last.mark).lines == ()
-    for count in (0, -1, logs.MAX_LINES + 1):
+    for count in (0, -1, MAX_LINES + 1):
         with pytest.raises(Malformed, match="lines of a log"):
             found.last("server.log", count)

@@ -36,14 +36,6 @@ def asking(**change: Any) -> dict[str, Any]:
     return {"names": [], "addresses": ["127.0.0.1"], "ports": [22], "keys": [KEY.blob]} | change
 
 
-@pytest.fixture
-def controlling(tmp_path: Path) -> Iterator[Controlling]:
-    """A controller."""
-    (tmp_path / "controller").mkdir()
-    with controller(tmp_path / "controller") as made:
-        yield made
-
-
 def look(agent: Running, **change: Any) -> tuple[int, Any]:
     """Ask over a connection of its own; the status, and what was said."""
     talk = agent.talk()

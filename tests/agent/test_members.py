@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
+from aiohttp.test_utils import make_mocked_request
 
+from handfast.agent import original
 from handfast.agent.members import MAX_MEMBERS, Members
+from handfast.agent.state import Call, State
 from handfast.errors import Conflict, Fault, HandfastError, Malformed, NotFound, TooMuch
 
 BEFORE = "127.0.0.1\tlocalhost\n::1 ip6-localhost # and more\n\n# by hand\n"
@@ -137,3 +143,31 @@ def test_the_end_of_the_file_stays(before: bytes, members: Members) -> None:
     members.put("node", "192.0.2.1")
     members.remove("node")
     assert members.path.read_bytes() == before
+
+
+async def test_one_after_the_other(tmp_path: Path, members: Members) -> None:
+    """Nobody else waits for the disk meanwhile, and of two changes at once none is lost."""
+    begun, first, go = [], asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+
+    class Slow(Members):
+        def put(self, hostname: str, address: str) -> None:
+            begun.append(hostname)
+            loop.call_soon_threadsafe(first.set)
+            assert go.wait(30)
+            Members.put(self, hostname, address)
+
+    shared = State(cast(Any, None), cast(Any, None), members=Slow(members.path))
+
+    async def add(name: str, address: str) -> None:
+        path = f"/cluster_member_addresses?hostname={name}&address={address}"
+        request = make_mocked_request("POST", path, headers={"Content-Type": "text/plain"})
+        await original.add_member(Call(request, shared, None))
+
+    adding = [asyncio.ensure_future(add(f"n{number}.lan", f"192.0.2.{number}")) for number in (1, 2)]
+    async with asyncio.timeout(30):
+        await first.wait()
+    assert begun == ["n1.lan"]
+    go.set()
+    await asyncio.gather(*adding)
+    assert b"192.0.2.1 n1.lan\n192.0.2.2 n2.lan\n" in members.path.read_bytes()

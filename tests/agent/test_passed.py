@@ -16,18 +16,9 @@ from handfast.agent.plain import Plain
 from handfast.agent.run import SOCKET, Ready, Weaker, run
 from handfast.core.invitation import Address
 from handfast.errors import UsageError
-from tests.agent.agents import controller
 from tests.agent.test_agent import Controlling, given
 
 ELSEWHERE = Address("127.0.0.1", 1)
-
-
-@pytest.fixture
-def controlling(tmp_path: Path) -> Iterator[Controlling]:
-    """The controller."""
-    (tmp_path / "controller").mkdir()
-    with controller(tmp_path / "controller") as made:
-        yield made
 
 
 class Systemd:

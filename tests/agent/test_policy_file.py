@@ -120,6 +120,22 @@ def test_a_good_one_is_read(path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert list(policy.load(Path("policy.toml")).services) == ["web"]
 
 
+def test_no_more_services_and_files_than_are_asked_for() -> None:
+    """What a controller could not be told, or could not say, is a mistake at the start."""
+    one = '[service.s{}]\nkind = "mock"\noperations = ["status"]\n'
+    assert len(policy.parse("".join(map(one.format, range(1000))).encode(), source="p").services) == 1000
+    with pytest.raises(ConfigError, match="'p' has 1001 services") as refused:
+        policy.parse("".join(map(one.format, range(1001))).encode(), source="p")
+    assert refused.value.hint == "1000 are the most"
+    web = '[service.web]\nkind = "mock"\noperations = ["configure"]\n'
+    file = '[service.web.files.f{0}]\npath = "/etc/f{0}"\n'
+    given = web + "".join(map(file.format, range(64)))
+    assert len(policy.parse(given.encode(), source="p").services["web"].files) == 64
+    with pytest.raises(ConfigError, match="'p', service 'web': 65 files") as refused:
+        policy.parse((given + file.format(64)).encode(), source="p")
+    assert refused.value.hint == "64 are the most of one service"
+
+
 @pytest.mark.parametrize(("attack", "error", "message", "code"), EACH)
 def test_a_bad_one_is_refused(
     attack: Callable[[Path], object], error: type[HandfastError], message: str, code: int, path: Path

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +18,7 @@ from handfast.agent.doors import Doors
 from handfast.agent.state import State
 from handfast.core.invitation import Address
 from handfast.newcomer.keystore import Keystore
-from tests.agent.agents import POLICY, Running, Talk, controller
+from tests.agent.agents import POLICY, Running, Talk
 from tests.agent.test_agent import Controlling, given
 from tests.interop.hosts import Host
 
@@ -39,14 +39,6 @@ class Inside:
         talk = Talk(self.agent.context().wrap_socket(connected))
         self.agent.talks.callback(talk.close)
         return talk
-
-
-@pytest.fixture
-def controlling(tmp_path: Path) -> Iterator[Controlling]:
-    """The controller."""
-    (tmp_path / "controller").mkdir()
-    with controller(tmp_path / "controller") as made:
-        yield made
 
 
 @pytest.fixture

@@ -30,10 +30,11 @@ from handfast.core.instancedata import InstanceData
 from handfast.core.invitation import Address
 from handfast.core.keys import spki_sha256
 from handfast.core.ports import Way
+from handfast.core.records import INSTANCE
 from handfast.core.roles import Role
 from handfast.core.wire import Hello, IntroductionAnswer, Problem
 from handfast.errors import HandfastError
-from handfast.introducers.invitation import INSTANCE, Invited
+from handfast.introducers.invitation import Invited
 from handfast.introducers.reintroduction import Returning
 from handfast.introducers.renewal import Renewing
 from handfast.newcomer.check import check_answer
@@ -167,7 +168,8 @@ class Agent:
         """Answer a call."""
         match request.path:
             case "/v1/agent":
-                about = {"version": "0", "stage": "held", "instance": self.data.instance, "instance_id": "i"}
+                who = {"instance": self.data.instance, "instance_id": "i", "spki": self.now.spki.hex()}
+                about = {"version": "0", "stage": "held", **who}
                 return web.json_response(about)
             case "/v1/introduction":
                 hello, controller = wire.decode(body, Hello), proved(request)

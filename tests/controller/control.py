@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from handfast.controller.control import Controller
+from handfast.controller.credential import own
+from handfast.controller.operate import Operator
 from handfast.core.instancedata import InstanceData
 from handfast.core.instances import Instance, State
 from handfast.core.invitation import Address
@@ -142,8 +144,11 @@ class Control:
 
 
 @contextmanager
-def house(directory: Path) -> Iterator[Service]:
+def house(directory: Path, settings: str = "") -> Iterator[Service]:
     """A registrar that nobody serves, with a clock that a test moves; its log proves itself in the end."""
+    if settings:
+        (directory / "data").mkdir(mode=0o700)
+        (directory / "data" / "config.toml").write_text(settings)
     overrides = Overrides(listen=Address("127.0.0.1", 0), addresses=(Address("registrar.lan", 7443),))
     service = open_service(directory / "data", overrides, passphrase=None)
     try:
@@ -161,6 +166,13 @@ def with_clock(service: Service) -> tuple[Service, Hand]:
     managing = replace(service.managing, context=registrar.context)
     administration = replace(service.administration, clock=hand)
     return replace(service, clock=hand, registrar=registrar, managing=managing, administration=administration), hand
+
+
+async def operator(control: Control) -> Operator:
+    """Who may open the directory, and asks the agents himself."""
+    service = control.service
+    credential = await asyncio.to_thread(own, service)
+    return Operator(service.ledger, service.authority.public, credential, control.clock, service.data)
 
 
 @asynccontextmanager

@@ -54,10 +54,7 @@ PROCESSES = 4
 @pytest.fixture
 def house(tmp_path: Path) -> Iterator[Service]:
     """A registrar whose agents' credentials are short."""
-    data = tmp_path / "data"
-    data.mkdir(mode=0o700)
-    (data / "config.toml").write_text(LIFETIMES)
-    with opened(tmp_path) as service:
+    with opened(tmp_path, LIFETIMES) as service:
         yield service
 
 

@@ -16,8 +16,9 @@ from handfast.core.instances import MOST_ROLLBACKS, State
 from handfast.core.invitation import Address
 from handfast.core.roles import Role
 from handfast.core.wire import IntroductionAnswer
-from handfast.errors import Fault, Refused, UsageError
+from handfast.errors import Fault, Refused, Unreachable, UsageError
 from handfast.registrar.instances import Wanted
+from handfast.wiring import Service
 from tests.controller.agents import Agent, Keys
 from tests.controller.control import DAY, Control
 
@@ -344,3 +345,10 @@ async def test_many_at_once(control: Control) -> None:
             await control.until(State.RUNNING, agent.data.instance)
         ended.set()
     assert all(len(control.issued(each.data.instance)) == 1 for each in agents)
+
+
+def test_before_it_has_begun(house: Service) -> None:
+    """Whoever asks for its credential already is told to try again: no failure of ours."""
+    with pytest.raises(Unreachable, match="the controller is about to begin") as told:
+        _ = Controller(lambda: house, tell=lambda _before, _after: None).credential
+    assert told.value.hint == "try again"

@@ -19,6 +19,7 @@ from handfast.core import csr
 from handfast.core.flow import Channel, Evidence, Wish
 from handfast.core.instancedata import InstanceData
 from handfast.core.instances import Instance, State
+from handfast.core.records import INSTANCE
 from handfast.core.roles import Role
 from handfast.core.secret import Secret
 from handfast.core.wire import Hello, IntroductionAnswer
@@ -163,12 +164,12 @@ async def test_a_second_key_with_the_same_secret(control: Control) -> None:
         wish=Wish(Role.AGENT),
         nonce=registrar.context.new_nonce(),
         server_spki=tls.spki,
-        method=invitation.INSTANCE,
+        method=INSTANCE,
     )
     with pytest.raises(Refused):
         await control.service.registrar.introduce(Evidence("invitation", body, Channel(tls.spki)), tls)
     assert control.spent(data) == 0
-    await registrar.introduce(Evidence(invitation.INSTANCE, body, Channel(tls.spki)), tls)
+    await registrar.introduce(Evidence(INSTANCE, body, Channel(tls.spki)), tls)
     honest = Agent(data)
     await quarantined(control, honest, "already used with another key")
     assert control.alarms() == ["alarm.second-key", "alarm.quarantined"]

@@ -12,7 +12,6 @@ import pytest
 
 from handfast.controller import http, listen, operate, watch
 from handfast.controller.calls import answered
-from handfast.controller.credential import own
 from handfast.controller.operate import Operator
 from handfast.core.instancedata import InstanceData
 from handfast.core.instances import State
@@ -20,7 +19,7 @@ from handfast.core.secret import Secret
 from handfast.errors import HandfastError, Unreachable
 from handfast.wiring import Service
 from tests.controller.agents import Agent
-from tests.controller.control import Control
+from tests.controller.control import operator
 from tests.controller.dialling import add, calling, dialled, eventually, hurry, real, silent, taking
 
 ELSEWHERE = [f"127.1.0.{number}" for number in range(1, 6)]
@@ -173,10 +172,3 @@ async def asked(operator: Operator) -> None:
     async with operator.agent("app1.lan") as reached:
         with pytest.raises(HandfastError):
             await reached.services()
-
-
-async def operator(control: Control) -> Operator:
-    """Who may open the directory."""
-    service = control.service
-    credential = await asyncio.to_thread(own, service)
-    return Operator(service.ledger, service.authority.public, credential, control.clock, service.data)

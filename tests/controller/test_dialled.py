@@ -12,9 +12,10 @@ import pytest
 
 from handfast.config.instances import InstanceSettings, SecondKey
 from handfast.controller import lend
-from handfast.controller.control import Controller, connect
+from handfast.controller.control import Controller
 from handfast.controller.http import Connection
 from handfast.controller.lend import borrow
+from handfast.controller.reach import connect
 from handfast.core.instances import State
 from handfast.core.invitation import Address
 from handfast.core.secret import Secret

@@ -14,11 +14,11 @@ from typing import cast
 import pytest
 
 from handfast.controller import lend
-from handfast.controller.control import connect
 from handfast.controller.credential import DIRECTORY
 from handfast.controller.http import Connection
 from handfast.controller.lend import borrow
-from handfast.controller.listen import Call, Dialled
+from handfast.controller.listen import Dialled, Waiting
+from handfast.controller.reach import connect
 from handfast.core.instances import Instance, State
 from handfast.errors import Unreachable
 from handfast.wiring import Service
@@ -179,18 +179,19 @@ async def test_a_call_that_comes_as_who_lends_it_ends() -> None:
     loop = asyncio.get_running_loop()
     asked, asks = socket.socketpair()
     agent, connected = socket.socketpair()
-    taken: asyncio.Future[Call] = loop.create_future()
+    taken: asyncio.Future[Waiting] = loop.create_future()
     waiting = asyncio.Event()
 
     class Calls:
         """Somebody who calls when the test has him call."""
 
-        async def take(self, _name: str, *, patience: float) -> Call:
+        async def take(self, _name: str, *, patience: float) -> Waiting:
             waiting.set()
             return await taken
 
-        def had_its_turn(self, _call: Call) -> None:
-            """Nothing."""
+        def had_its_turn(self, _call: Waiting) -> None:
+            """The moment between: he has the call, and who asked for it has not."""
+            task.cancel()
 
     with asked, asks, agent:
         for each in (asked, asks):
@@ -198,8 +199,7 @@ async def test_a_call_that_comes_as_who_lends_it_ends() -> None:
         task = asyncio.ensure_future(lend._lent(asked, cast(Dialled, Calls())))
         asks.send(b"app1.lan")
         await waiting.wait()
-        taken.set_result(Call(connected, "app1.lan", "127.0.0.1", 0))
-        await asyncio.sleep(0)
-        task.cancel()
+        taken.set_result(Waiting(connected, "app1.lan", "127.0.0.1", 0))
         await asyncio.wait({task})
+        assert task.cancelled()
         assert connected.fileno() == -1

@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from handfast.controller import listen
-from handfast.controller.listen import EACH, SOURCES, Call, Dialled
+from handfast.controller.listen import EACH, SOURCES, Dialled, Waiting
 from handfast.errors import Unreachable
 
 PATIENCE = 20.0
@@ -56,7 +56,7 @@ async def closed(call: socket.socket) -> bool:
             return True
 
 
-async def says(taken: Call, call: socket.socket) -> bool:
+async def says(taken: Waiting, call: socket.socket) -> bool:
     """Whether these two are the ends of one connection."""
     loop = asyncio.get_running_loop()
     with taken.connected as connected:
@@ -309,7 +309,7 @@ async def test_who_is_not_waited_for_any_more_is_not_lost() -> None:
         caller, ours = socket.socketpair()
         caller.setblocking(False)
         dialled._sources["here"] += 1
-        dialled._offer(Call(ours, "web1", "here", 0))
+        dialled._offer(Waiting(ours, "web1", "here", 0))
         wanting.cancel()
         assert await closed(caller)
         assert wanting.cancelled()

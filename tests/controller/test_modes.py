@@ -16,13 +16,14 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from handfast.agent.plain import Plain
 from handfast.agent.run import Ready, Weaker, run
-from handfast.controller.control import forget, keep_password
 from handfast.controller.http import Connection, plain
+from handfast.controller.passwords import forget, keep_password
 from handfast.core import csr
 from handfast.core.flow import Channel, Evidence, Wish
 from handfast.core.instancedata import InstanceData
 from handfast.core.instances import Mode, State
 from handfast.core.invitation import Address
+from handfast.core.records import INSTANCE
 from handfast.core.roles import Role
 from handfast.core.secret import Secret
 from handfast.errors import UsageError
@@ -147,9 +148,9 @@ async def test_a_secret_that_was_used_is_no_way_to_a_key(control: Control) -> No
         wish=Wish(Role.AGENT),
         nonce=registrar.context.new_nonce(),
         server_spki=tls.spki,
-        method=invitation.INSTANCE,
+        method=INSTANCE,
     )
-    await registrar.introduce(Evidence(invitation.INSTANCE, body, Channel(tls.spki)), tls)
+    await registrar.introduce(Evidence(INSTANCE, body, Channel(tls.spki)), tls)
     impostor = Impostor(data)
     async with impostor.listening() as address:
         await control.place(address)

@@ -13,21 +13,13 @@ import pytest
 from aiohttp import web
 
 from handfast.controller import operate
-from handfast.controller.credential import own
 from handfast.controller.http import Connection
-from handfast.controller.operate import Operator, check_agent, measured
+from handfast.controller.operate import check_agent, measured
 from handfast.core.instances import Instance, State
 from handfast.core.invitation import Address
 from handfast.errors import HandfastError, Malformed, NotFound, Refused, Revoked, Unreachable, UntrustedPeer, UsageError
 from tests.controller.agents import Agent, Keys
-from tests.controller.control import NOWHERE, Control
-
-
-async def operator(control: Control) -> Operator:
-    """Who may open the directory."""
-    service = control.service
-    credential = await asyncio.to_thread(own, service)
-    return Operator(service.ledger, service.authority.public, credential, control.clock, service.data)
+from tests.controller.control import NOWHERE, Control, operator
 
 
 @asynccontextmanager
@@ -141,7 +133,10 @@ async def test_who_is_not_introduced_is_not_asked(control: Control) -> None:
         await control.until(State.QUARANTINED)
         await control.stop()
         connections = thief.connections
-        await refused(control, "app1.lan", Refused, r"'app1\.lan' is quarantined: it shows a key")
+        with pytest.raises(Refused, match=r"'app1\.lan' is quarantined: it shows a key") as told:
+            async with (await operator(control)).agent("app1.lan"):
+                raise AssertionError("it was reached")
+        assert told.value.hint == "find out who it was; then: handfast instance release app1.lan --reason …"
         assert thief.connections == connections
 
 

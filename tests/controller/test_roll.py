@@ -34,10 +34,9 @@ from handfast.newcomer.keystore import Keystore
 from handfast.policy.decide import by_operator
 from tests.authority.helpers import DAY, Pki, grant
 from tests.controller.agents import Agent, Keys
-from tests.controller.control import Control, controlling
+from tests.controller.control import Control, controlling, operator
 from tests.controller.control import house as opened
 from tests.controller.real import agent, where
-from tests.controller.test_operate import operator
 from tests.controller.test_real_agents import DUE, LIFETIMES, another, serial
 
 

@@ -18,7 +18,7 @@ async def test_whoever_asks_is_told_how_they_are(control: Control) -> None:
 
     def states() -> list[tuple[State, bool]]:
         found = status.current(data, ledger.instances(), at=control.clock.now())
-        return [(each.state, watched) for each, watched in found]
+        return [(each.instance.state, each.watched) for each in found]
 
     async with agent.listening() as address:
         await control.place(address)
@@ -34,19 +34,20 @@ async def test_when_it_has_last_proved_to_be_itself(control: Control) -> None:
     """Moves on with each call that is answered, and stays when it is silent, or when nobody is who he should be."""
     agent, data = Agent(await control.add()), control.service.data
 
-    def contacts() -> dict[str, datetime]:
-        return status.contacts(data, at=control.clock.now())
+    def contact() -> datetime | None:
+        (found,) = status.current(data, control.service.ledger.instances(), at=control.clock.now())
+        return found.contact
 
     async with agent.listening() as address:
         await control.place(address)
         await control.until(State.RUNNING)
-        await control.until_true(lambda: contacts() == {"app1.lan": control.clock.now()})
+        await control.until_true(lambda: contact() == control.clock.now())
         control.clock.time += timedelta(minutes=2)
-        await control.until_true(lambda: contacts() == {"app1.lan": control.clock.now()})
+        await control.until_true(lambda: contact() == control.clock.now())
     last = control.clock.now()
     await control.until(State.UNREACHABLE)
     control.clock.time += timedelta(minutes=2)
-    await control.until_true(lambda: contacts() == {"app1.lan": last})
+    await control.until_true(lambda: contact() == last)
 
 
 async def test_a_status_that_is_old_or_damaged_says_nothing(control: Control) -> None:
@@ -55,15 +56,14 @@ async def test_a_status_that_is_old_or_damaged_says_nothing(control: Control) ->
     await control.stop()
     data, kept, now = control.service.data, control.service.ledger.instances(), control.clock.now()
     status.publish(data, kept, at=now)
-    assert status.current(data, kept, at=now) == [(kept[0], True)]
-    assert status.contacts(data, at=now) == {}
-    status.publish(data, kept, at=now, contacts={kept[0].name: now - timedelta(seconds=5)})
-    assert status.contacts(data, at=now) == {kept[0].name: now - timedelta(seconds=5)}
-    assert status.contacts(data, at=now + timedelta(minutes=1)) == {}
-    assert status.current(data, kept, at=now + timedelta(minutes=1)) == [(kept[0], False)]
-    assert status.current(data, kept, at=now - timedelta(minutes=1)) == [(kept[0], False)]
+    assert status.current(data, kept, at=now) == [status.Current(kept[0], True, None)]
+    met, unknown = now - timedelta(seconds=5), [status.Current(kept[0], False, None)]
+    status.publish(data, kept, at=now, contacts={kept[0].name: met})
+    assert status.current(data, kept, at=now) == [status.Current(kept[0], True, met)]
+    assert status.current(data, kept, at=now + timedelta(minutes=1)) == unknown
+    assert status.current(data, kept, at=now - timedelta(minutes=1)) == unknown
     await control.place(Address("127.0.0.1", 1))
     placed = control.service.ledger.instances()
-    assert status.current(data, placed, at=now) == [(placed[0], False)]
+    assert status.current(data, placed, at=now) == [status.Current(placed[0], False, met)]
     (data / "controller" / status.NAME).write_text("{")
-    assert status.current(data, kept, at=now) == [(kept[0], False)]
+    assert status.current(data, kept, at=now) == unknown

@@ -11,9 +11,8 @@ from handfast.controller.credential import own
 from handfast.core.instances import State
 from handfast.wiring import Service
 from tests.controller.agents import Agent
-from tests.controller.control import Control
+from tests.controller.control import Control, operator
 from tests.controller.dialling import add, calling, dialled, eventually, hurry, taking
-from tests.controller.test_operate import operator
 
 
 async def revoke(control: Control, serial: int) -> None:

@@ -63,6 +63,7 @@ def test_the_unit_bounds_it() -> None:
     assert "\nMemoryMax=512M\n" in unit
     assert 60 * 2**20 + 6 * LARGE * MAX_CONFIGURATION + 3 * MAX_CONNECTIONS * MAX_ANSWER < 512 * 2**20
     assert "\nKillMode=process\n" in unit
+    assert "\nRestartPreventExitStatus=2 3\n" in unit  # a copy, a policy with a mistake: trying again mends nothing
 
 
 @pytest.mark.parametrize("listens", [Address("::", 7575), Address("192.0.2.7", 75), Address("127.0.0.1", 7575)])

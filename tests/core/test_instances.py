@@ -173,7 +173,7 @@ def test_quarantine_is_left_by_a_person() -> None:
     caught = met(at(State.RUNNING), Stranger("a wrong key", OTHER), at=NOW)
     with pytest.raises(Refused, match="'web1' is quarantined: a wrong key") as refused:
         placed(caught, "10.0.0.1:7575", at=NOW)
-    assert refused.value.hint == "find out who it was; then: handfast instance release web1"
+    assert refused.value.hint == "find out who it was; then: handfast instance release web1 --reason …"
     with pytest.raises(Refused, match="'web1' is quarantined: a wrong key"):
         confirmed(caught, OTHER, at=NOW)
     free = released(caught, at=LATE)

@@ -118,7 +118,7 @@ async def test_nginx_is_configured(machine: Booted) -> None:
         files={"site": ConfigFile(site, check, Apply.RELOAD, 0o644)},
     )
     service, serves = Service(policy), "server {{ listen 127.0.0.1:8080; return 200 {}; }}\n"
-    assert await service.start() is State.STARTED
+    assert await service.change(Operation.START) is State.STARTED
     assert await service.configure({"site": serves.format("one").encode()}) is State.STARTED
     fetch = ("curl", "--silent", "--retry", "5", "--retry-all-errors", "http://127.0.0.1:8080/")
     assert await machine.run(*fetch) == "one"
@@ -126,7 +126,7 @@ async def test_nginx_is_configured(machine: Booted) -> None:
         await service.configure({"site": b"server { nonsense; }\n"})
     assert site.read_text() == serves.format("one")
     assert await machine.run(*fetch) == "one"
-    assert await service.stop() is State.STOPPED
+    assert await service.change(Operation.STOP) is State.STOPPED
     assert [path.name for path in site.parent.iterdir()] == ["site.conf"]
 
 

@@ -54,7 +54,7 @@ class Fleet:
     def now(self) -> dict[str, Instance]:
         """How all of them are, by name, where somebody watches."""
         found = status.current(self.registrar.data, self.operator.all(), at=SystemClock().now())
-        return {each.name: each for each, watched in found if watched}
+        return {each.instance.name: each.instance for each in found if each.watched}
 
     def until(self, so: Callable[[dict[str, Instance]], bool]) -> dict[str, Instance]:
         """Wait until it is so."""
@@ -70,7 +70,8 @@ class Fleet:
 
     def heard(self) -> dict[str, datetime]:
         """When each has last proved to be itself."""
-        return status.contacts(self.registrar.data, at=SystemClock().now())
+        found = status.current(self.registrar.data, self.operator.all(), at=SystemClock().now())
+        return {each.instance.name: each.contact for each in found if each.contact is not None}
 
     def start(self, host: Host, entries: list[dict[str, str]]) -> dict[str, str]:
         """Start these on a machine, in one process, and return their keys, when all agents can be reached, or call."""

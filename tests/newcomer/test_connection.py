@@ -306,16 +306,23 @@ def test_a_context_with_roots_refuses_in_the_handshake(fake: Fake) -> None:
 def test_both_sides_end_with_the_same_code(code: str, kind: type[HandfastError]) -> None:
     """A problem of the registrar becomes the same class here; its fault is not ours."""
     body = msgspec.json.encode(wire.Problem("title", 403, code, detail="why", hint="what to do"))
-    error = problem(body, 403, ADDRESS)
+    error = problem(body, 403, str(ADDRESS))
     assert type(error) is kind
     assert "why" in error.message
     assert error.hint
 
 
+@pytest.mark.parametrize("who", ["the registrar", "the agent"])
+def test_whose_log_says_why(who: str) -> None:
+    """Evidence is refused without a reason: whoever runs both looks where it was refused."""
+    body = msgspec.json.encode(wire.Problem("no", 403, errors.EvidenceRejected.code))
+    assert problem(body, 403, str(ADDRESS), who=who).hint == f"{who}'s log says why"
+
+
 def test_every_reason_of_policy_arrives() -> None:
     """All reasons, as reasons."""
     body = msgspec.json.encode(wire.Problem("no", 403, "policy-refused", reasons=["one", "two"]))
-    error = problem(body, 403, ADDRESS)
+    error = problem(body, 403, str(ADDRESS))
     assert isinstance(error, PolicyRefused)
     assert error.reasons == ("one", "two")
 
@@ -323,13 +330,13 @@ def test_every_reason_of_policy_arrives() -> None:
 @pytest.mark.parametrize("body", [b"", b"<html>", b"[" * 100_000, b'{"x":' + b"[" * 100_000])
 def test_an_error_without_a_problem_is_a_failure_of_transport(body: bytes) -> None:
     """A proxy's page has no reason that we could repeat."""
-    assert isinstance(problem(body, 502, ADDRESS), Unreachable)
+    assert isinstance(problem(body, 502, str(ADDRESS)), Unreachable)
 
 
 def test_an_unknown_code_from_a_failing_server_is_no_refusal() -> None:
     """Five hundred and something says nothing about us."""
     body = msgspec.json.encode(wire.Problem("no", 503, "of-the-future"))
-    assert isinstance(problem(body, 503, ADDRESS), Unreachable)
+    assert isinstance(problem(body, 503, str(ADDRESS)), Unreachable)
 
 
 def test_times_have_an_offset() -> None:

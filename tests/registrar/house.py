@@ -24,12 +24,11 @@ from handfast.core.hostproof import HostKeys
 from handfast.core.invitation import Address, InvitationLine
 from handfast.core.names import IPAddress
 from handfast.core.ports import Authority, Ledger
-from handfast.core.records import Invitation
+from handfast.core.records import INSTANCE, Invitation
 from handfast.core.roles import Role
 from handfast.core.secret import Secret
 from handfast.core.transcript import answer as answer_transcript
 from handfast.introducers import invitation, reintroduction, renewal
-from handfast.introducers.invitation import INSTANCE
 from handfast.ledger.store import SqlLedger
 from handfast.policy.rules import Rules
 from handfast.registrar.administer import Administration

@@ -13,7 +13,6 @@ from handfast.adapters.problems import refused
 from handfast.core import wire
 from handfast.core.approvals import ApprovalRow, ApprovalView
 from handfast.core.hosts import How
-from handfast.core.invitation import Address
 from handfast.core.records import Approval
 from handfast.core.roles import Role
 from handfast.errors import Waiting
@@ -117,7 +116,7 @@ def test_who_waits_is_told_so() -> None:
     assert (response.status, response.content_type) == (202, "application/problem+json")
     assert isinstance(response.body, bytes)
     assert msgspec.json.decode(response.body, type=wire.Problem).code == "waiting"
-    heard = as_error(response.body, response.status, Address("registrar.lan", 7443))
+    heard = as_error(response.body, response.status, "registrar.lan:7443")
     assert isinstance(heard, errors.Waiting)
     assert (heard.message, heard.hint) == (said.message, said.hint)
 

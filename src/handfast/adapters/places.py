@@ -29,7 +29,7 @@ from handfast.errors import NotFound, TooMuch, Unsafe
 
 _LOOK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
-_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC  # a file that is not there yet
 
 
 class Use(Enum):
@@ -86,7 +86,7 @@ class Place:
     def create(self, name: str) -> None:
         """Make an empty file (0600). :raises Fault: it is there, the disk is full, permissions."""
         with files.faults("write", self.path / name):
-            os.close(os.open(name, _NEW, 0o600, dir_fd=self.descriptor))
+            os.close(os.open(name, NEW, 0o600, dir_fd=self.descriptor))
 
     def write(self, name: str, data: bytes, *, mode: int, owner: tuple[int, int] | None = None) -> None:
         """
@@ -98,7 +98,7 @@ class Place:
         """
         part = f".{name}.{secrets.token_hex(8)}.tmp"
         with files.faults("write", self.path / name):
-            descriptor = os.open(part, _NEW, 0o600, dir_fd=self.descriptor)
+            descriptor = os.open(part, NEW, 0o600, dir_fd=self.descriptor)
             try:
                 try:
                     files.fill(descriptor, data, mode=mode, owner=owner)

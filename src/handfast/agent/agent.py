@@ -31,10 +31,11 @@ from handfast.core.flow import Wish
 from handfast.core.instancedata import InstanceData
 from handfast.core.keys import format_pin, spki_sha256
 from handfast.core.ports import Way
+from handfast.core.records import INSTANCE
 from handfast.core.roles import Role
 from handfast.core.wire import Hello, IntroductionAnswer
 from handfast.errors import Conflict, NotFound, Refused, UntrustedPeer
-from handfast.introducers.invitation import INSTANCE, Invited
+from handfast.introducers.invitation import Invited
 from handfast.introducers.reintroduction import Returning
 from handfast.introducers.renewal import Renewing
 from handfast.newcomer.keystore import Keystore
@@ -115,6 +116,11 @@ class Agent:
         """Who we are by the credential that is held; None for a new one."""
         return None if self._material is None else read_identity(self._material.certificate)
 
+    @property
+    def held(self) -> x509.Certificate | None:
+        """The certificate of the credential that is held, also while another one is on trial."""
+        return None if self._material is None else self._material.certificate
+
     def authorize(self, presented: x509.Certificate) -> Identity:
         """
         Return who calls, if it is a controller of the authority in our user-data.
@@ -157,7 +163,6 @@ class Agent:
         checked = take(asked, answer)
         if checked.identity.machine != self._data.instance:
             raise UntrustedPeer(f"the answer is for {checked.identity.machine!r}, and this is {self._data.instance!r}")
-        chain = [x509.load_der_x509_certificate(der) for der in (checked.leaf, *checked.chain)]
         keys = asked.keys
         self._try(
             Material(
@@ -167,16 +172,16 @@ class Agent:
                 private_key=keys.private_key,
                 reintroduction_key=keys.reintroduction_key,
                 identity=_about(checked.identity, checked.serial, checked.time, asked.way.method, self._data),
-            ),
-            chain,
+            )
         )
 
     def deliver(self, certificate: str, keypair: str) -> None:
         """
         Show a key that the controller has made (PEM) from now on, on trial.
 
-        :raises Conflict: there is a credential already: this is no way to replace one. :raises Malformed:
-        :raises UntrustedPeer: not for this instance, or no pair; what is shown stays.
+        :raises Conflict: there is a credential already: this is no way to replace one. :raises Malformed: not a
+            certificate and a key on P-256. :raises UntrustedPeer: not for this instance, or no pair; what is shown
+            stays.
         """
         pending = self._pending
         if self._material is not None or pending is None:
@@ -192,13 +197,11 @@ class Agent:
                 private_key=came.key,
                 reintroduction_key=pending.reintroduction_key,
                 identity=_about(came.identity, came.chain[0].serial_number, now, "legacy", self._data),
-            ),
-            list(came.chain),
+            )
         )
 
-    def _try(self, material: Material, chain: list[x509.Certificate]) -> None:
-        face = _shown(chain, material.private_key, self._data.root, clock=True)
-        self._trial = _Trial(face, material, self._now() + TRIAL)
+    def _try(self, material: Material) -> None:
+        self._trial = _Trial(_shown_of(material, self._data.root), material, self._now() + TRIAL)
 
     def called(self, face: Face) -> None:
         """
@@ -233,9 +236,7 @@ class Agent:
 
     def _face(self) -> Face:
         if self._material is not None:
-            held = self._material
-            chain = [x509.load_der_x509_certificate(der) for der in (held.leaf, *held.chain)]
-            return _shown(chain, held.private_key, self._data.root, clock=True)
+            return _shown_of(self._material, self._data.root)
         if self._pending is None:  # unreachable: without a credential there are keys for the first one
             raise NotFound("no key")
         key = self._pending.private_key
@@ -276,6 +277,11 @@ def _about(who: Identity, serial: int, at: datetime, method: str, data: Instance
         "pin": format_pin(data.line.pin),
         "origin": Invited(data.line, Wish()).purpose,
     }
+
+
+def _shown_of(material: Material, root: x509.Certificate) -> Face:
+    chain = [x509.load_der_x509_certificate(der) for der in (material.leaf, *material.chain)]
+    return _shown(chain, material.private_key, root, clock=True)
 
 
 def _shown(

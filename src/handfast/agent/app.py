@@ -18,7 +18,8 @@ from aiohttp.typedefs import Middleware
 
 from handfast.adapters import problems
 from handfast.agent import original, v1
-from handfast.agent.state import MAX_BODY, Answers, Call, Route, State, introduced
+from handfast.agent.doors import Caller
+from handfast.agent.state import MAX_BODY, Answers, Call, Route, State, check_introduced
 from handfast.core.chain import read_identity
 from handfast.core.wire import Problem
 from handfast.errors import Conflict, Fault, HandfastError, TooMuch, UntrustedPeer
@@ -71,23 +72,33 @@ def runner(app: web.Application) -> web.AppRunner:
 
 def _endpoint(route: Route, state: State) -> _Handler:
     async def endpoint(request: web.Request) -> web.Response:
-        if state.plain is not None:
-            state.plain.check(request)
-            async with state.large if route.large else nullcontext():
-                return await route.handler(Call(request, state, None))
-        caller = state.callers.get(request.transport) if request.transport is not None else None
-        if caller is None:
-            raise ConnectionResetError("the controller is gone")
-        if caller.ends is not None and state.now() >= caller.ends:
-            raise Conflict("the certificate that this connection began with is over", hint="connect with the next one")
-        state.agent.called(caller.face)
-        state.seen = (caller, time.monotonic())
-        if not route.first:
-            introduced(state, caller.face)
+        call = _call(state, route, request)
         async with state.large if route.large else nullcontext():
-            return await route.handler(Call(request, state, caller))
+            return await route.handler(call)
 
     return endpoint
+
+
+def _call(state: State, route: Route, request: web.Request) -> Call:
+    """Return who calls for what, after all that is the same for every request."""
+    if state.plain is not None:
+        state.plain.check(request)
+        return Call(request, state, None)
+    caller = _caller(state, request)
+    if caller is None:
+        raise ConnectionResetError("the controller is gone")
+    if caller.ends is not None and state.now() >= caller.ends:
+        raise Conflict("the certificate that this connection began with is over", hint="connect with the next one")
+    state.agent.called(caller.face)
+    state.seen = (caller, time.monotonic())
+    if not route.first:
+        check_introduced(state, caller.face)
+    return Call(request, state, caller)
+
+
+def _caller(state: State, request: web.Request) -> Caller | None:
+    """Return who has proved to be there; None if the connection is gone, or without TLS."""
+    return state.callers.get(request.transport) if request.transport is not None else None
 
 
 def _door(state: State) -> Middleware:
@@ -131,7 +142,7 @@ async def _answer(state: State, answers: Answers, request: web.Request, handler:
 
 def _ending(state: State, request: web.Request) -> bool:
     """Whether the controller should connect again, as it has its next certificate long since."""
-    caller = state.callers.get(request.transport) if request.transport is not None else None
+    caller = _caller(state, request)
     ends = None if caller is None else caller.ends
     return ends is not None and state.now() >= ends - timedelta(seconds=HEAD)
 
@@ -147,7 +158,7 @@ def _account(state: State, request: web.Request, status: int, code: str, reason:
     fields |= {key: value[:80] for key, value in request.match_info.items()}
     if reason:
         fields["reason"] = reason[:500]
-    caller = state.callers.get(request.transport) if request.transport is not None else None
+    caller = _caller(state, request)
     if caller is not None:
         fields["controller"] = read_identity(caller.certificate).machine
     # What only looks is asked every few seconds; what changes something is for whoever looks into the log later.

@@ -128,9 +128,8 @@ class Artifacts:
             part = f"{_PART}{secrets.token_hex(8)}"
             most = min(self.most, self._room(folder, name, part, size or 0))
             _spare(folder.descriptor, size or 0)
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             with _faults(name):
-                descriptor = os.open(part, flags, 0o600, dir_fd=folder.descriptor)
+                descriptor = os.open(part, places.NEW, 0o600, dir_fd=folder.descriptor)
             try:
                 coming = Incoming(descriptor, most)
                 yield coming

@@ -42,17 +42,19 @@ def taken(certificate: str, keypair: str, data: InstanceData, *, at: datetime) -
     :raises Malformed: no certificate, or no key on a curve. :raises UntrustedPeer: not a pair, or not ours.
     """
     if len(certificate) > MAX_PEM or len(keypair) > MAX_PEM:
-        raise Malformed(f"a certificate or key of over {MAX_PEM} characters")
+        raise Malformed(f"a certificate or key of over {MAX_PEM} characters", hint="the chain without its root will do")
     try:
         found = x509.load_pem_x509_certificates(certificate.encode())[:MAX_CERTIFICATES]
     except (*UNREADABLE, UnicodeEncodeError) as error:
-        raise Malformed(f"not a certificate: {str(error)[:120]!r}") from None
+        raise Malformed(f"not a certificate: {str(error)[:120]!r}", hint="PEM, leaf first") from None
     try:
         key = load_pem_private_key(keypair.encode(), password=None)
     except Exception:  # noqa: BLE001  the library raises many kinds, and what it says could be of the key
-        raise Malformed("not a private key in PEM, without a passphrase") from None
+        raise Malformed("not a private key in PEM, without a passphrase", hint="PKCS #8") from None
     if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
-        raise Malformed("not a key on the curve P-256")
+        raise Malformed(
+            "not a key on the curve P-256", hint="openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256"
+        )
     chain = [load_certificate(each.public_bytes(Encoding.DER)) for each in found]
     if spki(key.public_key()) != spki(chain[0].public_key()):
         raise UntrustedPeer("the certificate and the key that were delivered are no pair")

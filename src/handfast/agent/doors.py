@@ -28,6 +28,7 @@ from handfast.adapters.callers import callers, peer_address, prefix, readable
 from handfast.adapters.seldom import Seldom
 from handfast.agent.agent import Face
 from handfast.agent.introduction import Asked
+from handfast.core.agentjson import GREETING
 from handfast.core.invitation import Address
 from handfast.errors import HandfastError
 
@@ -36,7 +37,6 @@ MAX_CONNECTIONS = 16  # a controller needs two or three; each may have a configu
 MAX_PROVING = 64  # handshakes at once, about 60 kB each
 UNREAD = 30.0  # seconds for a controller to read what it asked for
 UNWANTED = 90.0  # seconds to wait to be spoken to; the controller's patience is 60
-GREETING = "HANDFAST-AGENT/1"
 _chance = secrets.SystemRandom()
 _log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 _T = TypeVar("_T")

@@ -90,6 +90,6 @@ def take(asked: Asked, answer: IntroductionAnswer) -> Checked:
         trust_domain=asked.controller.identity.trust_domain,
         wish=asked.way.wish,
     )
-    if checked.identity.role is not Role.AGENT:
+    if checked.identity.role is not Role.AGENT:  # unreachable: each way asks for one, and the answer was held to it
         raise UntrustedPeer(f"the answer would make this machine a {checked.identity.role}, not an agent")
     return checked

@@ -23,9 +23,9 @@ from typing import BinaryIO
 
 from handfast.adapters import places
 from handfast.adapters.places import Use
+from handfast.core.agentjson import MAX_LINES
 from handfast.errors import Malformed, NotFound, TooMuch
 
-MAX_LINES = 10_000  # of one answer
 MAX_BYTES = 256 * 1024  # of one answer; in JSON a byte may be six, and a controller takes two megabytes
 MAX_LOGS = 1_000  # files of one service
 MAX_ENTRIES = 10_000  # files and directories that are looked at for them
@@ -164,8 +164,7 @@ class Logs:
 
         :raises NotFound: no such log. :raises Malformed: no such count.
         """
-        if not 0 < count <= MAX_LINES:
-            raise Malformed(f"{count} lines of a log", hint=f"1 to {MAX_LINES}")
+        _check_count(count)
         with self._open(log) as file:
             size = os.fstat(file.fileno()).st_size
             start = max(size + offset, 0) if offset < 0 else min(offset, size)
@@ -191,8 +190,7 @@ class Logs:
 
         :raises NotFound: no such log. :raises Malformed: no such count.
         """
-        if not 0 < count <= MAX_LINES:
-            raise Malformed(f"{count} lines of a log", hint=f"1 to {MAX_LINES}")
+        _check_count(count)
         with self._open(log) as file:
             about = os.fstat(file.fileno())
             start = max(about.st_size - MAX_BYTES, 0)
@@ -215,8 +213,9 @@ class Logs:
                 return _added(file, mark, lost=False)
             with self._rotated(log, mark) as old:
                 if old is not None:
-                    rest = _added(old, mark, lost=False, last=True)
-                    if rest.lines:
+                    # Until something is in the new one, whoever writes may still have the old one open.
+                    rest = _added(old, mark, lost=False, last=about.st_size > 0)
+                    if rest.lines or not about.st_size:
                         return rest
             return _added(file, Mark(about.st_dev, about.st_ino, 0), lost=old is None)
 
@@ -254,6 +253,11 @@ class Logs:
         finally:
             if found is not None:
                 found.close()
+
+
+def _check_count(count: int) -> None:
+    if not 0 < count <= MAX_LINES:
+        raise Malformed(f"{count} lines of a log", hint=f"1 to {MAX_LINES}")
 
 
 def _opened(directory: Path, folders: list[str]) -> int:

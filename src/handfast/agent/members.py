@@ -23,7 +23,7 @@ _BEGIN, _END = "# begin: cluster members, written by handfast", "# end: cluster 
 
 @dataclass(frozen=True, slots=True)
 class Members:
-    """The block of cluster members in a hosts(5) file; for one thread."""
+    """The block of cluster members in a hosts(5) file; for one thread at a time."""
 
     path: Path
 
@@ -48,7 +48,7 @@ class Members:
         name = dns_name(hostname)
         outside, members = self._read()
         if members.pop(name, None) is None:
-            raise NotFound(f"no member {name!r}")
+            raise NotFound(f"no member {name!r}", hint="names as they were added, in lower case")
         self._write(outside, members)
 
     def recover(self) -> None:

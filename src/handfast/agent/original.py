@@ -3,14 +3,14 @@ The original's API 1.0, for controllers that speak it: its paths, its JSON, and 
 
 200 with JSON or with nothing, 404 for what is not there and for parameters that are missing, 500 for all else; errors
 are ``{"message": …}``. Left out is what made the original dangerous: any method of a service by its name, paths in the
-names of logs and artifacts, downloads that nobody has a digest of, and a key that is delivered: see
-`docs/protocols/agent.md`.
+names of logs and artifacts, downloads that nobody has a digest of, and, unless the agent was started with --legacy, a
+key that is delivered: see `docs/protocols/agent.md`.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Annotated
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -23,13 +23,14 @@ from msgspec import Meta
 
 from handfast.agent.artifacts import artifact_name
 from handfast.agent.members import Members
+from handfast.agent.policy import Operation
 from handfast.agent.service import Service
 from handfast.agent.services.base import State as ServiceState
-from handfast.agent.state import MAX_BODY, Call, Handler, Route, introduced
+from handfast.agent.state import MAX_BODY, Call, Handler, Route, check_introduced
 from handfast.agent.transfers import Content, check_place, pull, receive
 from handfast.agent.v1 import number
 from handfast.core import wire
-from handfast.core.agentjson import MAX_CONFIGURATION, Sha256
+from handfast.core.agentjson import MAX_CONFIGURATION, MAX_URL, Sha256
 from handfast.core.chain import read_identity
 from handfast.errors import (
     Conflict,
@@ -63,7 +64,7 @@ class Messages:
 class Location(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What stands in place of an artifact that the agent shall fetch. The original had no digest."""
 
-    location: Annotated[str, Meta(max_length=4096)]
+    location: Annotated[str, Meta(max_length=MAX_URL)]
     sha256: Sha256 | None = None
 
 
@@ -121,6 +122,7 @@ async def configure_agent(call: Call) -> web.Response:
     who = read_identity(call.proved.certificate).machine
     form = await _form(call, "certificate", "keypair")
     call.state.agent.deliver(form["certificate"], form["keypair"])
+    call.state.on_trial()
     _log.warning("a key was delivered: whoever made it, and whoever was on its way, may have it too", controller=who)
     return _empty()
 
@@ -136,14 +138,10 @@ async def service_status(call: Call) -> web.Response:
     return _json({"state": await call.service.status()})
 
 
-async def _soon(call: Call, change: Callable[[], Awaitable[ServiceState]], what: str) -> web.Response:
+async def _soon(call: Call, change: Callable[[], Coroutine[object, object, ServiceState]], what: str) -> web.Response:
     """Begin a change, and return how the service is by then, or after a moment: the original forks."""
-
-    async def changed() -> ServiceState:
-        return await change()
-
     service = call.service
-    task = call.state.background(changed(), f"{what} {service.policy.name}")
+    task = call.state.background(change(), f"{what} {service.policy.name}")
     await asyncio.wait({task}, timeout=SOON)
     return _json({"state": task.result() if task.done() else service.underway})
 
@@ -153,8 +151,7 @@ async def operate(call: Call) -> web.Response:
     service, operation = call.service, call.part("operation")
     if operation not in _OPERATIONS:
         raise Refused(f"operation {operation[:40]!r} is not allowed; allowed are {', '.join(_OPERATIONS)}")
-    changes = {"start": service.start, "stop": service.stop, "restart": service.restart}
-    return await _soon(call, changes[operation], operation)
+    return await _soon(call, lambda: service.change(Operation(operation)), operation)
 
 
 async def configure(call: Call) -> web.Response:
@@ -275,13 +272,17 @@ async def tail(call: Call) -> web.Response:
 async def add_member(call: Call) -> web.Response:
     """Have a member of the cluster in the hosts file."""
     form = await _form(call, "hostname", "address")
-    _members(call).put(form["hostname"], form["address"])
+    members = _members(call)
+    async with call.state.writing:
+        await asyncio.to_thread(members.put, form["hostname"], form["address"])
     return _empty()
 
 
 async def remove_member(call: Call) -> web.Response:
     """Remove one."""
-    _members(call).remove(call.part("host"))
+    members = _members(call)
+    async with call.state.writing:
+        await asyncio.to_thread(members.remove, call.part("host"))
     return _empty()
 
 
@@ -297,7 +298,7 @@ def _configured(handler: Handler) -> Handler:
     async def gated(call: Call) -> web.Response:
         try:
             if call.caller is not None:
-                introduced(call.state, call.caller.face)
+                check_introduced(call.state, call.caller.face)
         except Conflict as error:
             raise NotFound(error.message) from None
         return await handler(call)

@@ -18,12 +18,12 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from handfast.adapters.socket_owner import peer_uid
+from handfast.core.agentjson import USER
 from handfast.core.loopback import is_loopback
 from handfast.core.secret import Secret
 from handfast.errors import NotAuthorized
 
 MIN_PASSWORD = 12  # characters
-USER = "handfast"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,10 @@ class Plain:
         name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
         from_elsewhere = request.headers.get("Sec-Fetch-Site", "none") not in {"none", "same-origin"}
         if from_elsewhere or "Origin" in request.headers or not is_loopback(name):
-            raise NotAuthorized(f"a request of a web page, or to {host[:80]!r}, which is no loopback address")
+            raise NotAuthorized(
+                f"a request of a web page, or to {host[:80]!r}, which is no loopback address",
+                hint="call it by 127.0.0.1 or [::1], and from no browser",
+            )
         if self.password is not None:
             if not hmac.compare_digest(_password(request), self.password.reveal()):
                 raise NotAuthorized("not the password of this agent", hint="it is in the file of --password-file")

@@ -32,7 +32,7 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Meta
 
-from handfast.adapters import files, places
+from handfast.adapters import places
 from handfast.adapters.places import Use
 from handfast.agent.artifacts import Artifacts
 from handfast.agent.logs import PATTERN, Logs
@@ -41,6 +41,7 @@ from handfast.agent.services.command import Command
 from handfast.agent.services.mock import Mock
 from handfast.agent.services.supervisord import Supervisord
 from handfast.agent.services.systemd import Systemd
+from handfast.core.agentjson import MAX_FILES, MAX_SERVICES
 from handfast.core.names import IPNetwork, network
 from handfast.errors import ConfigError, HandfastError, NotFound, Unsafe
 
@@ -171,8 +172,7 @@ def load(path: Path) -> Policy:
     """
     place = Path(os.path.abspath(path))
     try:
-        _check_place(place)
-        text = files.read_unforged(place, limit=_MAX_FILE)
+        text = _content(place)
     except NotFound:
         if place == DEFAULT:
             return Policy()
@@ -180,23 +180,26 @@ def load(path: Path) -> Policy:
     return parse(text, source=str(path))
 
 
-def _check_place(path: Path) -> None:
+def _content(path: Path) -> bytes:
     """
-    Check that nobody but root and we can say which file ``path`` is, however good its own mode may be.
+    Return what is in a file, if nobody but root and we can say that, or which file ``path`` is.
 
     Where another may rename a directory on the way, or lead a link elsewhere, an older policy of root's, which gave
     more, would do. From the root on, each part is held by those before it: so what was looked at here stays.
     """
     with places.opened(path.parent, Use.TRUST) as folder:
         about = folder.about(path.name)
-    if about is None:
-        raise NotFound(f"no file {str(path)!r}", hint="check the path")
-    if stat.S_ISLNK(about.st_mode):
-        raise Unsafe(f"{str(path)!r} is a link", hint=f"give the file itself: `realpath {path}` says where it is")
-    if not stat.S_ISREG(about.st_mode):
-        raise Unsafe(f"{str(path)!r} is not a regular file", hint="give a file")
+        if about is None:
+            raise NotFound(f"no file {str(path)!r}", hint="check the path")
+        text = folder.read(path.name, limit=_MAX_FILE)
     if about.st_uid not in {0, os.geteuid()}:
         raise Unsafe(f"{str(path)!r} belongs to user id {about.st_uid}", hint="it has to be root's, or yours")
+    if about.st_mode & 0o022:
+        raise Unsafe(
+            f"{str(path)!r} can be written by others (mode {stat.S_IMODE(about.st_mode):04o})",
+            hint=f"look at what is in it, then chmod go-w {path}",
+        )
+    return text
 
 
 def parse(text: bytes, *, source: str) -> Policy:
@@ -214,6 +217,8 @@ def parse(text: bytes, *, source: str) -> Policy:
         read = msgspec.toml.decode(text, type=_Policy)
     except (ValueError, RecursionError) as error:  # msgspec's are ValueErrors, and so are tomllib's other ones
         raise ConfigError(f"{source!r} is no policy: {error}", hint="see docs/protocols/agent.md") from None
+    if len(read.service) > MAX_SERVICES:
+        raise ConfigError(f"{source!r} has {len(read.service)} services", hint=f"{MAX_SERVICES} are the most")
     services = {name: _service(name, each, f"{source!r}, service {name!r}") for name, each in read.service.items()}
     hosts_file = None if read.hosts_file is None else _absolute(read.hosts_file, repr(source))
     return Policy(services, hosts_file, _looking(read, repr(source)))
@@ -230,6 +235,8 @@ def _looking(said: _Policy, where: str) -> Looking | None:
 def _service(name: str, said: _Service, where: str) -> ServicePolicy:
     if not _NAME.fullmatch(name):
         raise ConfigError(f"{where}: not a name", hint="lower-case letters, digits, _ and -")
+    if len(said.files) > MAX_FILES:
+        raise ConfigError(f"{where}: {len(said.files)} files", hint=f"{MAX_FILES} are the most of one service")
     operations = frozenset(said.operations)
     needed = {Operation.LOGS: said.logs, Operation.ARTIFACTS: said.artifacts, Operation.CONFIGURE: said.files}
     for operation, what in needed.items():

@@ -11,9 +11,8 @@ from handfast.agent.artifacts import Artifacts
 from handfast.agent.logs import Logs
 from handfast.agent.policy import Apply, Operation, ServicePolicy
 from handfast.agent.services.base import State
+from handfast.core.agentjson import MAX_CONTENT
 from handfast.errors import Conflict, Malformed, NotAuthorized
-
-MAX_CONTENT = 1024 * 1024  # bytes of one configuration file
 
 # What the original's API lets happen from which state.
 _FROM = {
@@ -55,24 +54,26 @@ class Service:
         self._allowed(Operation.STATUS)
         return self.turn.meanwhile or await self.policy.backend.status()
 
-    async def start(self) -> State:
-        """Start it. :raises Conflict: it is not in a state for that. :raises NotAuthorized, Fault: it cannot be."""
-        return await self._change(Operation.START, self.policy.backend.start)
+    async def change(self, operation: Operation) -> State:
+        """
+        Start, stop or restart it.
 
-    async def stop(self) -> State:
-        """Stop it; otherwise as ``start``."""
-        return await self._change(Operation.STOP, self.policy.backend.stop)
-
-    async def restart(self) -> State:
-        """Restart it; otherwise as ``start``."""
-        return await self._change(Operation.RESTART, self.policy.backend.restart)
+        :raises Conflict: it is not in a state for that. :raises NotAuthorized, Fault: it cannot be.
+        """
+        backend = self.policy.backend
+        changes = {
+            Operation.START: backend.start,
+            Operation.STOP: backend.stop,
+            Operation.RESTART: backend.restart,
+        }
+        return await self._change(operation, changes[operation])
 
     async def configure(self, contents: Mapping[str, bytes]) -> State:
         """
         Write configuration files, all of them or none, and have the service take them.
 
         :raises Malformed: a file that the policy does not have, or too long a content.
-        :raises Refused: a check says no: the old files are in their place again. :raises Conflict: as ``start``.
+        :raises Refused: a check says no: the old files are in their place again. :raises Conflict: as ``change``.
         :raises Unsafe: somebody could have led us to a file's directory. :raises Fault: the disk.
         """
         self._allowed(Operation.CONFIGURE)

@@ -13,7 +13,7 @@ import structlog
 from aiohttp import web
 
 from handfast.adapters.clock import SystemClock
-from handfast.agent.agent import Agent, Face
+from handfast.agent.agent import TRIAL, Agent, Face
 from handfast.agent.doors import Caller
 from handfast.agent.members import Members
 from handfast.agent.plain import Plain
@@ -58,6 +58,7 @@ class State:
     callers: Mapping[asyncio.BaseTransport, Caller] = field(default_factory=dict)
     services: dict[str, Service] = field(default_factory=dict)
     members: Members | None = None
+    writing: asyncio.Lock = field(default_factory=asyncio.Lock)  # the members: one after the other
     looking: Looking | None = None
     looks: Looks | None = None  # once it was asked to look
     plain: Plain | None = None
@@ -99,6 +100,17 @@ class State:
         finally:
             self._transfers -= 1
 
+    def on_trial(self) -> None:
+        """Have it said in the log if nobody calls over the certificate that is on trial from now on."""
+        trial = self.agent.face.leaf
+
+        def over() -> None:
+            held = self.agent.held
+            if trial is not None and (held is None or held.not_valid_after_utc < trial.not_valid_after_utc):
+                _log.warning("nobody has called over the new certificate; the one before is shown again")
+
+        asyncio.get_running_loop().call_later(TRIAL.total_seconds() + 1, over)
+
     def background(self, work: Coroutine[object, object, object], what: str) -> asyncio.Task[object]:
         """Have something done whose end nobody waits for but the agent's own; that it failed is logged."""
 
@@ -125,7 +137,9 @@ class Call:
     def proved(self) -> Caller:
         """Who calls. :raises Conflict: there is no TLS, over which alone an agent is introduced."""
         if self.caller is None:
-            raise Conflict("this agent speaks plain HTTP, over which nobody is introduced")
+            raise Conflict(
+                "this agent speaks plain HTTP, over which nobody is introduced", hint="start it without --plain"
+            )
         return self.caller
 
     @property
@@ -173,7 +187,7 @@ class Route:
     large: bool = False
 
 
-def introduced(state: State, face: Face) -> None:
+def check_introduced(state: State, face: Face) -> None:
     """
     Check that the controller can know whom it talks to: nothing else is served before.
 

@@ -26,7 +26,7 @@ from handfast.agent.service import Service
 from handfast.agent.state import State
 from handfast.core.chain import read_identity
 from handfast.core.fingerprint_words import words
-from handfast.core.instance_views import fingerprint, parse_fingerprint
+from handfast.core.instance_views import fingerprint, parse_fingerprint, written
 from handfast.core.keys import spki_sha256
 from handfast.errors import Fault, HandfastError, NotFound
 from handfast.newcomer.keystore import Keystore
@@ -49,7 +49,8 @@ class AgentView(msgspec.Struct, frozen=True):
     An agent. ``stage`` is new, trial or held; ``key`` the fingerprint of what it shows, or would show.
 
     ``words`` are its first 88 bits, which are filled in where it is asked.
-    ``serial`` and ``until`` are those of the credential that is held. ``controller`` is who has called last, at
+    ``serial`` and ``until`` are those of the credential that is held, also while another one is on trial, whose key is
+    shown then. ``controller`` is who has called last, at
     ``controller_seen``, since the agent was started. Where it is not ``running`` only what lasts is known.
     """
 
@@ -71,11 +72,11 @@ class AgentView(msgspec.Struct, frozen=True):
 async def view(state: State) -> AgentView:
     """Return how the agent is at this moment, its services asked."""
     agent, data, seen = state.agent, state.data, state.seen
-    face, identity = agent.face, agent.identity
+    held = agent.held
     controller = when = None
     if seen is not None:
         ago = timedelta(seconds=time.monotonic() - seen[1])
-        controller, when = read_identity(seen[0].certificate).machine, f"{SystemClock().now() - ago:%Y-%m-%dT%H:%M:%SZ}"
+        controller, when = read_identity(seen[0].certificate).machine, written(SystemClock().now() - ago)
     services = [state.services[name] for name in sorted(state.services)]
     states = await asyncio.gather(*map(_state, services))
     return AgentView(
@@ -83,9 +84,9 @@ async def view(state: State) -> AgentView:
         stage=agent.stage.value,
         instance=data.instance,
         instance_id=data.instance_id,
-        key=fingerprint(face.spki),
-        serial=None if identity is None or face.leaf is None else f"{face.leaf.serial_number:032x}",
-        until=None if identity is None else f"{identity.not_after:%Y-%m-%dT%H:%M:%SZ}",
+        key=fingerprint(agent.face.spki),
+        serial=None if held is None else f"{held.serial_number:032x}",
+        until=None if held is None else written(held.not_valid_after_utc),
         listen=None if state.listens is None else str(state.listens),
         dial=None if state.dials is None else str(state.dials),
         controller=controller,
@@ -171,5 +172,5 @@ def _kept(directory: Path) -> AgentView:
         instance_id=str(held.identity.get("instance_id", "")),
         key=fingerprint(spki_sha256(held.certificate.public_key())),
         serial=f"{held.certificate.serial_number:032x}",
-        until=f"{identity.not_after:%Y-%m-%dT%H:%M:%SZ}",
+        until=written(identity.not_after),
     )

@@ -170,7 +170,7 @@ def _split(url: str) -> SplitResult:
         parts = urlsplit(url)
         _ = parts.port  # which may be no number, and is only looked at here
     except ValueError:
-        raise Malformed(f"not a URL: {_shown(url)}") from None
+        raise Malformed(f"not a URL: {_shown(url)}", hint="https://HOST/PATH") from None
     return parts
 
 

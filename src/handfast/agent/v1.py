@@ -10,11 +10,9 @@ from __future__ import annotations
 import asyncio
 
 import msgspec
-import structlog
 from aiohttp import web
 
 import handfast
-from handfast.agent.agent import TRIAL
 from handfast.agent.logs import Added, Mark
 from handfast.agent.policy import Operation
 from handfast.agent.service import Service
@@ -37,8 +35,6 @@ from handfast.core.agentjson import (
 )
 from handfast.errors import Conflict, Malformed, NotAuthorized
 
-_log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
-
 
 def json(content: msgspec.Struct, status: int = 200) -> web.Response:
     """Return an answer in JSON."""
@@ -48,7 +44,6 @@ def json(content: msgspec.Struct, status: int = 200) -> web.Response:
 async def about(call: Call) -> web.Response:
     """Return who we are by now, and with what we are met next."""
     agent, data = call.state.agent, call.state.data
-    identity, leaf = agent.identity, agent.face.leaf
     answer = About(
         version=handfast.__version__,
         stage=agent.stage.value,
@@ -58,11 +53,11 @@ async def about(call: Call) -> web.Response:
     )
     if call.caller is None:
         answer = msgspec.structs.replace(answer, stage="plain", services=sorted(call.state.services))
-    elif identity is not None and leaf is not None:
+    elif (held := agent.held) is not None:
         answer = msgspec.structs.replace(
             answer,
-            serial=f"{leaf.serial_number:032x}",
-            not_after=leaf.not_valid_after_utc.isoformat(),
+            serial=f"{held.serial_number:032x}",
+            not_after=held.not_valid_after_utc.isoformat(),
             services=sorted(call.state.services) if call.caller.face.leaf is not None else [],
         )
     return json(answer)
@@ -83,14 +78,7 @@ async def answered(call: Call) -> web.Response:
         raise Conflict("no introduction is under way on this connection", hint="say hello first")
     agent.accept(caller.asked, answer)
     caller.asked = None
-    trial = agent.face.leaf
-
-    def over() -> None:
-        held = agent.identity
-        if trial is not None and (held is None or held.not_after < trial.not_valid_after_utc):
-            _log.warning("nobody has called over the new certificate; the one before is shown again")
-
-    asyncio.get_running_loop().call_later(TRIAL.total_seconds() + 1, over)
+    call.state.on_trial()
     return web.Response(status=204)
 
 
@@ -113,20 +101,14 @@ async def status(call: Call) -> web.Response:
 
 async def change(call: Call) -> web.Response:
     """Start, stop or restart one; the answer comes when that is done."""
-    service = call.service
-    changes = {"start": service.start, "stop": service.stop, "restart": service.restart}
-    return json(ServiceState(await changes[call.part("change")]()))
+    return json(ServiceState(await call.service.change(Operation(call.part("change")))))
 
 
 async def configure(call: Call) -> web.Response:
     """Write configuration files, all of them or none."""
     service = call.service
     wanted = wire.decode(await call.body(MAX_CONFIGURATION), Configuration)
-    try:
-        contents = {name: text.encode() for name, text in wanted.files.items()}
-    except UnicodeEncodeError:
-        raise Malformed("half of a character in a file", hint="send whole ones") from None
-    return json(ServiceState(await service.configure(contents)))
+    return json(ServiceState(await service.configure({name: text.encode() for name, text in wanted.files.items()})))
 
 
 async def artifacts(call: Call) -> web.Response:
@@ -218,7 +200,7 @@ def number(text: str) -> int:
     """Return an integer, as people write one. :raises Malformed: anything else, or over 18 digits."""
     digits = text.removeprefix("-")
     if not (digits.isascii() and digits.isdecimal() and len(digits) <= 18):
-        raise Malformed(f"not a number: {text[:40]!r}")
+        raise Malformed(f"not a number: {text[:40]!r}", hint="an integer, such as 200 or -4096")
     return int(text)
 
 

@@ -78,7 +78,8 @@ def run_command(
     Nothing that the policy does not name can be reached. A new agent says its key's fingerprint, in words too, on
     stderr and the console, and in Google's guest attributes, for `instance confirm`. SIGTERM finishes what is under
     way; SIGHUP reads the policy again. With --json one line says when it is ready: {"instance","stage","key","words",
-    "listen" or "dial","pid"}.
+    "listen" or "dial","pid"}. Exit code 2: a mistake in the policy; 3: a policy that others may write, or user-data of
+    another machine or another authority.
     """
     import asyncio
 

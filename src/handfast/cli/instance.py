@@ -11,21 +11,19 @@ import click
 from handfast import config
 from handfast.cli import ui
 from handfast.cli.arguments import ADDRESS, DATA, DURATION, FILE, JSON, MACHINE, Parsed, dialed
+from handfast.cli.instance_show import ask_where, done, show, views_of, where
 from handfast.cli.lazy import Lazy
-from handfast.core.fingerprint_words import parse_words
-from handfast.core.instance_views import parse_fingerprint
 from handfast.core.instancedata import check_instance_id
 from handfast.core.instances import Mode
 from handfast.core.invitation import Address
-from handfast.errors import EvidenceRejected, Refused, UsageError
+from handfast.errors import UsageError
 
 if TYPE_CHECKING:
-    from handfast.core.instance_views import InstanceView
     from handfast.core.instances import Instance
     from handfast.registrar.instances import Instances
 
 INSTANCE_COMMANDS = {
-    "add": ("instance", "print the user-data of a new instance: a secret, until it was introduced"),
+    "add": ("instance", "print the user-data of a new instance: a secret for its whole time"),
     "list": ("instance", "the instances, with what each is doing and why"),
     "show": ("instance", "one instance: where it is, which key it has, what was met instead"),
     "watch": ("instance_watch", "be their controller: introduce them, and ask how they are"),
@@ -39,25 +37,17 @@ INSTANCE_COMMANDS = {
     "undeploy": ("instance_artifacts", "remove a file that was deployed to a service there"),
     "logs": ("instance_operate", "a service's logs, their ends, and what is added"),
     "place": ("instance", "say where an instance listens"),
-    "confirm": ("instance", "say which key an instance has, as its console or its cloud shows it"),
+    "confirm": ("instance_confirm", "say which key an instance has, as its console or its cloud shows it"),
     "release": ("instance", "have an instance tried again that was quarantined or has failed"),
     "remove": ("instance", "forget an instance, and take back all that it holds"),
 }
 INSTANCE_ID = Parsed("id", check_instance_id)
 CALLED = Parsed("host:port", lambda text: dialed(text) if text else "")
-FINGERPRINT = Parsed("fingerprint", parse_fingerprint)
-WORDS = Parsed("words", parse_words)
 
 
 @click.command("instance", cls=Lazy, table=INSTANCE_COMMANDS)
 def instance_command() -> None:
     """Managed machines: a controller introduces them when they boot, and from then on knows whom it speaks to."""
-
-
-def _open(data: Path) -> Instances:
-    from handfast.wiring import open_instances
-
-    return open_instances(data)
 
 
 @click.command("add")
@@ -72,7 +62,9 @@ def _open(data: Path) -> Instances:
     help="It has no address: its agent dials the controller, also https://HOST:PORT.  [default: as [instances] listen]",
 )
 @DATA
-@click.option("--instance-id", type=INSTANCE_ID, help="The cloud's id, where it is known.  [default: a new UUID]")
+@click.option(
+    "--instance-id", type=INSTANCE_ID, help="The cloud's id, where it is known.  [default: handfast-UUID, a new one]"
+)
 @click.option(
     "--require",
     type=click.Choice(["secret", "secret+fingerprint"]),
@@ -111,10 +103,10 @@ def add_command(
     """
     Print the user-data with which to launch NAME, and nothing else on stdout.
 
-    It says whom the instance may obey, and has a secret that is good once. Whoever reads it before the instance was
-    introduced may pose as the instance; nobody can pose as the controller by it.
+    It says whom the instance may obey, and has a secret that is good once. Until its time is over,
+    whoever reads it may pose as the instance until that is introduced, and raise an alarm about it afterwards; nobody
+    can pose as the controller by it.
     """
-    from handfast.controller.control import keep_password
     from handfast.controller.userdata import cloud_config
     from handfast.core.instancedata import written
     from handfast.registrar.instances import Wanted
@@ -139,6 +131,8 @@ def add_command(
     password = None if password_file is None else config.secret_from("password", file=password_file)
     made, instance = instances.add(wanted)
     if password is not None:
+        from handfast.controller.passwords import keep_password
+
         keep_password(data, instance.name, password)
     ui.emit((written(made) if form == "json" else cloud_config(made)).rstrip("\n"))
     _say_what_follows(instance, data)
@@ -146,8 +140,8 @@ def add_command(
 
 def _say_what_follows(instance: Instance, data: Path) -> None:
     ui.warn(
-        f"this is a secret until {instance.deadline:%Y-%m-%d %H:%M}Z, or until {instance.name} was introduced:"
-        " whoever reads it first may pose as it"
+        f"this is a secret until {instance.deadline:%Y-%m-%d %H:%M}Z: whoever reads it may pose as {instance.name}"
+        " until that is introduced, and raise an alarm afterwards"
     )
     if instance.address is None and not instance.dials:
         ui.say(f"when it is launched: handfast instance place {instance.name} HOST:7575 --data {data}")
@@ -173,54 +167,33 @@ def _called_at(data: Path, instances: Instances) -> Address:
     return called_at(load(data / CONFIG).instances, instances.administration.addresses)
 
 
-def _views(data: Path, instances: Instances, kept: list[Instance]) -> list[InstanceView]:
-    from handfast.adapters.clock import SystemClock
-    from handfast.controller import status
-    from handfast.core.instance_views import instance_view
-
-    now = SystemClock().now()
-    contacts = status.contacts(data, at=now)
-    return [
-        instance_view(each, watched=watched, until=instances.until(each), contact=contacts.get(each.name))
-        for each, watched in status.current(data, kept, at=now)
-    ]
-
-
 @click.command("list")
 @DATA
 @JSON
 def list_command(data: Path, as_json: bool) -> None:
     """List the instances, with what each is doing, and why."""
-    from handfast.adapters.clock import SystemClock
     from handfast.core.instance_views import ago
+    from handfast.wiring import open_instances
 
-    instances, now = _open(data), SystemClock().now()
-    views = _views(data, instances, instances.all())
+    instances = open_instances(data)
+    now = instances.administration.clock.now()
+    views = views_of(data, instances, instances.all(), at=now)
     if as_json:
         ui.emit_json(views)
         return
     if not views:
         ui.say("no instances: handfast instance add NAME")
     rows = [
-        [each.name, each.state, "" if each.since is None else ago(each.since, now), _where(each), each.reason]
+        [each.name, each.state, "" if each.since is None else ago(each.since, now), where(each), each.reason]
         for each in views
     ]
     ui.table(["name", "state", "for", "where", "why"], rows)
     bad = [each.name for each in views if each.state == "quarantined"]
     if bad:
         ui.warn(f"quarantined: {', '.join(bad)}: find out who answered there; see `handfast instance show {bad[0]}`")
-    _ask_where(views, data)
+    ask_where(views, data)
     if views and not any(each.watched for each in views):
         ui.say("nobody watches them: handfast instance watch, or [instances] watch = true for `up`")
-
-
-def _ask_where(views: list[InstanceView], data: Path) -> None:
-    for view in [each for each in views if each.state == "pending"][:1]:
-        ui.say(f"when you know where it is: handfast instance place {view.name} HOST:7575 --data {data}")
-
-
-def _where(view: InstanceView) -> str:
-    return "dials" if view.dials else view.address or "nowhere yet"
 
 
 @click.command("show")
@@ -229,45 +202,15 @@ def _where(view: InstanceView) -> str:
 @JSON
 def show_command(name: str, data: Path, as_json: bool) -> None:
     """Show one instance: where it is, which key it has, and what was met instead."""
-    instances = _open(data)
-    (view,) = _views(data, instances, [instances.one(name)])
+    from handfast.wiring import open_instances
+
+    instances = open_instances(data)
+    (view,) = views_of(data, instances, [instances.one(name)], at=instances.administration.clock.now())
     if as_json:
         ui.emit_json(view)
         return
-    _show(view)
-    _ask_where([view], data)
-
-
-_KEYS = {Mode.PLAIN.value: "none"}
-_PROVES = {Mode.INTRODUCTION.value: "secret"}  # where a key is delivered, whoever answers has it
-
-
-def _requires(view: InstanceView) -> str:
-    """Say what it has to have before it gets a credential, as --require does."""
-    return "+".join(filter(None, (_PROVES.get(view.mode), "fingerprint" if view.needs_key else None)))
-
-
-def _show(view: InstanceView) -> None:
-    since = "" if view.since is None else f" since {view.since}"
-    ui.emit(f"{view.name}: {view.state}{since}{f': {view.reason}' if view.reason else ''}")
-    unknown = "to be confirmed" if view.needs_key else "as it proves with its secret"
-    lines = [
-        ("id", view.instance_id),
-        ("where", _where(view)),
-        ("requires", _requires(view)),
-        ("mode", view.mode if view.mode != Mode.INTRODUCTION.value else None),
-        ("key", view.key or _KEYS.get(view.mode) or unknown),
-        ("", view.words),
-        ("seen", view.seen),
-        ("", view.seen_words),
-        ("credential", ", until ".join(filter(None, (view.serial, view.until)))),
-        ("contact", view.contact),
-        ("secret", f"{view.invitation}, until {view.secret_until}" if view.serial is None else None),
-        ("failures", f"{view.rollbacks} credentials that it did not answer with" if view.rollbacks else None),
-    ]
-    for key, text in lines:
-        if text:
-            ui.emit(f"  {key:<11} {text}")
+    show(view)
+    ask_where([view], data)
 
 
 @click.command("place")
@@ -277,80 +220,10 @@ def _show(view: InstanceView) -> None:
 @JSON
 def place_command(name: str, address: Address, data: Path, as_json: bool) -> None:
     """Say that the agent of NAME listens at ADDRESS (HOST:PORT). What it is is proved there all the same."""
-    instances = _open(data)
-    _done(instances, instances.place(name, address), data, as_json=as_json)
+    from handfast.wiring import open_instances
 
-
-@click.command("confirm")
-@click.argument("name", type=MACHINE)
-@click.option("--fingerprint", type=FINGERPRINT, help="SHA256:..., as its console shows it.")
-@click.option("--words", type=WORDS, help="Its eight words, in quotes, as its console shows them.")
-@click.option("--console", type=FILE, help="Its console's log since it booted, as the cloud hands it out; - is stdin.")
-@click.option(
-    "--guest-attributes", "attributes", type=FILE, help="Its guest attributes in JSON, as `gcloud` prints; - is stdin."
-)
-@DATA
-@JSON
-def confirm_command(
-    name: str,
-    fingerprint: bytes | None,
-    words: str | None,
-    console: Path | None,
-    attributes: Path | None,
-    data: Path,
-    as_json: bool,
-) -> None:
-    """
-    Say which key NAME has: by its fingerprint, by its words, or by its console's log or guest attributes.
-
-    Its agent writes them there; not `instance show`, which has what answered on the network. Of several all have to say
-    the same key. Words are a part of one: they are compared with the key that has answered, and count for that. Root
-    of that machine may write to its console, and any process there its guest attributes.
-    """
-    from handfast.adapters import given
-    from handfast.core import keyline
-    from handfast.core.guest_attributes import MAX_ATTRIBUTES
-
-    instances = _open(data)
-    said: dict[str, bytes] = {} if fingerprint is None else {"its fingerprint": fingerprint}
-    if words is not None:
-        said["its words"] = _by_words(data, instances.one(name), words)
-    if console is not None:
-        said["its console"] = keyline.key_of(name, given.content(console, most=keyline.MAX_LOG))
-    if attributes is not None:
-        said["its guest attributes"] = keyline.key_in(name, given.content(attributes, most=MAX_ATTRIBUTES))
-    if not said:
-        raise UsageError(
-            "nothing says which key it is",
-            hint="--fingerprint, --words, --console or --guest-attributes: a new agent shows its key there",
-        )
-    _done(instances, instances.confirm(name, _agreed(name, said), by=" and ".join(said)), data, as_json=as_json)
-
-
-def _by_words(data: Path, kept: Instance, words: str) -> bytes:
-    """Return the key that was seen, or is expected, if these are its words."""
-    from handfast.adapters.clock import SystemClock
-    from handfast.controller.status import current
-    from handfast.core.fingerprint_words import check_words
-
-    ((instance, _),) = current(data, [kept], at=SystemClock().now())
-    key = instance.seen or instance.expected
-    if key is None:
-        raise Refused(
-            f"no key of {instance.name!r} was seen yet, and its words are only a part of it",
-            hint="have it watched, and wait until it has answered (`instance show`: seen); or give --fingerprint",
-        )
-    return check_words(words, key, of=instance.name)
-
-
-def _agreed(name: str, said: dict[str, bytes]) -> bytes:
-    from handfast.core.instance_views import fingerprint
-
-    first, *others = said.values()
-    if any(other != first for other in others):
-        each = ", ".join(f"{fingerprint(key)} by {source}" for source, key in said.items())
-        raise EvidenceRejected(f"{name!r} has different keys: {each}", hint="nothing is confirmed; ask the machine")
-    return first
+    instances = open_instances(data)
+    done(instances, instances.place(name, address), data, as_json=as_json)
 
 
 @click.command("release")
@@ -360,8 +233,10 @@ def _agreed(name: str, said: dict[str, bytes]) -> bytes:
 @JSON
 def release_command(name: str, reason: str, data: Path, as_json: bool) -> None:
     """Have NAME tried again, which was quarantined or has failed. Find out first who answered in its place."""
-    instances = _open(data)
-    _done(instances, instances.release(name, reason=reason), data, as_json=as_json)
+    from handfast.wiring import open_instances
+
+    instances = open_instances(data)
+    done(instances, instances.release(name, reason=reason), data, as_json=as_json)
 
 
 @click.command("remove")
@@ -371,20 +246,13 @@ def release_command(name: str, reason: str, data: Path, as_json: bool) -> None:
 @JSON
 def remove_command(name: str, reason: str, data: Path, as_json: bool) -> None:
     """Forget NAME: its secret, its credentials and its SSH certificates are good for nothing from now on."""
-    from handfast.controller.control import forget
+    from handfast.controller.passwords import forget
     from handfast.core.instance_views import instance_view
+    from handfast.wiring import open_instances
 
-    gone = _open(data).remove(name, reason=reason)
+    gone = open_instances(data).remove(name, reason=reason)
     forget(data, gone.name)
     if as_json:
         ui.emit_json(instance_view(gone, watched=False))
     else:
         ui.say(f"{gone.name}: forgotten; what it held is revoked")
-
-
-def _done(instances: Instances, instance: Instance, data: Path, *, as_json: bool) -> None:
-    (view,) = _views(data, instances, [instance])
-    if as_json:
-        ui.emit_json(view)
-    else:
-        ui.say(f"{view.name}: {view.state}, {_where(view)}{f', key {view.key}' if view.key else ''}")

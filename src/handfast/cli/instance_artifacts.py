@@ -13,13 +13,11 @@ import msgspec
 from handfast.cli import ui
 from handfast.cli.arguments import Parsed
 from handfast.cli.instance_operate import SERVICE, on_instance, with_agent, word
+from handfast.core.agentjson import MAX_URL
 from handfast.errors import Malformed, UsageError
 
 if TYPE_CHECKING:
     from handfast.core.agentjson import ArtifactAbout
-
-
-MAX_URL = 4096  # characters, as core.agentjson.Pull
 
 
 class ArtifactView(msgspec.Struct, frozen=True):

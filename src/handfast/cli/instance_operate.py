@@ -13,16 +13,16 @@ import msgspec
 from handfast import config
 from handfast.cli import ui
 from handfast.cli.arguments import DATA, JSON, MACHINE, PASSPHRASE, Parsed
+from handfast.core.agentjson import MAX_CONTENT, MAX_LINES
 from handfast.errors import Malformed, UsageError
 
 if TYPE_CHECKING:
-    from handfast.controller.operate import Agent, Operator
+    from handfast.controller.operate import Operator, Remote
     from handfast.core.agentjson import LogAdded
     from handfast.core.secret import Secret
 
 T = TypeVar("T")
 Command = Callable[..., Any]
-_MOST = 1024 * 1024  # bytes of one file that an agent takes
 _LONGEST = 500  # characters of a name: quoted, it has to fit into a request
 
 
@@ -89,7 +89,7 @@ def _asked(data: Path, passphrase: Path | None, work: Callable[[Operator], Await
         return uvloop.run(main(operator))
 
 
-def with_agent(data: Path, passphrase: Path | None, name: str, work: Callable[[Agent], Awaitable[T]]) -> T:
+def with_agent(data: Path, passphrase: Path | None, name: str, work: Callable[[Remote], Awaitable[T]]) -> T:
     """Have work done with the agent of an instance, when it has proved to be it."""
 
     async def main(operator: Operator) -> T:
@@ -166,7 +166,7 @@ def _text(path: Path) -> str:
     from handfast.adapters import given
 
     try:
-        return given.content(path, most=_MOST).decode("utf-8")
+        return given.content(path, most=MAX_CONTENT).decode("utf-8")
     except UnicodeDecodeError:
         raise UsageError(f"{str(path)!r} is no text in UTF-8", hint="a configuration is a text file") from None
 
@@ -176,7 +176,7 @@ def _text(path: Path) -> str:
 @SERVICE
 @click.argument("log", type=word("a log", lists="logs NAME SERVICE"), required=False)
 @click.option(
-    "--lines", type=click.IntRange(1, 10_000), default=20, show_default=True, help="How many of its last lines."
+    "--lines", type=click.IntRange(1, MAX_LINES), default=20, show_default=True, help="How many of its last lines."
 )
 @click.option("--follow", is_flag=True, help="Then each new line when it comes, until Ctrl-C; also over rotation.")
 def logs_command(

@@ -339,7 +339,7 @@ def _revoked(held: SshHeld, path: Path) -> bytes:
         def get(path: str, most: int) -> bytes:
             status, answer = peer.connection.request("GET", path, limit=most)
             if status >= 400:
-                raise problem(answer, status, peer.connection.address)
+                raise problem(answer, status, str(peer.connection.address))
             return answer
 
         return krl.fetch(get, pin=held.pin, now=max(now, peer.time), held=krl.read(path)).content

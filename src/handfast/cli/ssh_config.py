@@ -319,7 +319,7 @@ def from_registrar(source: Source) -> tuple[Get, bytes]:
         with verified(addresses, context, pin=pin, judge=lambda _claimed: now) as peer:
             status, answer = peer.connection.request("GET", path, limit=most)
             if status >= 400:
-                raise problem(answer, status, peer.connection.address)
+                raise problem(answer, status, str(peer.connection.address))
             return answer
 
     return get, pin

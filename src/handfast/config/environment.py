@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from handfast.adapters.files import read_private
+from handfast.adapters.user import state_directory
 from handfast.core.secret import Secret
 from handfast.errors import Fault, NotFound, TooMuch, Unsafe, UsageError
 
@@ -23,23 +24,19 @@ def data_directory(environ: Mapping[str, str] = os.environ) -> Path:
     """Return where a registrar keeps its state: ``HANDFAST_DATA``, /var/lib/handfast for root, else XDG state."""
     if environ.get("HANDFAST_DATA"):
         return Path(environ["HANDFAST_DATA"])
-    return Path("/var/lib/handfast") if os.geteuid() == 0 else _xdg_state(environ) / "registrar"
+    return Path("/var/lib/handfast") if os.geteuid() == 0 else state_directory(environ) / "registrar"
 
 
 def identity_directory(environ: Mapping[str, str] = os.environ) -> Path:
     """Return where a newcomer keeps its identity: ``HANDFAST_OUT``, /etc/handfast/identity for root, else XDG state."""
     if environ.get("HANDFAST_OUT"):
         return Path(environ["HANDFAST_OUT"])
-    return Path("/etc/handfast/identity") if os.geteuid() == 0 else _xdg_state(environ) / "identity"
+    return Path("/etc/handfast/identity") if os.geteuid() == 0 else state_directory(environ) / "identity"
 
 
 def agent_directory(environ: Mapping[str, str] = os.environ) -> Path:
     """Return where an agent keeps who it is: /var/lib/handfast-agent for root, else below XDG state."""
-    return Path("/var/lib/handfast-agent") if os.geteuid() == 0 else _xdg_state(environ) / "agent"
-
-
-def _xdg_state(environ: Mapping[str, str]) -> Path:
-    return Path(environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "handfast"
+    return Path("/var/lib/handfast-agent") if os.geteuid() == 0 else state_directory(environ) / "agent"
 
 
 def secret_from(

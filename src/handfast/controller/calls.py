@@ -17,7 +17,7 @@ from contextlib import suppress
 import structlog
 
 from handfast.controller.http import Connection
-from handfast.controller.listen import Call, Dialled
+from handfast.controller.listen import Dialled, Waiting
 from handfast.core.instances import Instance
 from handfast.errors import HandfastError, Unreachable
 
@@ -64,8 +64,8 @@ async def answered(
 
 
 async def _spoken(
-    calls: Sequence[Call], context: ssl.SSLContext, *, enough: Callable[[Connection], bool]
-) -> list[tuple[Call, Connection | HandfastError]]:
+    calls: Sequence[Waiting], context: ssl.SSLContext, *, enough: Callable[[Connection], bool]
+) -> list[tuple[Waiting, Connection | HandfastError]]:
     """Do all handshakes at once, until one is ``enough``; who has not answered by then is left out, and closed."""
     tasks = [asyncio.ensure_future(_over(call, context)) for call in calls]
     left, done = set(tasks), set[asyncio.Task[Connection | HandfastError]]()
@@ -90,7 +90,7 @@ async def _spoken(
     return [(call, task.result()) for call, task in zip(calls, tasks, strict=True) if task in done]
 
 
-async def _over(call: Call, context: ssl.SSLContext) -> Connection | HandfastError:
+async def _over(call: Waiting, context: ssl.SSLContext) -> Connection | HandfastError:
     try:
         return await Connection.over(call.connected, context, call.name)
     except Exception as error:  # noqa: BLE001  whatever one caller has us stumble over, the others are heard

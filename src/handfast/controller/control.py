@@ -12,30 +12,28 @@ import socket
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import structlog
 
-from handfast.adapters import files, sockets
+from handfast.adapters import sockets
 from handfast.adapters.files import FileLock, private_directory
 from handfast.config.instances import SecondKey
 from handfast.controller import status
 from handfast.controller.calls import answered
 from handfast.controller.credential import DIRECTORY, OwnCredential, holds, own
-from handfast.controller.http import Connection, Stream, plain
-from handfast.controller.legacy import Deliveries, forget_key
-from handfast.controller.lend import borrow, lend
+from handfast.controller.http import Stream
+from handfast.controller.legacy import Deliveries
+from handfast.controller.lend import lend
 from handfast.controller.listen import Dialled
 from handfast.controller.meeting import Meetings
+from handfast.controller.reach import connect
 from handfast.controller.watch import EVERY, Watch
-from handfast.core.instances import Instance, Mode, State
+from handfast.core.instances import Instance, State
 from handfast.core.invitation import Address
 from handfast.core.ports import Clock, Ledger
-from handfast.core.secret import Secret
-from handfast.errors import Fault, HandfastError, NotFound, Unreachable
+from handfast.errors import Fault, HandfastError, Unreachable
 from handfast.wiring import Service
 
-PASSWORDS = "passwords"
 _LOCK = "watch.lock"
 _CREDENTIAL = 10.0  # seconds between two looks at our own credential
 _CALL = 5.0  # seconds for an agent to call again that has hung up to be verified; it does after 2
@@ -132,16 +130,16 @@ class Controller:
 
     @property
     def credential(self) -> OwnCredential:
-        """What agents know us by."""
-        if self._credential is None:  # unreachable: ``run`` begins with it
-            raise Fault("the controller has no credential")
+        """What agents know us by. :raises Unreachable: ``run`` has not begun."""
+        if self._credential is None:  # who asks has it before ``run`` has
+            raise Unreachable("the controller is about to begin", hint="try again")
         return self._credential
 
     def _meetings(self) -> Meetings:
         service = self._service()
         both = service.instances.on_second_key is SecondKey.BOTH
         deliveries = Deliveries(service.managing, service.data)
-        return Meetings(service.managing, self.credential, first_too=both, deliveries=deliveries)
+        return Meetings(service.managing, self.credential, deliveries, first_too=both)
 
     async def _dial(self, instance: Instance) -> Stream:
         if instance.dials and self._calls is not None:
@@ -178,49 +176,6 @@ class Controller:
                 except Fault as error:
                     _log.error("cannot say how the instances are", reason=error.message)
             await asyncio.sleep(_STATUS)
-
-
-async def connect(instance: Instance, credential: OwnCredential, data: Path) -> Stream:
-    """
-    Return a connection to whoever is where an instance should be; who that is, is the caller's first question.
-
-    One that dials is borrowed from the process that watches the instances of ``data``.
-
-    :raises Unreachable: nobody answers there or has called, or nobody has said where it is.
-    """
-    if instance.dials:
-        lent = await borrow(data, instance.name)
-        return await Connection.over(lent, credential.context, instance.name)
-    if instance.address is None:
-        raise Unreachable(
-            f"nobody has said where {instance.name!r} is", hint=f"handfast instance place {instance.name} HOST:7575"
-        )
-    address = Address.parse(instance.address)
-    if instance.mode is Mode.PLAIN:
-        return await plain(address, password_of(data, instance.name))
-    return await Connection.dial(address, credential.context)
-
-
-def password_of(data: Path, name: str) -> Secret | None:
-    """Return the password of an agent without TLS, if it was added with one. :raises Fault: :raises Unsafe:"""
-    try:
-        return Secret(files.read_private(data / DIRECTORY / PASSWORDS / name))
-    except NotFound:
-        return None
-
-
-def forget(data: Path, name: str) -> None:
-    """Remove what is kept of an instance beside the ledger: its password, a key for it. :raises Fault: the disk."""
-    forget_key(data, name)
-    with files.faults("remove", data / DIRECTORY / PASSWORDS / name):
-        (data / DIRECTORY / PASSWORDS / name).unlink(missing_ok=True)
-
-
-def keep_password(data: Path, name: str, password: Secret) -> None:
-    """Keep the password of an agent without TLS. :raises Fault: the disk."""
-    private_directory(data / DIRECTORY)
-    private_directory(data / DIRECTORY / PASSWORDS)
-    files.write_atomic(data / DIRECTORY / PASSWORDS / name, password.reveal())
 
 
 async def _all(*works: Awaitable[None]) -> None:

@@ -26,6 +26,7 @@ from cryptography import x509
 
 from handfast.adapters.tls import peer_chain
 from handfast.core import wire
+from handfast.core.agentjson import USER
 from handfast.core.chain import load_certificate
 from handfast.core.invitation import Address
 from handfast.core.keys import UNREADABLE, spki_sha256
@@ -88,8 +89,7 @@ class Stream:
 
     def problem(self, answer: Answer) -> HandfastError:
         """Return the error that an answer is about."""
-        address = Address(self.name, 0) if ":" not in self.name else Address.parse(self.name)
-        return problem(answer.body, answer.status, address, who="the agent")
+        return problem(answer.body, answer.status, self.name, who="the agent")
 
     async def request(
         self,
@@ -267,7 +267,7 @@ async def plain(address: Address, password: Secret | None = None) -> Stream:
         raise _unreachable(str(address), error) from None
     headers: tuple[tuple[str, str], ...] = (("host", str(address)),)
     if password is not None:
-        encoded = base64.b64encode(b"handfast:" + password.reveal()).decode("ascii")
+        encoded = base64.b64encode(f"{USER}:".encode() + password.reveal()).decode("ascii")
         headers += (("authorization", f"Basic {encoded}"),)
     return Stream(reader, writer, str(address), headers)
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlencode
@@ -22,10 +21,12 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from handfast.controller.credential import DIRECTORY
 from handfast.controller.http import Connection
+from handfast.controller.passwords import DELIVERED, forget_key
 from handfast.core.flow import Intent, Once
 from handfast.core.instances import Instance, Issued
 from handfast.core.keys import spki
 from handfast.core.names import Names
+from handfast.core.records import marker_of
 from handfast.core.roles import Role
 from handfast.errors import Unreachable
 from handfast.newcomer.keystore import Keystore
@@ -33,7 +34,6 @@ from handfast.newcomer.pending import Pending, key_pem
 from handfast.policy.decide import by_operator
 from handfast.registrar.introduce import Registrar
 
-_FOLDER = "delivered"
 _log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 
@@ -68,7 +68,7 @@ class Deliveries:
         forget_key(self.data, instance.name)
 
     def _keys(self, instance: Instance) -> Keystore:
-        return Keystore(self.data / DIRECTORY / _FOLDER / instance.name)
+        return Keystore(self.data / DIRECTORY / DELIVERED / instance.name)
 
     async def _issued(self, instance: Instance, keys: Pending) -> tuple[Intent, bytes]:
         registrar, now = self.registrar, self.registrar.context.now()
@@ -81,14 +81,9 @@ class Deliveries:
             issuer=registrar.authority,
             now=now,
         )
-        once = Once(f"invitation:{instance.invitation}")
+        once = Once(marker_of(instance.invitation))
         intent = await asyncio.wrap_future(registrar.ledger.intend(grant, once, at=now))
         if intent.certificate is not None:
             return intent, intent.certificate
         credential = registrar.authority.issue(intent)
         return intent, await asyncio.wrap_future(registrar.ledger.issued(credential, at=now))
-
-
-def forget_key(data: Path, name: str) -> None:
-    """Remove the key that was made for an instance, if there is one."""
-    shutil.rmtree(data / DIRECTORY / _FOLDER / name, ignore_errors=True)

@@ -17,7 +17,7 @@ from pathlib import Path
 from handfast.adapters import files, sockets
 from handfast.adapters.callers import callers, readable
 from handfast.controller.credential import DIRECTORY
-from handfast.controller.listen import Call, Dialled
+from handfast.controller.listen import Dialled, Waiting
 from handfast.core.names import machine_name
 from handfast.errors import HandfastError, Unreachable
 
@@ -73,12 +73,12 @@ async def _lent(accepted: socket.socket, dialled: Dialled) -> None:
                 socket.send_fds(accepted, [_TAKEN], [found.connected.fileno()])
 
 
-def _hung_up(taking: asyncio.Task[Call | None]) -> None:
+def _hung_up(taking: asyncio.Task[Waiting | None]) -> None:
     if not taking.cancelled() and taking.exception() is None and (call := taking.result()) is not None:
         call.connected.close()
 
 
-async def _taken(dialled: Dialled, name: str) -> Call | None:
+async def _taken(dialled: Dialled, name: str) -> Waiting | None:
     try:
         call = await dialled.take(machine_name(name), patience=PATIENCE)
     except HandfastError:

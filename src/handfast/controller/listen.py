@@ -23,10 +23,11 @@ from itertools import count
 import structlog
 
 from handfast.adapters.callers import callers, peer_address, prefix
+from handfast.core.agentjson import GREETING
 from handfast.core.names import machine_name
 from handfast.errors import HandfastError, Unreachable
 
-GREETING = b"HANDFAST-AGENT/1 "
+_GREETING = f"{GREETING} ".encode()
 MAX_LINE = 300  # bytes
 PATIENCE = 5.0  # seconds for the line, which an agent sends at once
 IDLE = 60.0  # seconds that a connection waits to be wanted
@@ -40,7 +41,7 @@ _log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 
 @dataclass(slots=True, eq=False)
-class Call:
+class Waiting:
     """A connection under a name, before TLS; who it is nobody knows. It is the ``number``-th."""
 
     connected: socket.socket
@@ -60,8 +61,8 @@ class Dialled:
 
     known: Callable[[str], bool]
     woken: Callable[[str], None] = lambda _name: None
-    _waiting: dict[str, list[Call]] = field(default_factory=dict)  # the oldest first
-    _wanted: dict[str, deque[asyncio.Future[Call]]] = field(default_factory=dict)
+    _waiting: dict[str, list[Waiting]] = field(default_factory=dict)  # the oldest first
+    _wanted: dict[str, deque[asyncio.Future[Waiting]]] = field(default_factory=dict)
     _greeting: dict[asyncio.Task[str], str] = field(default_factory=dict)  # their sources, the oldest first
     _sources: Counter[str] = field(default_factory=Counter)
     _turns: dict[str, dict[str, int]] = field(default_factory=dict)  # by name and source: when it had its last one
@@ -90,7 +91,7 @@ class Dialled:
             for call in self._all():
                 self._drop(call)
 
-    def calls(self, name: str) -> list[Call]:
+    def calls(self, name: str) -> list[Waiting]:
         """Take those who wait under a name, one from each source, in their turn; the newest, as others may be gone."""
         newest = {call.source: call for call in self._waiting.get(name, ())}
         taken = [newest[source] for source in self._in_turn(name)]
@@ -98,13 +99,13 @@ class Dialled:
             self._forget(call)
         return taken
 
-    async def take(self, name: str, *, patience: float) -> Call:
+    async def take(self, name: str, *, patience: float) -> Waiting:
         """Return whose turn it is of those who wait under a name, or the next. :raises Unreachable: nobody calls."""
         if turns := self._in_turn(name):
             call = next(call for call in reversed(self._waiting[name]) if call.source == turns[0])
             self._forget(call)
             return call
-        wanted: asyncio.Future[Call] = asyncio.get_running_loop().create_future()
+        wanted: asyncio.Future[Waiting] = asyncio.get_running_loop().create_future()
         self._wanted.setdefault(name, deque()).append(wanted)
         try:
             async with asyncio.timeout(patience):
@@ -122,7 +123,7 @@ class Dialled:
                 if not self._wanted[name]:
                     del self._wanted[name]
 
-    def had_its_turn(self, call: Call) -> None:
+    def had_its_turn(self, call: Waiting) -> None:
         """Take note that a caller was listened to: others from elsewhere come before him next time."""
         turns = self._turns.setdefault(call.name, {})
         turns.pop(call.source, None)
@@ -130,7 +131,7 @@ class Dialled:
         if len(turns) > _TURNS:
             del turns[next(iter(turns))]
 
-    def proved(self, call: Call) -> None:
+    def proved(self, call: Waiting) -> None:
         """Take note that a caller has proved to be the instance: from there it is heard first."""
         self._proved[call.name] = call.source
 
@@ -155,7 +156,7 @@ class Dialled:
         held = self._greeting.pop(task, None) is not None
         error = None if task.cancelled() else task.exception()
         if held and not task.cancelled() and error is None:
-            self._offer(Call(accepted, task.result(), source, next(self._count)))
+            self._offer(Waiting(accepted, task.result(), source, next(self._count)))
             return
         if held:
             self._left(source)
@@ -165,7 +166,7 @@ class Dialled:
         elif error is not None:
             _log.error("unexpected", exc_info=error)
 
-    def _offer(self, call: Call) -> None:
+    def _offer(self, call: Waiting) -> None:
         for wanted in self._wanted.get(call.name, ()):
             if not wanted.done():
                 self._left(call.source)
@@ -181,7 +182,7 @@ class Dialled:
         if call.source == self._proved.get(call.name) or call.source not in self._turns.get(call.name, {}):
             self.woken(call.name)
 
-    def _have_place(self, call: Call) -> None:
+    def _have_place(self, call: Waiting) -> None:
         """Drop whoever has to make place for a call."""
         ours = self._waiting.get(call.name, [])
         same = [other for other in ours if other.source == call.source]
@@ -215,15 +216,15 @@ class Dialled:
         self._left(source)
         oldest.cancel()
 
-    def _all(self) -> list[Call]:
+    def _all(self) -> list[Waiting]:
         """Return who waits, the oldest first."""
         return sorted((call for calls in self._waiting.values() for call in calls), key=lambda call: call.number)
 
-    def _strangers(self) -> list[Call]:
+    def _strangers(self) -> list[Waiting]:
         """Return who waits where the instance has not proved to be."""
         return [call for call in self._all() if self._proved.get(call.name) != call.source]
 
-    def _forget(self, call: Call) -> None:
+    def _forget(self, call: Waiting) -> None:
         """Take a connection out of the books."""
         if call.closing is not None:
             call.closing.cancel()
@@ -233,7 +234,7 @@ class Dialled:
         if not self._waiting[call.name]:
             del self._waiting[call.name]
 
-    def _drop(self, call: Call) -> None:
+    def _drop(self, call: Waiting) -> None:
         if call in self._waiting.get(call.name, ()):
             self._forget(call)
             call.connected.close()
@@ -260,6 +261,6 @@ async def _name(accepted: socket.socket) -> str:
         if not piece:
             raise Unreachable("closed before its name")
         line += piece
-    if not line.startswith(GREETING) or line.count(b"\n") != 1:
+    if not line.startswith(_GREETING) or line.count(b"\n") != 1:
         raise Unreachable("not an agent")
-    return machine_name(line.removeprefix(GREETING).removesuffix(b"\n").decode("ascii", "replace"))
+    return machine_name(line.removeprefix(_GREETING).removesuffix(b"\n").decode("ascii", "replace"))

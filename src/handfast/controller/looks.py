@@ -16,8 +16,9 @@ from handfast.controller.credential import OwnCredential
 from handfast.controller.http import Connection
 from handfast.controller.operate import Operator
 from handfast.core import vantage
+from handfast.core.instances import existing
 from handfast.core.look import Look, Seen
-from handfast.errors import NotFound, Unreachable, UntrustedPeer
+from handfast.errors import Unreachable, UntrustedPeer
 from handfast.wiring import Service
 
 PATH = "/v1/look"
@@ -43,9 +44,7 @@ class Looks:
         :raises TooMuch: it is looking too often, or at too many things at a time.
         """
         service = self._service()
-        instance = service.ledger.instance(name)
-        if instance is None:
-            raise NotFound(f"no instance {name!r}", hint="see `handfast instance list`")
+        instance = existing(service.ledger.instance(name), name)
         operator = Operator(service.ledger, service.authority.public, self._credential(), service.clock, service.data)
         # One that dials has one connection for what takes long, and makes the next when that has ended.
         with (self._dialling if instance.dials else self._listening).place(name):

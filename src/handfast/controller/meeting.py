@@ -23,6 +23,7 @@ from handfast.controller.credential import OwnCredential
 from handfast.controller.http import Answer, Connection, Stream
 from handfast.controller.legacy import Deliveries
 from handfast.core import flow, wire
+from handfast.core.agentjson import About
 from handfast.core.chain import Identity, load_certificate, verify_chain
 from handfast.core.flow import Channel, Evidence, Finding
 from handfast.core.instances import (
@@ -41,6 +42,7 @@ from handfast.core.instances import (
     met,
 )
 from handfast.core.keys import UNREADABLE
+from handfast.core.records import INSTANCE, CredentialRecord, marker_of
 from handfast.core.roles import Role
 from handfast.core.wire import Hello, IntroductionAnswer
 from handfast.core.x509 import BACKDATE
@@ -55,20 +57,11 @@ from handfast.errors import (
     Unreachable,
     UntrustedPeer,
 )
-from handfast.introducers import invitation, reintroduction, renewal
+from handfast.introducers import reintroduction, renewal
 from handfast.newcomer.renew import drawn
 from handfast.registrar.introduce import Registrar
 
 _SLOWLY = 24  # renewals that are tried in the life of a credential, once some in a row have failed
-
-
-class About(msgspec.Struct, frozen=True):
-    """GET /v1/agent: what an agent says of itself, by which nothing is decided."""
-
-    version: str
-    stage: str
-    instance: str
-    instance_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +74,8 @@ class Meetings:
 
     registrar: Registrar
     credential: OwnCredential
+    deliveries: Deliveries
     first_too: bool = False
-    deliveries: Deliveries | None = None
 
     async def meet(
         self, instance: Instance, connection: Stream, under_way: Callable[[Instance], None] = lambda _now: None
@@ -97,9 +90,11 @@ class Meetings:
         try:
             at = self._now()
             seen = self._who(connection, at)
+            record = None
             if seen is not None and seen.machine == instance.name:
-                instance = self._caught_up(instance, connection, at)
-            first = self._met(instance, connection, seen)
+                record = self.registrar.ledger.credential(connection.certificate.serial_number)
+                instance = self._caught_up(instance, connection, record, at)
+            first = self._met(instance, connection, seen, record)
         except HandfastError as error:
             return met(instance, await self._failure(instance, connection, error), at=self._now())
         after = met(instance, first, at=at)
@@ -111,7 +106,7 @@ class Meetings:
                 return await self._second(instance, connection, after)
             if not isinstance(first, Verified) or not after.state.asks:
                 return after
-            return await self._asked(instance, connection, first)
+            return await self._asked(instance, connection, first, record)
         except Malformed as error:
             # A key that we have certified answers: whatever it says that we cannot read, it is the instance.
             what = Silence(error.message) if isinstance(first, Verified) else Unproved(error.message, connection.spki)
@@ -131,14 +126,16 @@ class Meetings:
             case _:
                 return Silence(error.message)
 
-    async def _asked(self, instance: Instance, connection: Connection, verified: Verified) -> Instance:
+    async def _asked(
+        self, instance: Instance, connection: Connection, verified: Verified, record: CredentialRecord | None
+    ) -> Instance:
         """Ask the instance how it is, and have it renew, if it is time."""
         about = await connection.request("GET", "/v1/agent")
         _ok(connection, about)
         wire.decode(about.body, About)  # its answer, over TLS, is the proof that it has the key
-        if instance.mode is Mode.LEGACY and self.deliveries is not None:
+        if instance.mode is Mode.LEGACY:
             self.deliveries.forget(instance)
-        return await self._renewed(met(instance, verified, at=self._now()), connection)
+        return await self._renewed(met(instance, verified, at=self._now()), connection, record)
 
     def _now(self) -> datetime:
         return self.registrar.context.now()
@@ -161,12 +158,13 @@ class Meetings:
             raise UntrustedPeer(f"{connection.name} shows a certificate that cannot be read: {error!s:.80}") from None
         return verify_chain(leaf, chain, roots, pin=authority.pin, role=Role.AGENT, at=moment)
 
-    def _met(self, instance: Instance, connection: Connection, seen: Identity | None) -> Met:
+    def _met(
+        self, instance: Instance, connection: Connection, seen: Identity | None, record: CredentialRecord | None
+    ) -> Met:
         if seen is None:
             return Shown(connection.spki)
         if seen.machine != instance.name:
             return Unproved(f"{seen.machine!r} answers, with its own genuine certificate", connection.spki)
-        record = self.registrar.ledger.credential(connection.certificate.serial_number)
         if record is None or record.revoked_at is not None:
             # Somebody has what was the instance's once: anywhere, for ever, and it is good for nothing any more.
             back = "its credential was taken back"
@@ -185,9 +183,9 @@ class Meetings:
 
     async def _first(self, instance: Instance, connection: Connection) -> Issued:
         """Introduce the instance; or send it a key, where it was added so."""
-        if instance.mode is Mode.LEGACY and self.deliveries is not None:
+        if instance.mode is Mode.LEGACY:
             return await self.deliveries.deliver(instance, connection)
-        return await self._introduce(instance, connection, invitation.INSTANCE, None)
+        return await self._introduce(instance, connection, INSTANCE, None)
 
     async def _second(self, instance: Instance, connection: Connection, otherwise: Instance) -> Instance:
         """
@@ -201,7 +199,7 @@ class Meetings:
         """
         if instance.dials or self.first_too:
             try:
-                await self._ask(instance, connection, invitation.INSTANCE, None)
+                await self._ask(instance, connection, INSTANCE, None)
             except (EvidenceRejected, UntrustedPeer, Malformed, InvitationExpired, InvitationCancelled, Unreachable):
                 return otherwise
             return met(instance, Stranger("it shows a key that was its own before", connection.spki), at=self._now())
@@ -222,7 +220,9 @@ class Meetings:
             await asyncio.wrap_future(ledger.revoke(serial, reason="keyCompromise", at=now))
         return "; what the first key was given is revoked" if given else ""
 
-    def _caught_up(self, instance: Instance, connection: Connection, at: datetime) -> Instance:
+    def _caught_up(
+        self, instance: Instance, connection: Connection, record: CredentialRecord | None, at: datetime
+    ) -> Instance:
         """
         Return the instance with the credential that it shows, where it was issued to it and we do not know that.
 
@@ -232,7 +232,6 @@ class Meetings:
         leaf, key = connection.certificate, connection.spki
         if key == instance.issued_key or (instance.serial is not None and key == instance.expected):
             return instance
-        record = self.registrar.ledger.credential(leaf.serial_number)
         if record is None or record.revoked_at is not None or record.machine != instance.name:
             return instance
         if record.certificate != leaf.public_bytes(Encoding.DER):  # whoever had a CA's key could borrow the serial
@@ -241,12 +240,12 @@ class Meetings:
             # A key that was delivered is never the one that it was delivered to.
             said = key == instance.expected or (instance.expected is None and not instance.needs_key)
             known = said or instance.mode is Mode.LEGACY
-            came = known and record.marker == f"invitation:{instance.invitation}"
+            came = known and record.marker == marker_of(instance.invitation)
         else:
             came = record.predecessor == instance.serial
         return met(instance, Issued(key, leaf.serial_number), at=at) if came else instance
 
-    async def _renewed(self, instance: Instance, connection: Connection) -> Instance:
+    async def _renewed(self, instance: Instance, connection: Connection, record: CredentialRecord | None) -> Instance:
         """Have the instance renew, if it is time."""
         leaf, now = connection.certificate, self._now()
         seed = hashlib.sha256(leaf.serial_number.to_bytes(20, "big")).digest()
@@ -257,7 +256,6 @@ class Meetings:
         if timedelta() <= now - instance.since < pause:
             return instance
         method = reintroduction.NAME if now >= _end(leaf) else renewal.NAME
-        record = self.registrar.ledger.credential(leaf.serial_number)
         if method == reintroduction.NAME and record is not None and record.reintroduction_key is None:
             # No alarm: it was off for too long, and what is delivered has no key to come back with.
             raise Unreachable("the key that was delivered to it is over: remove it, and add it anew")
@@ -287,7 +285,7 @@ class Meetings:
         request = await connection.request("POST", "/v1/introduction", msgspec.json.encode(hello))
         _ok(connection, request)
         if not context.nonce_is_ours(hello.nonce):  # or whoever answers would be taken for somebody who replays
-            raise Unreachable("our clock was set while it was asked")
+            raise Unreachable("our clock was set while it was asked", hint="it is asked again")
         evidence = Evidence(method, request.body, Channel(ours.spki, leaf))
 
         def admit(finding: Finding) -> None:

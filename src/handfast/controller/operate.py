@@ -25,11 +25,11 @@ from cryptography import x509
 from handfast.adapters import files, given
 from handfast.adapters.clock import SystemClock
 from handfast.authority.authority import PublicAuthority
-from handfast.controller.control import connect
 from handfast.controller.credential import OwnCredential, held_fresh, own
 from handfast.controller.http import Connection, Stream
 from handfast.controller.lend import borrow
 from handfast.controller.listen import SOURCES
+from handfast.controller.reach import connect
 from handfast.core import wire
 from handfast.core.agentjson import (
     ArtifactAbout,
@@ -44,7 +44,7 @@ from handfast.core.agentjson import (
 )
 from handfast.core.chain import load_certificate, verify_chain
 from handfast.core.instance_views import fingerprint
-from handfast.core.instances import Instance, Mode, State
+from handfast.core.instances import Instance, Mode, check_not_quarantined, existing
 from handfast.core.names import machine_name
 from handfast.core.ports import Clock, Ledger
 from handfast.core.roles import Role
@@ -59,7 +59,7 @@ _PIECE = 1024 * 1024  # bytes
 _WRITTEN_DOWN = 2.0  # seconds for whoever watches to write down that it has renewed an instance
 _CALLERS = SOURCES + 2  # of an instance that dials who are asked who they are; it is one of the first from each source
 _LOOK = 1.0  # seconds between two looks at a log
-_LOOKS = 30  # looks in vain, until somebody who follows a log is told
+_IN_VAIN = 30.0  # seconds without an answer, until somebody who follows a log is told
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ class Artifact:
 
 
 @dataclass(frozen=True, slots=True)
-class Agent:
+class Remote:
     """An instance that has proved to be it; requests go one after the other."""
 
     connection: Stream
@@ -183,7 +183,7 @@ class Operator:
     data: Path
 
     @asynccontextmanager
-    async def agent(self, name: str) -> AsyncIterator[Agent]:
+    async def agent(self, name: str) -> AsyncIterator[Remote]:
         """
         Give the agent of an instance, while the block runs.
 
@@ -201,12 +201,12 @@ class Operator:
         finally:
             agent.connection.close()
 
-    async def _there(self, instance: Instance) -> Agent:
+    async def _there(self, instance: Instance) -> Remote:
         connection = await connect(instance, self.credential, self.data)
         # Without TLS it is on a loopback address, and that is all that is known of it.
-        return await self._proved(instance, connection) if isinstance(connection, Connection) else Agent(connection)
+        return await self._proved(instance, connection) if isinstance(connection, Connection) else Remote(connection)
 
-    async def _caller(self, instance: Instance) -> Agent:
+    async def _caller(self, instance: Instance) -> Remote:
         """Return the instance of those who call by its name: anybody can, and each source has its turn."""
         error: HandfastError = Unreachable(f"{instance.name!r} has not called")
         for _ in range(_CALLERS):
@@ -218,28 +218,22 @@ class Operator:
         raise error
 
     def _managed(self, name: str) -> Instance:
-        instance = self.ledger.instance(machine_name(name))
-        if instance is None:
-            raise NotFound(f"no instance {name!r}", hint="see `handfast instance list`")
-        if instance.state is State.QUARANTINED:
-            raise Refused(
-                f"{name!r} is quarantined: {instance.reason}",
-                hint=f"find out who it was; then: handfast instance release {name}",
-            )
+        instance = existing(self.ledger.instance(machine_name(name)), name)
+        check_not_quarantined(instance)
         if instance.serial is None and instance.mode is not Mode.PLAIN:
             raise Refused(
                 f"{name!r} is {instance.state.value}, and not introduced", hint=f"see `handfast instance show {name}`"
             )
         return instance
 
-    async def _proved(self, instance: Instance, connection: Connection) -> Agent:
+    async def _proved(self, instance: Instance, connection: Connection) -> Remote:
         """Return the agent that a connection leads to; it ends if that is somebody else. Raises as ``agent``."""
         try:
             await self._prove(instance, connection)
         except BaseException:
             connection.close()
             raise
-        return Agent(connection)
+        return Remote(connection)
 
     async def _prove(self, instance: Instance, connection: Connection) -> None:
         end = asyncio.get_running_loop().time() + _WRITTEN_DOWN
@@ -262,22 +256,22 @@ class Operator:
         """
         Give the last lines of a log, and then what is added, for ever; also over a restart of the agent.
 
-        :raises HandfastError: as ``agent`` and ``Agent.last``, if nothing was given yet, or for half a minute.
+        :raises HandfastError: as ``agent`` and ``Remote.last``, if nothing was given yet, or for half a minute.
         """
-        mark, failures = "", 0
+        loop, mark, since = asyncio.get_running_loop(), "", None
         while True:
             try:
                 async with self.agent(name) as agent:
                     while True:
                         added = await (agent.since(service, log, mark) if mark else agent.last(service, log, count))
-                        mark, failures = added.mark, 0
+                        mark, since = added.mark, None
                         if added.lines or added.lost:
                             yield added
                         if not added.lines:
                             await asyncio.sleep(_LOOK)
             except (Unreachable, NotFound):  # it is restarted, or the log is rotated
-                failures += 1
-                if not mark or failures > _LOOKS:
+                since = loop.time() if since is None else since
+                if not mark or loop.time() - since >= _IN_VAIN:
                     raise
                 await asyncio.sleep(_LOOK)
 
@@ -310,13 +304,12 @@ def opened(data: Path, passphrase: Callable[[], Secret | None]) -> Iterator[Oper
     authority, clock = PublicAuthority.read(data / AUTHORITY), SystemClock()
     with open_ledger(data) as ledger:
         credential = held_fresh(data, authority.trust_domain, ledger, clock.now())
-    if credential is None:
-        service = open_service(data, Overrides(), passphrase=passphrase())
-        try:
-            credential = own(service)
-        finally:
-            service.ledger.close()
-    with open_ledger(data) as ledger:
+        if credential is None:
+            service = open_service(data, Overrides(), passphrase=passphrase())
+            try:
+                credential = own(service)
+            finally:
+                service.ledger.close()
         yield Operator(ledger, authority, credential, clock, data)
 
 

@@ -7,6 +7,7 @@ The ledger has what lasts. Whether a machine answers does not, changes often, an
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -42,22 +43,29 @@ def withdraw(data: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def current(data: Path, kept: Sequence[Instance], *, at: datetime) -> list[tuple[Instance, bool]]:
+@dataclass(frozen=True, slots=True)
+class Current:
+    """An instance as it is; whether somebody ``watched`` it; when it has last proved to be itself, as far as he saw."""
+
+    instance: Instance
+    watched: bool
+    contact: datetime | None
+
+
+def current(data: Path, kept: Sequence[Instance], *, at: datetime) -> list[Current]:
     """
-    Return each instance as it is, and whether somebody watches it; else as the ledger has it.
+    Return each instance as whoever watches it has it; else as the ledger does.
 
     What the ledger says counts: where somebody has changed an instance since, it is as it is there.
     """
-    live = {each.name: each for each in _read(data, at).instances}
+    status = _read(data, at)
+    live, contacts = {each.name: each for each in status.instances}, status.contacts
     return [
-        (live[each.name], True) if each.name in live and lasting(live[each.name]) == lasting(each) else (each, False)
+        Current(found, True, contacts.get(each.name))
+        if (found := live.get(each.name)) is not None and lasting(found) == lasting(each)
+        else Current(each, False, contacts.get(each.name))
         for each in kept
     ]
-
-
-def contacts(data: Path, *, at: datetime) -> dict[str, datetime]:
-    """Return when each instance has last proved to be itself, as far as whoever watches them now has seen it."""
-    return _read(data, at).contacts
 
 
 def _read(data: Path, at: datetime) -> _Status:

@@ -36,6 +36,7 @@ ExecStart=/usr/local/bin/handfast agent run --user-data {FILE} --state {STATE}
 ExecReload=/bin/sh -c 'kill -HUP $MAINPID'
 Restart=on-failure
 RestartSec=2
+RestartPreventExitStatus=2 3
 KillMode=process
 MemoryMax=512M
 

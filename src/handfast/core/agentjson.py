@@ -1,8 +1,9 @@
 """
 The JSON between a controller and an agent, as msgspec structs: ``/v1`` of `docs/protocols/agent.md`.
 
-As everywhere, requests refuse unknown fields, and answers ignore them. The two messages of an introduction are
-``wire.Hello`` and ``wire.IntroductionAnswer``, and the request of its method.
+Beside it is what both sides have to have the same, such as limits. As everywhere, requests refuse unknown fields, and
+answers ignore them. The two messages of an introduction are ``wire.Hello`` and ``wire.IntroductionAnswer``, and the
+request of its method.
 """
 
 from __future__ import annotations
@@ -12,8 +13,14 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+GREETING = "HANDFAST-AGENT/1"  # begins the line of an agent that dials; its name follows
+USER = "handfast"  # of Basic, over HTTP without TLS
 MAX_CONFIGURATION = 4 * 1024 * 1024  # bytes of a request that configures a service
+MAX_CONTENT = 1024 * 1024  # bytes of one file of it
+MAX_FILES = 64  # of one service
+MAX_LINES = 10_000  # of a log, of one answer
 MAX_SERVICES = 1000  # of one machine: each is asked for how it is
+MAX_URL = 4096  # characters
 
 Sha256 = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]  # hexadecimal
 
@@ -22,8 +29,9 @@ class About(msgspec.Struct, frozen=True, omit_defaults=True):
     """
     GET /v1/agent: what an agent says of itself, by which nothing is decided.
 
-    ``stage`` is new, trial or held. ``spki`` is the SHA-256 (hex) of the key that is shown to whoever connects next;
-    ``serial`` (hex) and ``not_after`` (RFC 3339) are of the certificate that is held.
+    ``stage`` is new, trial or held, or plain without TLS. ``spki`` is the SHA-256 (hex) of the key that is shown to
+    whoever connects next; ``serial`` (hex) and ``not_after`` (RFC 3339) are of the certificate that is held, also while
+    another one is on trial.
     """
 
     version: str
@@ -59,7 +67,7 @@ class ServiceState(msgspec.Struct, frozen=True):
 class Configuration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """PUT /v1/services/S/configuration: contents by the names that the agent's policy gives to files."""
 
-    files: Annotated[dict[str, str], Meta(min_length=1, max_length=64)]
+    files: Annotated[dict[str, str], Meta(min_length=1, max_length=MAX_FILES)]
 
 
 class ArtifactAbout(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -79,7 +87,7 @@ class ArtifactList(msgspec.Struct, frozen=True):
 class Pull(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """POST /v1/services/S/artifacts/NAME/pull: where the agent fetches it, and what it has to be."""
 
-    url: Annotated[str, Meta(max_length=4096)]
+    url: Annotated[str, Meta(max_length=MAX_URL)]
     sha256: Sha256
 
 

@@ -69,23 +69,20 @@ def instance_view(
         seen=None if instance.seen is None else fingerprint(instance.seen),
         seen_words=None if instance.seen is None else words(instance.seen),
         serial=None if instance.serial is None else f"{instance.serial:032x}",
-        until=None if until is None else _time(until),
-        contact=None if contact is None or instance.serial is None else _time(contact),
+        until=None if until is None else written(until),
+        contact=None if contact is None or instance.serial is None else written(contact),
         invitation=instance.invitation,
-        secret_until=_time(instance.deadline),
+        secret_until=written(instance.deadline),
         rollbacks=instance.rollbacks,
         watched=watched,
     )
 
 
-_KNOWN = frozenset({State.PENDING, State.TIMED_OUT, State.VERIFY_FAILED, State.QUARANTINED})
-
-
 def _since(instance: Instance, *, watched: bool) -> str | None:
-    if instance.state in _KNOWN:
-        return _time(instance.since)
+    if not instance.state.asks:
+        return written(instance.since)
     known = watched and instance.since != instance.deadline  # which stands for a time that nobody wrote down
-    return _time(instance.since) if known else None
+    return written(instance.since) if known else None
 
 
 def _reason(instance: Instance, *, watched: bool) -> str:
@@ -127,5 +124,6 @@ def ago(since: str, now: datetime) -> str:
     return f"{seconds // size}{unit}"
 
 
-def _time(at: datetime) -> str:
+def written(at: datetime) -> str:
+    """Return a time (UTC) as views have it: RFC 3339, to the second."""
     return at.strftime("%Y-%m-%dT%H:%M:%SZ")

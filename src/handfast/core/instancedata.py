@@ -6,8 +6,9 @@ certificate is the root of the controller's authority, as it was then. Where the
 cloud-init, whoever asks the cloud finds that, and the object in it.
 
 User-data is no secret for long: every process on the machine can often read it, and everybody with the right to
-describe the instance. What is in it lets its holder pose as the instance until the instance was introduced, and never
-afterwards; nothing in it lets anybody pose as the controller.
+describe the instance. What is in it lets its holder pose as the instance until the instance is introduced, never
+afterwards, and raise an alarm about it until the secret's time is over; nothing in it lets anybody pose as the
+controller.
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ def check_instance_id(text: str) -> str:
 
 
 def written(data: InstanceData) -> str:
-    """Return the JSON: a secret, until the instance was introduced."""
+    """Return the JSON: a secret until ``data.line`` is over."""
     ours: dict[str, object] = {
         "version": 1,
         "instance": data.instance,

@@ -11,13 +11,15 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
+from typing import TypeVar
 
 from handfast.core.invitation import Address
 from handfast.core.loopback import on_loopback
-from handfast.errors import Refused
+from handfast.errors import NotFound, Refused
 
 MOST_ROLLBACKS = 3  # verifications that fail one after the other: then no more at a first one, and slowly at others
 MAX_REASON = 300  # characters
+T = TypeVar("T")
 
 
 class State(StrEnum):
@@ -246,6 +248,13 @@ def _unkept(rollbacks: int) -> str:
 # --- what a person does ---
 
 
+def existing(found: T | None, name: str) -> T:
+    """Return what was found under an instance's name. :raises NotFound: nothing was."""
+    if found is None:
+        raise NotFound(f"no instance {name!r}", hint="see `handfast instance list`")
+    return found
+
+
 def placed(instance: Instance, address: str, *, at: datetime) -> Instance:
     """
     Return the instance at an address.
@@ -254,7 +263,7 @@ def placed(instance: Instance, address: str, *, at: datetime) -> Instance:
     """
     if instance.dials:
         raise Refused(f"{instance.name!r} dials the controller, and has no address", hint="remove it, and add it anew")
-    _not_quarantined(instance)
+    check_not_quarantined(instance)
     if instance.mode is Mode.PLAIN:
         on_loopback(Address.parse(address), what="an agent without TLS")
     state = State.WAITING if instance.state is State.PENDING else instance.state
@@ -267,7 +276,7 @@ def confirmed(instance: Instance, key: bytes, *, at: datetime) -> Instance:
 
     :raises Refused: it is introduced already, and this is not its key; or it is quarantined.
     """
-    _not_quarantined(instance)
+    check_not_quarantined(instance)
     if instance.state.introduced:
         if instance.expected == key:
             return instance
@@ -291,11 +300,12 @@ def released(instance: Instance, *, at: datetime) -> Instance:
     )
 
 
-def _not_quarantined(instance: Instance) -> None:
+def check_not_quarantined(instance: Instance) -> None:
+    """:raises Refused: it is, and only a person may go on."""
     if instance.state is State.QUARANTINED:
         raise Refused(
             f"{instance.name!r} is quarantined: {instance.reason}",
-            hint=f"find out who it was; then: handfast instance release {instance.name}",
+            hint=f"find out who it was; then: handfast instance release {instance.name} --reason …",
         )
 
 
@@ -308,8 +318,6 @@ def _to(instance: Instance, state: State, reason: str, *, at: datetime, **change
 
 # --- what is kept ---
 
-_LASTING = frozenset({State.PENDING, State.TIMED_OUT, State.VERIFY_FAILED, State.QUARANTINED})
-
 
 def lasting(instance: Instance) -> Instance:
     """
@@ -317,7 +325,7 @@ def lasting(instance: Instance) -> Instance:
 
     A failure is, and who it is; where it stands on its way is found out again by asking.
     """
-    if instance.state in _LASTING:
+    if not instance.state.asks:
         return instance
     if instance.issued_key is not None:
         state = State.RENEWING if instance.serial is not None else State.VERIFYING

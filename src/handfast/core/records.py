@@ -25,7 +25,15 @@ REASONS = (
 DISTRUST = frozenset(REASONS) - {"superseded", "affiliationChanged"}
 """Of these, the ones for which a key is not certified again: with the other two it is sound."""
 
+INSTANCE = "instance"
+"""The method of a managed machine's one-time secret."""
+
 _SUCCESSOR = "successor:"
+
+
+def marker_of(key_id: str) -> str:
+    """Return the one-time marker that an invitation is spent under."""
+    return f"invitation:{key_id}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +63,7 @@ class Invitation:
     @property
     def marker(self) -> str:
         """The one-time marker this invitation is spent under."""
-        return f"invitation:{self.key_id}"
+        return marker_of(self.key_id)
 
     def status(self, now: datetime) -> str:
         """Return ``cancelled``, ``used``, ``expired`` or ``open``."""

@@ -32,13 +32,12 @@ from handfast.core.hosts import How, Place
 from handfast.core.invitation import Address, InvitationLine
 from handfast.core.names import MAX_NAMES, Names
 from handfast.core.ports import Context
-from handfast.core.records import Invitation
+from handfast.core.records import INSTANCE, Invitation
 from handfast.core.roles import Role
 from handfast.core.transcript import digest, request_label
 from handfast.errors import EvidenceRejected, InvitationCancelled, InvitationExpired, UntrustedPeer
 
 NAME = "invitation"
-INSTANCE = "instance"
 SKEW = timedelta(minutes=5)  # a registrar's clock may lag a little behind the one that made the invitation
 
 

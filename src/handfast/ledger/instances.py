@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from handfast.core.instances import Instance, State
-from handfast.core.records import Invitation
+from handfast.core.instances import Instance, State, existing
+from handfast.core.records import INSTANCE, Invitation
 from handfast.core.roles import Role
-from handfast.errors import Malformed, NotFound, Refused
-from handfast.ledger import entries, operations, rows, ssh_revocations
-from handfast.ledger import instance_entries as instances
+from handfast.errors import Malformed, Refused
+from handfast.ledger import entries, instance_entries, operations, rows, ssh_revocations
 from handfast.ledger import instance_statements as statements
 from handfast.ledger.statements import CREDENTIALS_OF
 from handfast.ledger.writer import Transaction
@@ -26,15 +25,18 @@ def add(tx: Transaction, instance: Instance, invitation: Invitation) -> None:
     """
     said = (invitation.key_id, invitation.machine, invitation.expires_at)
     wanted = (instance.invitation, instance.name, instance.deadline)
-    if said != wanted or invitation.role is not Role.AGENT or invitation.method != "instance":
+    if said != wanted or invitation.role is not Role.AGENT or invitation.method != INSTANCE:
         raise Malformed(f"the invitation {invitation.key_id!r} is not that of the instance {instance.name!r}")
     if tx.one(statements.INSTANCE, {"p_name": instance.name}) is not None:
         raise Refused(
             f"there is an instance {instance.name!r}", hint=f"if it is gone: handfast instance remove {instance.name}"
         )
     operations.invite(tx, invitation)
-    event = instances.added(instance, at=invitation.created_at)
-    tx.run(statements.ADD_INSTANCE, {"name": instance.name, "state": instances.to_json(instances.texts(instance))})
+    event = instance_entries.added(instance, at=invitation.created_at)
+    tx.run(
+        statements.ADD_INSTANCE,
+        {"name": instance.name, "state": instance_entries.to_json(instance_entries.texts(instance))},
+    )
     tx.log(event)
 
 
@@ -48,16 +50,16 @@ def change(tx: Transaction, before: Instance, after: Instance, *, at: datetime, 
         raise Malformed(f"the instance {before.name!r} cannot become {after.name!r}")
     if why:
         entries.check_line(why, what="a reason")
-    old, new = instances.to_json(instances.texts(before)), instances.to_json(instances.texts(after))
+    old, new = (instance_entries.to_json(instance_entries.texts(each)) for each in (before, after))
     kept = _kept(tx, before.name)
     if kept != old:
-        return instances.from_json(kept)
+        return instance_entries.from_json(kept)
     if new == old:
         return after
     tx.run(statements.SET_INSTANCE, {"p_name": before.name, "state": new})
-    tx.log(instances.changed(before, after, at=at, why=why))
+    tx.log(instance_entries.changed(before, after, at=at, why=why))
     if after.state is State.QUARANTINED and before.state is not State.QUARANTINED:
-        tx.log(instances.alarm(after, at=at))
+        tx.log(instance_entries.alarm(after, at=at))
     return after
 
 
@@ -68,9 +70,9 @@ def remove(tx: Transaction, name: str, *, reason: str, at: datetime) -> Instance
     :raises NotFound: there is none.
     """
     entries.check_line(reason, what="a reason")
-    was = instances.from_json(_kept(tx, name))
+    was = instance_entries.from_json(_kept(tx, name))
     tx.run(statements.REMOVE_INSTANCE, {"p_name": name})
-    tx.log(instances.removed(name, why=reason, at=at))
+    tx.log(instance_entries.removed(name, why=reason, at=at))
     operations.cancel_open(tx, was.invitation, reason=_GONE, at=at)
     for row in tx.all(CREDENTIALS_OF, {"p_machine": name}):
         held = rows.credential_from_row(row)
@@ -81,7 +83,4 @@ def remove(tx: Transaction, name: str, *, reason: str, at: datetime) -> Instance
 
 
 def _kept(tx: Transaction, name: str) -> str:
-    row = tx.one(statements.INSTANCE, {"p_name": name})
-    if row is None:
-        raise NotFound(f"no instance {name!r}", hint="see `handfast instance list`")
-    return str(row[0])
+    return str(existing(tx.one(statements.INSTANCE, {"p_name": name}), name)[0])

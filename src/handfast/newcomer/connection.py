@@ -134,7 +134,7 @@ class Connection:
         """
         status, answer = self.request(method, path, body, patience=patience)
         if status >= 400 or status == http.client.ACCEPTED:  # the latter where a person has to approve first
-            raise problem(answer, status, self.address)
+            raise problem(answer, status, str(self.address))
         return wire.decode(answer, kind)
 
     def _reason(self, error: BaseException) -> str:
@@ -241,12 +241,12 @@ def parse_time(text: str) -> datetime:
         raise Malformed(f"not a time: {text[:40]!r}") from None
 
 
-def problem(answer: bytes, status: int, address: Address, *, who: str = "the registrar") -> HandfastError:
+def problem(answer: bytes, status: int, where: str, *, who: str = "the registrar") -> HandfastError:
     """Return the error that an RFC 9457 problem names, so that both sides end with the same code."""
     try:
         content = _cut(wire.decode(answer, wire.Problem))
     except Malformed:
-        return Unreachable(f"{address} answered with status {status} and no reason", hint=f"see {who}'s log")
+        return Unreachable(f"{where} answered with status {status} and no reason", hint=f"see {who}'s log")
     message = "; ".join(content.reasons) or content.detail or content.title
     kind = _by_code().get(content.code, Refused if status < 500 else Unreachable)
     if issubclass(kind, errors.Fault):
@@ -256,7 +256,7 @@ def problem(answer: bytes, status: int, address: Address, *, who: str = "the reg
     if kind is errors.TooMuch:
         return errors.TooMuch(message, hint=content.hint, after=content.after)
     # The server says no more to a stranger, on purpose; who runs both can look.
-    unsaid = "the registrar's log says why" if kind is errors.EvidenceRejected else ""
+    unsaid = f"{who}'s log says why" if kind is errors.EvidenceRejected else ""
     return kind(message, hint=content.hint or unsaid)
 
 

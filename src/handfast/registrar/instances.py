@@ -16,15 +16,14 @@ from cryptography import x509
 
 from handfast import introducers
 from handfast.core.instancedata import OURS, InstanceData, check_instance_id
-from handfast.core.instances import Instance, Mode, State, confirmed, lasting, placed, released
+from handfast.core.instances import Instance, Mode, State, confirmed, existing, lasting, placed, released
 from handfast.core.invitation import Address
 from handfast.core.loopback import on_loopback
 from handfast.core.names import machine_name
-from handfast.core.records import Invitation
+from handfast.core.records import INSTANCE, Invitation
 from handfast.core.roles import Role
-from handfast.errors import NotFound, Refused, UsageError
+from handfast.errors import Refused, UsageError
 from handfast.introducers import reintroduction, renewal
-from handfast.introducers.invitation import INSTANCE
 from handfast.registrar.administer import Administration, check_reason
 from handfast.registrar.introduce import Registrar
 
@@ -118,10 +117,7 @@ class Instances:
 
     def one(self, name: str) -> Instance:
         """Return what lasts of an instance. :raises NotFound: there is none."""
-        found = self.administration.ledger.instance(machine_name(name))
-        if found is None:
-            raise NotFound(f"no instance {name!r}", hint="see `handfast instance list`")
-        return found
+        return existing(self.administration.ledger.instance(machine_name(name)), name)
 
     def until(self, instance: Instance) -> datetime | None:
         """Return the end of an instance's credential; None where it has none."""
@@ -129,38 +125,46 @@ class Instances:
         return None if record is None else record.not_after
 
     def place(self, name: str, address: Address) -> Instance:
-        """Say where an instance listens. :raises NotFound: :raises Refused: it dials, or is quarantined."""
-        before = self.one(name)
-        return self._change(before, placed(before, str(address), at=self.administration.clock.now()))
+        """
+        Say where an instance listens.
+
+        :raises NotFound: there is none. :raises Refused: it dials, or is quarantined.
+        """
+        before, at = self.one(name), self.administration.clock.now()
+        return self._change(before, placed(before, str(address), at=at), at=at)
 
     def confirm(self, name: str, key: bytes, *, by: str = "") -> Instance:
         """
         Say which key an instance has (SHA-256 of its SubjectPublicKeyInfo), ``by`` what shows it, for the log.
 
-        :raises NotFound: :raises Refused: it is introduced with another key, or is quarantined.
+        :raises NotFound: there is none. :raises Refused: it is introduced with another key, or is quarantined.
         """
-        before = self.one(name)
-        return self._change(before, confirmed(before, key, at=self.administration.clock.now()), why=by)
+        before, at = self.one(name), self.administration.clock.now()
+        return self._change(before, confirmed(before, key, at=at), at=at, why=by)
 
     def release(self, name: str, *, reason: str) -> Instance:
         """
         Have an instance tried again that has failed, after somebody has found out why.
 
-        :raises UsageError: no reason. :raises NotFound: :raises Refused: it has not failed, or its secret is over.
+        :raises UsageError: no reason. :raises NotFound: there is none.
+        :raises Refused: it has not failed, or its secret is over.
         """
         check_reason(reason)
-        before = self.one(name)
-        return self._change(before, released(before, at=self.administration.clock.now()), why=reason)
+        before, at = self.one(name), self.administration.clock.now()
+        return self._change(before, released(before, at=at), at=at, why=reason)
 
     def remove(self, name: str, *, reason: str) -> Instance:
-        """Forget an instance, and take back all that it holds. :raises UsageError: no reason. :raises NotFound:"""
+        """
+        Forget an instance, and take back all that it holds.
+
+        :raises UsageError: no reason. :raises NotFound: there is none.
+        """
         check_reason(reason)
         at = self.administration.clock.now()
         return self.administration.ledger.remove_instance(machine_name(name), reason=reason, at=at).result()
 
-    def _change(self, before: Instance, after: Instance, *, why: str = "") -> Instance:
-        ledger, at = self.administration.ledger, self.administration.clock.now()
-        kept = ledger.change_instance(before, after, at=at, why=why).result()
+    def _change(self, before: Instance, after: Instance, *, at: datetime, why: str = "") -> Instance:
+        kept = self.administration.ledger.change_instance(before, after, at=at, why=why).result()
         if lasting(kept) != lasting(after):
             raise Refused(f"{before.name!r} has changed at this moment: it is {kept.state.value}", hint="try again")
         return after

@@ -122,7 +122,7 @@ def open_service(data: Path, overrides: Overrides, *, passphrase: Secret | None)
     """
     Open the registrar in ``data``; the first time, make its authority.
 
-    The caller holds the directory's lock.
+    The caller holds the directory's lock, or knows that the authority is there (``require_data``).
 
     :raises ConfigError: the configuration is wrong.
     :raises Refused: the keys cannot be opened with this passphrase, or others can read them.

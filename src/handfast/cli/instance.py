@@ -105,17 +105,19 @@ def add_command(
 
     It says whom the instance may obey, and has a secret that is good once. Until its time is over,
     whoever reads it may pose as the instance until that is introduced, and raise an alarm about it afterwards; nobody
-    can pose as the controller by it.
+    can pose as the controller by it. The first time the controller's authority is made, as `up` would.
     """
     from handfast.controller.userdata import cloud_config
     from handfast.core.instancedata import written
     from handfast.registrar.instances import Wanted
-    from handfast.wiring import open_instances
+    from handfast.wiring import make_authority, open_instances
 
     if address is not None and dial is not None:
         raise UsageError("--address and --dial exclude each other", hint="an instance that dials has no address")
     if password_file is not None and mode != Mode.PLAIN.value:
         raise UsageError("--password-file is for --mode plain", hint="over TLS certificates prove who calls")
+    if make_authority(data, passphrase=config.secret_from("passphrase")):
+        ui.say(f"there was no controller in {str(data)!r}: its authority was made; `handfast up --data {data}` runs it")
     instances = open_instances(data, addresses=() if registrar is None else (registrar,))
     if dial == "":
         dial = _called_at(data, instances)

@@ -24,7 +24,7 @@ from handfast.wiring.directory import (
     require_data,
 )
 from handfast.wiring.operator import open_administration, open_approvals, open_host_keys, open_instances
-from handfast.wiring.service import Overrides, Service, open_service, open_standalone
+from handfast.wiring.service import Overrides, Service, make_authority, open_service, open_standalone
 
 __all__ = [
     "AUTHORITY",
@@ -37,6 +37,7 @@ __all__ = [
     "Service",
     "announced",
     "log_origin",
+    "make_authority",
     "open_administration",
     "open_approvals",
     "open_host_keys",

@@ -15,7 +15,7 @@ from handfast.registrar.administer import Administration
 from handfast.registrar.approvals import Approvals
 from handfast.registrar.host_keys import HostKeys
 from handfast.registrar.instances import Instances
-from handfast.wiring.directory import AUTHORITY, CONFIG, context_of, open_ledger, read_place, require_data
+from handfast.wiring.directory import AUTHORITY, CONFIG, announced, context_of, open_ledger, read_place, require_data
 from handfast.wiring.nifi import nifi_tokens
 
 
@@ -58,9 +58,14 @@ def open_instances(data: Path, *, addresses: tuple[Address, ...] = ()) -> Instan
     """
     Open the ledger of an existing registrar for what an operator does with managed machines; no key is read.
 
-    :raises NotFound: no registrar was ever started on this directory.
+    A machine's user-data has the registrar's addresses as well; where it never ran, those that are configured.
+
+    :raises NotFound: there is no authority in this directory. :raises ConfigError: its settings are wrong.
     """
-    return Instances(open_administration(data, addresses=addresses), PublicAuthority.read(data / AUTHORITY).root)
+    require_data(data)
+    settings = load(data / CONFIG)
+    known = addresses or read_place(data) or announced(settings.addresses, settings.listen)
+    return Instances(open_administration(data, addresses=known), PublicAuthority.read(data / AUTHORITY).root)
 
 
 def open_approvals(data: Path, *, by: str) -> Approvals:

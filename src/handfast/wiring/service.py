@@ -46,6 +46,8 @@ from handfast.wiring.nifi import Given, NifiService
 if TYPE_CHECKING:
     from handfast.ledger.store import SqlLedger
 
+_PATIENCE = 30.0  # seconds for another process that makes the authority: scrypt takes its time on a small machine
+
 
 @dataclass(frozen=True, slots=True)
 class Service:
@@ -199,6 +201,24 @@ class _Parts:
             instances=settings.instances,
             reload=lambda: self.service(overrides.apply(self.data), provider_keys),
         )
+
+
+def make_authority(data: Path, *, passphrase: Secret | None) -> bool:
+    """
+    Make the authority of a directory that has none, as the first `up` would; return whether there was none.
+
+    Of several processes that do so at once one makes it.
+
+    :raises ConfigError: the configuration is wrong. :raises Unsafe: others can read the directory. :raises Fault:
+    """
+    if (data / AUTHORITY).exists():
+        return False
+    private_directory(data)
+    with FileLock(data / LOCK, patience=_PATIENCE):
+        if (data / AUTHORITY).exists():
+            return False
+        _authority(data, load(data / CONFIG), SystemClock(), passphrase)
+        return True
 
 
 def _authority(data: Path, settings: Config, clock: Clock, passphrase: Secret | None) -> FileAuthority:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from handfast.adapters import files
-from handfast.errors import NotFound, TooMuch, Unsafe
+from handfast.errors import Fault, NotFound, TooMuch, Unsafe
 
 
 @pytest.fixture
@@ -58,6 +58,6 @@ def test_what_is_refused_is_closed(tmp_path: Path) -> None:
     """A directory in the place of a file costs no descriptor, however often it is tried."""
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(5):
-        with pytest.raises(Unsafe, match="is not a regular file"):
+        with pytest.raises(Fault, match="is a directory"):
             files.read_unforged(tmp_path)
     assert len(os.listdir("/proc/self/fd")) == before

@@ -236,11 +236,13 @@ def _content(path: Path, check: Callable[[os.stat_result], None], limit: int) ->
         except FileNotFoundError:
             raise NotFound(f"no file {str(path)!r}", hint="check the path") from None
         try:
-            check(os.fstat(fd))  # before there is a file object: of a directory there is none, and it stays open
-            with os.fdopen(fd, "rb", closefd=False) as file:
-                data = file.read(limit + 1)
-        finally:
+            file = os.fdopen(fd, "rb")
+        except OSError:  # a directory: it is not the file object's to close yet
             os.close(fd)
+            raise
+        with file:
+            check(os.fstat(fd))
+            data = file.read(limit + 1)
     if len(data) > limit:
         raise TooMuch(f"{str(path)!r} is longer than {limit} bytes", hint="check that this is the right file")
     return data

@@ -10,6 +10,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -257,3 +258,29 @@ def test_closing_waits_for_a_read(tmp_path: Path) -> None:
         closing.result(30)
     with pytest.raises(Fault, match="is closed"):
         opened.machines()
+
+
+def test_a_ledger_that_another_process_makes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who comes at that moment waits: SQLite itself refuses to turn its journal on at once, whatever its timeout is."""
+    path = tmp_path / "ledger.sqlite3"
+    path.touch(0o600)
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    ended = SimpleNamespace(monotonic=time.monotonic, sleep=lambda _seconds: other.execute("ROLLBACK"))
+    monkeypatch.setattr(sqlite, "time", ended)
+    with ledger.open_sqlite(path) as store:
+        assert store.events() == []
+    other.close()
+
+
+def test_a_ledger_that_another_process_never_finishes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After its patience it is a fault that says what to look for."""
+    monkeypatch.setattr(sqlite, "_BUSY_TIMEOUT", 0.0)
+    path = tmp_path / "ledger.sqlite3"
+    path.touch(0o600)
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(Fault, match="database is locked") as caught:
+        ledger.open_sqlite(path)
+    assert "another process has been writing for too long" in caught.value.hint
+    other.close()

@@ -6,6 +6,7 @@ import errno
 import os
 import sqlite3
 import stat
+import time
 from pathlib import Path
 
 from sqlalchemy import URL, create_engine, event
@@ -18,7 +19,6 @@ from handfast.ledger.store import SqlLedger
 
 _BUSY_TIMEOUT = 10.0  # seconds to wait for another process's transaction
 _PRAGMAS = (
-    "PRAGMA journal_mode=WAL",
     "PRAGMA synchronous=FULL",  # a commit that was answered survives a power cut
     "PRAGMA foreign_keys=ON",
     "PRAGMA trusted_schema=OFF",  # a doctored file runs no functions
@@ -80,8 +80,22 @@ def _os_hint(error: OSError) -> str:
 
 
 def _configure(connection: sqlite3.Connection, _record: object) -> None:
+    _turn_on_wal(connection)
     for pragma in _PRAGMAS:
         connection.execute(pragma)
+
+
+def _turn_on_wal(connection: sqlite3.Connection) -> None:
+    """Wait for another process that makes the ledger at this moment: this one pragma ignores SQLite's own timeout."""
+    end = time.monotonic() + _BUSY_TIMEOUT
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if not _busy(error) or time.monotonic() >= end:
+                raise
+        time.sleep(0.02)
 
 
 def _busy(error: Exception) -> bool:

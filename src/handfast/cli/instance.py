@@ -110,15 +110,12 @@ def add_command(
     from handfast.controller.userdata import cloud_config
     from handfast.core.instancedata import written
     from handfast.registrar.instances import Wanted
-    from handfast.wiring import make_authority, open_instances
 
     if address is not None and dial is not None:
         raise UsageError("--address and --dial exclude each other", hint="an instance that dials has no address")
     if password_file is not None and mode != Mode.PLAIN.value:
         raise UsageError("--password-file is for --mode plain", hint="over TLS certificates prove who calls")
-    if make_authority(data, passphrase=config.secret_from("passphrase")):
-        ui.say(f"there was no controller in {str(data)!r}: its authority was made; `handfast up --data {data}` runs it")
-    instances = open_instances(data, addresses=() if registrar is None else (registrar,))
+    instances = _opened(data, registrar)
     if dial == "":
         dial = _called_at(data, instances)
     wanted = Wanted(
@@ -159,6 +156,15 @@ _WEAKER = {
     " the instance for it then; only --require secret+fingerprint closes that",
     Mode.PLAIN: "plain: no TLS, no introduction, for development on this machine: nothing proves who answers",
 }
+
+
+def _opened(data: Path, registrar: Address | None) -> Instances:
+    """Return the instances of a data directory; the first time, make the controller's authority."""
+    from handfast.wiring import make_authority, open_instances
+
+    if make_authority(data, passphrase=config.secret_from("passphrase")):
+        ui.say(f"there was no controller in {str(data)!r}: its authority was made; `handfast up --data {data}` runs it")
+    return open_instances(data, addresses=() if registrar is None else (registrar,))
 
 
 def _called_at(data: Path, instances: Instances) -> Address:

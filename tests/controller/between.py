@@ -111,14 +111,20 @@ def shown(address: Address) -> x509.Certificate:
         return x509.load_der_x509_certificate(der)
 
 
-def after(path: str, then: Callable[[], Awaitable[None]]) -> Callable[..., Awaitable[Answer]]:
-    """Return a ``Connection.request`` which does something once, when an agent has agreed to a request for ``path``."""
+def after(
+    path: str, then: Callable[[], Awaitable[None]], *, of: Address | None = None
+) -> Callable[..., Awaitable[Answer]]:
+    """
+    Return a ``Connection.request`` which does something once, when an agent has agreed to a request for ``path``.
+
+    :param of: the agent's address, where there are several: whose request comes first is nobody's to say.
+    """
     ordinary, done = Connection.request, False
 
     async def request(self: Connection, method: str, wanted: str, body: bytes | None = None, **more: Any) -> Answer:
         nonlocal done
         answer = await ordinary(self, method, wanted, body, **more)
-        if wanted == path and not done:
+        if wanted == path and not done and (of is None or self.name == str(of)):
             assert answer.status < 300
             done = True
             await then()

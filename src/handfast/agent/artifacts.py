@@ -27,6 +27,7 @@ MAX_ARTIFACTS = 1_000  # of one service
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+@=-]{0,199}", re.ASCII)
 _PART = ".handfast-"  # never a name of an artifact, which begin with a letter, a digit or an underscore
 _LEFT = re.compile(r"\.handfast-[0-9a-f]{16}", re.ASCII)
+DIRTY = 8 * 1024 * 1024  # bytes for which the disk is not told to begin
 SPARE = 0.05  # of the disk, which stays free: without any, what else is on the machine stops
 
 
@@ -55,7 +56,7 @@ class Incoming:
     def __init__(self, descriptor: int, most: int) -> None:
         self._descriptor, self._most = descriptor, most
         self._hash = hashlib.sha256()
-        self.size = 0
+        self.size = self._begun = 0
 
     def write(self, piece: bytes) -> None:
         """
@@ -71,6 +72,10 @@ class Incoming:
         try:
             while piece:
                 piece = piece[os.write(self._descriptor, piece) :]
+            if self.size - self._begun >= DIRTY:
+                # Linux begins to write it to the disk, and does not wait: or all of that would come at the end.
+                os.posix_fadvise(self._descriptor, self._begun, 0, os.POSIX_FADV_DONTNEED)
+                self._begun = self.size
         except OSError as error:
             raise Fault(f"cannot write the artifact: {error.strerror}", hint="is the disk full?") from error
 

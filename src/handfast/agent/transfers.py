@@ -11,7 +11,9 @@ import asyncio
 import re
 import sys
 from base64 import b64decode
+from collections import deque
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, asynccontextmanager
 from typing import ParamSpec, Protocol, TypeVar
 from urllib.parse import SplitResult, unquote, urljoin, urlsplit
@@ -25,6 +27,7 @@ from handfast.core.agentjson import ArtifactAbout
 from handfast.errors import Malformed, NotAuthorized, Unreachable
 
 PIECE = 1024 * 1024  # bytes
+AHEAD = 3  # of them that wait for the disk
 SLOWEST = 60.0  # seconds for a piece
 RATE = 64 * 1024  # bytes a second, on average from then on: there are few places for what comes
 HEAD = 30.0  # seconds until a server has said whether it has a file, or where else it is
@@ -53,17 +56,18 @@ async def receive(
     :raises TimeoutError: it comes too slowly. Otherwise as ``Artifacts.incoming``.
     """
     async with asyncio.timeout(LONGEST), _in_threads(artifacts.incoming(name, size=size, sha256=sha256)) as coming:
-        writing: asyncio.Future[None] | None = None
+        writer = ThreadPoolExecutor(1, "artifact")  # a thread of its own keeps them in order
+        written: deque[asyncio.Future[None]] = deque()
         try:
-            async for piece in _pieces(content):  # which comes while the one before is written
-                if writing is not None:
-                    await writing
-                writing = asyncio.ensure_future(_finished(coming.write, piece))
-            if writing is not None:
-                await writing
-        finally:
-            if writing is not None:  # of the two failures that there may be, one is told
-                await asyncio.gather(writing, return_exceptions=True)
+            async for piece in _pieces(content):
+                if len(written) == AHEAD:
+                    await written.popleft()
+                written.append(asyncio.get_running_loop().run_in_executor(writer, coming.write, piece))
+            while written:
+                await written.popleft()
+        finally:  # of several failures that there may be, one is told; and nothing writes any more
+            await _finished(writer.shutdown, wait=True, cancel_futures=True)
+            await asyncio.gather(*written, return_exceptions=True)
     return ArtifactAbout(name, coming.size, coming.sha256)
 
 

@@ -14,7 +14,8 @@ from aiohttp import web
 
 from handfast.controller import operate
 from handfast.controller.http import Connection
-from handfast.controller.operate import check_agent, measured
+from handfast.controller.identity import check_agent
+from handfast.controller.operate import measured
 from handfast.core.instances import Instance, State
 from handfast.core.invitation import Address
 from handfast.errors import HandfastError, Malformed, NotFound, Refused, Revoked, Unreachable, UntrustedPeer, UsageError

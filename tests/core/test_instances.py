@@ -164,18 +164,18 @@ def test_an_address_begins_the_wait() -> None:
 
 def test_who_dials_has_no_address() -> None:
     """An agent that dials is nowhere to be asked."""
-    with pytest.raises(Refused, match="'web1' dials the controller, and has no address"):
+    with pytest.raises(Refused, match=r"'web1' dials the controller, and cannot be placed at 10\.0\.0\.1:7575"):
         placed(at(State.WAITING, dials=True, address=None), "10.0.0.1:7575", at=NOW)
 
 
 def test_quarantine_is_left_by_a_person() -> None:
     """Neither a new address nor a key leads out of it, but a release, which tries again what was before."""
     caught = met(at(State.RUNNING), Stranger("a wrong key", OTHER), at=NOW)
+    elsewhere = placed(caught, "10.0.0.9:7575", at=LATE)
+    assert elsewhere == replace(caught, address="10.0.0.9:7575")
     with pytest.raises(Refused, match="'web1' is quarantined: a wrong key") as refused:
-        placed(caught, "10.0.0.1:7575", at=NOW)
-    assert refused.value.hint == "find out who it was; then: handfast instance release web1 --reason …"
-    with pytest.raises(Refused, match="'web1' is quarantined: a wrong key"):
         confirmed(caught, OTHER, at=NOW)
+    assert refused.value.hint == "find out who it was; then: handfast instance release web1 --reason …"
     free = released(caught, at=LATE)
     assert (free.state, free.expected, free.seen) == (State.UNREACHABLE, KEY, None)
 

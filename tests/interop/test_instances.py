@@ -79,6 +79,7 @@ async def test_up_is_their_controller_where_it_is_said(host: Host) -> None:
         await house.until("app1.lan", is_now("running"))
         failed = await asyncio.to_thread(host.handfast, "instance", "watch", "--data", str(registrar.data), code=1)
         assert "is in use by process" in failed.stderr
+        assert "watching" not in failed.stderr
     shown = await house.until("app1.lan", is_now("unreachable"))
     assert "does not answer" in shown["reason"]
     assert await asyncio.to_thread(registrar.process.stop) == 0

@@ -77,7 +77,7 @@ def test_where_it_is_reached(them: Instances) -> None:
         ({"instance_id": "a b"}, Malformed, "not an instance's id"),
         ({"lasting": timedelta(0)}, UsageError, "lasts from 1s to 30d"),
         ({"lasting": timedelta(days=31)}, UsageError, "lasts from 1s to 30d"),
-        ({"address": THERE, "dials": THERE}, UsageError, "an instance that dials has no address"),
+        ({"address": THERE, "dials": THERE}, UsageError, r"an instance that dials 10\.0\.0\.9:7575 has no address: 10"),
     ],
 )
 def test_what_cannot_be_added(them: Instances, wanted: dict[str, Any], error: type[Exception], what: str) -> None:
@@ -125,14 +125,15 @@ def test_release(them: Instances, house: House) -> None:
     """Out of quarantine, with a reason, while its secret is good; nothing else leads out."""
     add(them, address=THERE)
     quarantined(them, house)
-    with pytest.raises(Refused, match="is quarantined: a wrong proof"):
-        them.place("app1.lan", THERE)
+    elsewhere = Address("10.0.0.10", 7575)
+    assert (them.place("app1.lan", elsewhere).state, them.one("app1.lan").state) == (State.QUARANTINED,) * 2
     with pytest.raises(Refused, match="is quarantined: a wrong proof"):
         them.confirm("app1.lan", KEY)
     for reason in ("", "a\nb", "x" * 201):
         with pytest.raises(UsageError, match="not a reason"):
             them.release("app1.lan", reason=reason)
-    assert them.release("app1.lan", reason="the switch was replaced").state is State.WAITING
+    free = them.release("app1.lan", reason="the switch was replaced")
+    assert (free.state, free.address) == (State.WAITING, str(elsewhere))
     assert house.ledger.events(subject="app1.lan")[-1].fields["why"] == "the switch was replaced"
     with pytest.raises(Refused, match="which is no failure"):
         them.release("app1.lan", reason="again")

@@ -62,9 +62,8 @@ async def _watch(service: Service, tell: Callable[[Instance, Instance], None]) -
 
     async with service.ledger.in_loop():
         with signals() as asked:
-            watching = asyncio.ensure_future(Controller(lambda: service, tell=tell).run())
+            watching = asyncio.ensure_future(Controller(lambda: service, tell=tell, begun=_begun).run())
             ended = asyncio.ensure_future(asked.get())
-            ui.say("watching the instances; SIGTERM ends it")
             try:
                 await asyncio.wait({watching, ended}, return_when=asyncio.FIRST_COMPLETED)
                 if watching.done():
@@ -73,6 +72,10 @@ async def _watch(service: Service, tell: Callable[[Instance, Instance], None]) -
                 for task in (watching, ended):
                     task.cancel()
                 await asyncio.gather(watching, ended, return_exceptions=True)
+
+
+def _begun() -> None:
+    ui.say("watching the instances; SIGTERM ends it")
 
 
 def _line(before: Instance, after: Instance) -> None:

@@ -64,7 +64,7 @@ class Kept:
 
 class Controller:
     """
-    Watches the instances of one data directory; ``tell`` is told of each change of state.
+    Watches the instances of one data directory; ``tell`` is told of each change of state, ``begun`` that it watches.
 
     ``service`` is asked each time, as a new configuration replaces it. ``listening`` is where agents' calls come in
     instead of at the configured address, if somebody has opened it for us; it stays his.
@@ -75,10 +75,12 @@ class Controller:
         service: Callable[[], Service],
         *,
         tell: Callable[[Instance, Instance], None],
+        begun: Callable[[], None] = lambda: None,
         every: float = EVERY,
         listening: socket.socket | None = None,
     ) -> None:
         self._service, self._tell, self._every, self._listening = service, tell, every, listening
+        self._begun = begun
         self._credential: OwnCredential | None = None
         self._calls: Dialled | None = None
         self._holds: Callable[[str], bool] = lambda _name: False
@@ -103,6 +105,7 @@ class Controller:
                     works = [watch.run(), self._keep_credential(), self._keep_status(watch)]
                     if self._calls is not None and listening is not None:
                         works += [self._calls.listen(listening), lend(service.data, self._calls)]
+                    self._begun()
                     await _all(*works)
             finally:
                 with suppress(Fault):

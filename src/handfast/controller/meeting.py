@@ -21,10 +21,11 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from handfast.controller.credential import OwnCredential
 from handfast.controller.http import Answer, Connection, Stream
+from handfast.controller.identity import agent_identity
 from handfast.controller.legacy import Deliveries
 from handfast.core import flow, wire
 from handfast.core.agentjson import About
-from handfast.core.chain import Identity, load_certificate, verify_chain
+from handfast.core.chain import Identity
 from handfast.core.flow import Channel, Evidence, Finding
 from handfast.core.instances import (
     MOST_ROLLBACKS,
@@ -141,22 +142,14 @@ class Meetings:
         return self.registrar.context.now()
 
     def _who(self, connection: Connection, at: datetime) -> Identity | None:
-        """
-        Return who the other side is by a certificate of ours; None where it shows one that it signed itself.
-
-        Ours is what chains to our root, through what it has sent along: our issuing CA may be another one by now.
-        """
-        leaf, authority = connection.certificate, self.registrar.authority
+        """Return who the other side is by a certificate of ours; None where it shows one that it signed itself."""
+        leaf = connection.certificate
         try:
             if leaf.issuer == leaf.subject:
                 return None
-            chain, roots = ([load_certificate(der) for der in each] for each in (connection.chain, authority.trust))
-            # After its end it is still who it was, and before its begin, where our clock is behind: what it may ask
-            # for then is another matter (reintroduction).
-            moment = max(leaf.not_valid_before_utc, min(at, leaf.not_valid_after_utc))
         except UNREADABLE as error:
-            raise UntrustedPeer(f"{connection.name} shows a certificate that cannot be read: {error!s:.80}") from None
-        return verify_chain(leaf, chain, roots, pin=authority.pin, role=Role.AGENT, at=moment)
+            raise UntrustedPeer(f"it shows a certificate that cannot be read: {error!s:.80}") from None
+        return agent_identity(leaf, connection.chain, self.registrar.authority, at=at, ended=True)
 
     def _met(
         self, instance: Instance, connection: Connection, seen: Identity | None, record: CredentialRecord | None

@@ -13,20 +13,18 @@ import hashlib
 import io
 import os
 from base64 import b64encode
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from urllib.parse import quote
-
-from cryptography import x509
 
 from handfast.adapters import files, given
 from handfast.adapters.clock import SystemClock
 from handfast.authority.authority import PublicAuthority
 from handfast.controller.credential import OwnCredential, held_fresh, own
 from handfast.controller.http import Connection, Stream
+from handfast.controller.identity import check_agent
 from handfast.controller.lend import borrow
 from handfast.controller.listen import SOURCES
 from handfast.controller.reach import connect
@@ -42,12 +40,10 @@ from handfast.core.agentjson import (
     Services,
     ServiceState,
 )
-from handfast.core.chain import load_certificate, verify_chain
 from handfast.core.instance_views import fingerprint
 from handfast.core.instances import Instance, Mode, check_not_quarantined, existing
 from handfast.core.names import machine_name
 from handfast.core.ports import Clock, Ledger
-from handfast.core.roles import Role
 from handfast.core.secret import Secret
 from handfast.errors import HandfastError, Malformed, NotFound, Refused, Revoked, Unreachable, UntrustedPeer
 from handfast.wiring import AUTHORITY, Overrides, open_ledger, open_service, require_data
@@ -274,22 +270,6 @@ class Operator:
                 if not mark or loop.time() - since >= _IN_VAIN:
                     raise
                 await asyncio.sleep(_LOOK)
-
-
-def check_agent(
-    leaf: x509.Certificate, sent: Sequence[bytes], instance: Instance, authority: PublicAuthority, *, at: datetime
-) -> None:
-    """
-    Check that a certificate is one of ours, for the agent of this instance. *Not* checked: revocation, and the key.
-
-    ``sent`` (DER) is what came along with it: the issuing CA may have been another one.
-
-    :raises UntrustedPeer: it is not.
-    """
-    chain, roots = ([load_certificate(der) for der in each] for each in (sent, authority.trust))
-    identity = verify_chain(leaf, chain, roots, pin=authority.pin, role=Role.AGENT, at=at)
-    if identity.machine != instance.name:
-        raise UntrustedPeer(f"{identity.machine!r} answers for {instance.name!r}", hint="nothing was sent")
 
 
 @contextmanager

@@ -257,13 +257,15 @@ def existing(found: T | None, name: str) -> T:
 
 def placed(instance: Instance, address: str, *, at: datetime) -> Instance:
     """
-    Return the instance at an address.
+    Return the instance at an address. One that is quarantined stays so: a stranger's place is left before the release.
 
-    :raises Refused: it dials, or is quarantined. :raises UsageError: it has no TLS, and this is no loopback address.
+    :raises Refused: it dials. :raises UsageError: it has no TLS, and this is no loopback address.
     """
     if instance.dials:
-        raise Refused(f"{instance.name!r} dials the controller, and has no address", hint="remove it, and add it anew")
-    check_not_quarantined(instance)
+        raise Refused(
+            f"{instance.name!r} dials the controller, and cannot be placed at {address}",
+            hint="remove it, and add it anew",
+        )
     if instance.mode is Mode.PLAIN:
         on_loopback(Address.parse(address), what="an agent without TLS")
     state = State.WAITING if instance.state is State.PENDING else instance.state

@@ -42,8 +42,9 @@ from handfast.newcomer.connection import Verified, verified
 from handfast.newcomer.host_signers import host_signers
 from handfast.newcomer.ssh_state import SshHeld
 
-PATIENCE = 60.0  # seconds for an answer with a look behind it: the registrar gives up sooner, and says why
-DEADLINE = 90.0  # seconds for such a connection
+# Seconds for an answer with a look behind it: 40 for the registrar's own, 55 for others that look after it.
+PATIENCE = 100.0
+DEADLINE = 120.0  # seconds for such a connection
 LONGEST_WAIT = 60.0  # seconds until the registrar has time to look; a payload is good for four minutes
 
 T = TypeVar("T")

@@ -82,7 +82,9 @@ class Instances:
         :raises Malformed: a name or an id that is none. :raises Refused: there is an instance with this name.
         """
         if wanted.address is not None and wanted.dials is not None:
-            raise UsageError("an instance that dials has no address", hint="say one of the two")
+            raise UsageError(
+                f"an instance that dials {wanted.dials} has no address: {wanted.address}", hint="say one of the two"
+            )
         _check_mode(wanted)
         name, instance_id = machine_name(wanted.name), check_instance_id(wanted.instance_id or wanted.ours)
         made: list[Instance] = []
@@ -128,7 +130,7 @@ class Instances:
         """
         Say where an instance listens.
 
-        :raises NotFound: there is none. :raises Refused: it dials, or is quarantined.
+        :raises NotFound: there is none. :raises Refused: it dials.
         """
         before, at = self.one(name), self.administration.clock.now()
         return self._change(before, placed(before, str(address), at=at), at=at)

@@ -15,12 +15,13 @@ import pytest
 
 from handfast.agent import plain
 from handfast.agent.plain import Plain
-from handfast.agent.run import Ready, Weaker, run
+from handfast.agent.run import Weaker
 from handfast.core.invitation import Address
 from handfast.core.secret import Secret
 from handfast.errors import UsageError
 from tests.agent.agents import POLICY, controller
 from tests.agent.test_agent import given
+from tests.controller import real
 
 ANY = Address("127.0.0.1", 0)
 PASSWORD = Secret(b"correct horse battery")
@@ -34,26 +35,9 @@ async def developed(directory: Path, password: Secret | None = None) -> AsyncIte
     policy = directory / "policy.toml"
     policy.write_text(POLICY.format(directory, ""))
     with controller(directory / "controller") as controlling:
-        told: asyncio.Future[Ready] = asyncio.get_running_loop().create_future()
-        work = run(
-            given(controlling),
-            state=directory / "state",
-            policy=policy,
-            ready=told.set_result,
-            listen=ANY,
-            weaker=Weaker(Plain(password)),
-        )
-        running = asyncio.ensure_future(work)
-        try:
-            await asyncio.wait({running, told}, return_when=asyncio.FIRST_COMPLETED)  # type: ignore[type-var]
-            if running.done():
-                running.result()
-            listens = told.result().listens
-            assert listens is not None
-            yield listens
-        finally:
-            running.cancel()
-            await asyncio.wait({running})
+        weaker = Weaker(Plain(password))
+        async with real.agent(given(controlling), directory / "state", policy=policy, weaker=weaker) as told:
+            yield real.where(told)
 
 
 async def ask(where: Address, method: str, path: str, **headers: str) -> tuple[int, bytes]:

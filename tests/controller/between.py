@@ -20,10 +20,10 @@ from tests.controller.agents import Keys, self_signed
 
 
 class Cable:
-    """A place that leads to ``behind``. When it is led elsewhere, whatever goes over it is cut."""
+    """A place that leads to ``behind``; what it has ``seen`` is kept. Led elsewhere, whatever goes over it is cut."""
 
     def __init__(self, behind: Address) -> None:
-        self.behind = behind
+        self.behind, self.seen = behind, bytearray()
         self._ends: set[asyncio.StreamWriter] = set()
 
     def lead(self, elsewhere: Address) -> None:
@@ -47,19 +47,19 @@ class Cable:
             both = {writer, back}
             self._ends |= both
             try:
-                await asyncio.gather(_copy(reader, back), _copy(there, writer))
+                await asyncio.gather(self._copy(reader, back), self._copy(there, writer))
             finally:
                 self._ends -= both
         writer.close()
 
-
-async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    try:
-        while piece := await reader.read(65536):
-            writer.write(piece)
-            await writer.drain()
-    finally:
-        writer.close()
+    async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while piece := await reader.read(65536):
+                self.seen += piece
+                writer.write(piece)
+                await writer.drain()
+        finally:
+            writer.close()
 
 
 def bare(*, version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3) -> ssl.SSLContext:
@@ -89,7 +89,9 @@ def made_up() -> ssl.SSLContext:
     return controller_context([self_signed(keys.key)], keys.key)
 
 
-def first_words(address: Address, context: ssl.SSLContext, request: bytes) -> bytes:
+def first_words(
+    address: Address, context: ssl.SSLContext, request: bytes = b"GET /v1/agent HTTP/1.1\r\nHost: a\r\n\r\n"
+) -> bytes:
     """Ask an agent for its first answer, and return all that comes."""
     with socket.create_connection((address.host, address.port), 20) as connected:
         try:

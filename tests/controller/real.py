@@ -8,20 +8,27 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from handfast.agent.run import Ready, run
+from handfast.agent.run import Ready, Weaker, run
 from handfast.core.instancedata import InstanceData
 from handfast.core.invitation import Address
 
 ANYWHERE = Address("127.0.0.1", 0)
+NOT_WEAKER = Weaker()
 
 
 @asynccontextmanager
 async def agent(
-    data: InstanceData, state: Path, *, listen: Address = ANYWHERE, policy: Path | None = None
+    data: InstanceData,
+    state: Path,
+    *,
+    listen: Address = ANYWHERE,
+    policy: Path | None = None,
+    weaker: Weaker = NOT_WEAKER,
 ) -> AsyncIterator[Ready]:
     """Be the agent of an instance for the length of the block; what it has is in ``state``, for its next start."""
     ready: asyncio.Future[Ready] = asyncio.get_running_loop().create_future()
-    running = asyncio.ensure_future(run(data, state=state, policy=policy, ready=ready.set_result, listen=listen))
+    work = run(data, state=state, policy=policy, ready=ready.set_result, listen=listen, weaker=weaker)
+    running = asyncio.ensure_future(work)
     either: list[asyncio.Future[Any]] = [running, ready]
     try:
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from handfast.agent.plain import Plain
-from handfast.agent.run import Ready, Weaker, run
+from handfast.agent.run import Weaker
 from handfast.controller.http import Connection, plain
 from handfast.controller.passwords import forget, keep_password
 from handfast.core import csr
@@ -29,6 +28,7 @@ from handfast.core.secret import Secret
 from handfast.errors import UsageError
 from handfast.introducers import invitation
 from handfast.registrar.instances import Wanted
+from tests.controller import real
 from tests.controller.agents import Agent, Keys
 from tests.controller.control import DAY, Control
 from tests.registrar.house import TlsKey
@@ -39,20 +39,8 @@ PASSWORD = Secret(b"correct horse battery")
 @asynccontextmanager
 async def agent(data: InstanceData, state: Path, weaker: Weaker) -> AsyncIterator[Address]:
     """The real agent."""
-    told: asyncio.Future[Ready] = asyncio.get_running_loop().create_future()
-    anywhere = Address("127.0.0.1", 0)
-    work = run(data, state=state, policy=None, ready=told.set_result, listen=anywhere, weaker=weaker)
-    running = asyncio.ensure_future(work)
-    try:
-        await asyncio.wait({running, told}, return_when=asyncio.FIRST_COMPLETED)  # type: ignore[type-var]
-        if running.done():
-            running.result()
-        listens = told.result().listens
-        assert listens is not None
-        yield listens
-    finally:
-        running.cancel()
-        await asyncio.wait({running})
+    async with real.agent(data, state, weaker=weaker) as told:
+        yield real.where(told)
 
 
 async def add(control: Control, mode: Mode, *, needs_key: bool = False) -> InstanceData:

@@ -11,16 +11,15 @@ import asyncio
 import shutil
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from cryptography import x509
 
-from handfast.adapters.tls import controller_context
 from handfast.controller import watch
 from handfast.controller.http import Answer, Connection
 from handfast.core.instances import State
@@ -29,8 +28,8 @@ from handfast.core.wire import Hello
 from handfast.errors import Fault, NotFound, Refused
 from handfast.newcomer.keystore import Keystore
 from handfast.wiring import Service
+from tests.controller import between
 from tests.controller.agents import Agent
-from tests.controller.agents import self_signed as signed_by_itself
 from tests.controller.control import DAY, Control
 from tests.controller.control import house as opened
 from tests.controller.real import agent, where
@@ -248,42 +247,11 @@ async def test_controller_crash_after_issue(
 # --- in the middle ---
 
 
-@dataclass
-class Wire:
-    """Somebody on the network who passes on every byte, and keeps them."""
-
-    behind: Address
-    seen: bytearray = field(default_factory=bytearray)
-
-    @asynccontextmanager
-    async def listening(self) -> AsyncIterator[Address]:
-        """Be in the way."""
-        server = await asyncio.start_server(self._pass, "127.0.0.1", 0)
-        try:
-            yield Address("127.0.0.1", server.sockets[0].getsockname()[1])
-        finally:
-            server.close()
-
-    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there, back = await asyncio.open_connection(self.behind.host, self.behind.port)
-        with suppress(OSError):
-            await asyncio.gather(self._copy(reader, back), self._copy(there, writer))
-
-    async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while piece := await reader.read(65536):
-                self.seen += piece
-                writer.write(piece)
-                await writer.drain()
-        finally:
-            writer.close()
-
-
 async def test_relay_that_passes_on_every_byte(control: Control, tmp_path: Path) -> None:
     """He is a cable: introduction and renewal go through him, and nothing that he has seen can be read."""
     data, state = await control.add(), tmp_path / "agent"
     async with agent(data, state) as told:
-        wire = Wire(where(told))
+        wire = between.Cable(where(told))
         async with wire.listening() as place:
             await control.place(place)
             await control.until(State.RUNNING)
@@ -305,31 +273,8 @@ class Between(Agent):
     async def introduce(self, hello: Hello, controller: x509.Certificate) -> bytes:
         """Ask the agent behind him, in every way that he has."""
         for context in self.own:
-            self.answers.append(await asyncio.to_thread(first_words, self.behind, context()))
+            self.answers.append(await asyncio.to_thread(between.first_words, self.behind, context()))
         raise Refused("nothing to show")
-
-
-def first_words(address: Address, context: ssl.SSLContext) -> bytes:
-    """Ask an agent for its first answer, and return all that comes."""
-    with socket.create_connection((address.host, address.port), 20) as connected:
-        try:
-            with context.wrap_socket(connected) as tls:
-                tls.sendall(b"GET /v1/agent HTTP/1.1\r\nHost: agent\r\n\r\n")
-                return tls.recv(65536)
-        except OSError:
-            return b""
-
-
-def bare() -> ssl.SSLContext:
-    """The context of a client without a certificate."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    return context
-
-
-def presenting(leaf: x509.Certificate, chain: list[x509.Certificate], state: Path) -> ssl.SSLContext:
-    """The context of a client with an agent's key."""
-    return controller_context([leaf, *chain], Keystore(state).load().private_key)
 
 
 @pytest.mark.parametrize("introduced", [False, True], ids=["new", "running"])
@@ -344,25 +289,19 @@ async def test_relay_in_the_middle(control: Control, tmp_path: Path, *, introduc
         if introduced:
             await control.place(where(told))
             await control.until(State.RUNNING)
-        between, held = Between(data), Keystore(thief).load()
-        chain = [x509.load_der_x509_certificate(der) for der in held.chain]
-        itself = signed_by_itself(held.private_key)
-        between.behind, between.answers = where(told), []
-        between.own = (
-            bare,
-            lambda: presenting(itself, [], thief),
-            lambda: presenting(held.certificate, chain, thief),
-        )
-        place = await stack.enter_async_context(between.listening())
+        relay = Between(data)
+        relay.behind, relay.answers = where(told), []
+        relay.own = (between.bare, between.made_up, lambda: between.agents_own(thief))
+        place = await stack.enter_async_context(relay.listening())
         await control.place(place)
         if introduced:
             await control.until(State.QUARANTINED, why="without our certificate")
-            assert set(between.answers) <= {b""}
-            for each in between.own:
-                assert await asyncio.to_thread(first_words, where(told), each()) == b""
+            assert set(relay.answers) <= {b""}
+            for each in relay.own:
+                assert await asyncio.to_thread(between.first_words, where(told), each()) == b""
             return
         await control.until(State.WAITING, why="nothing to show")
-        assert set(between.answers) == {b""}
+        assert set(relay.answers) == {b""}
         assert (control.spent(data), control.issued()) == (0, [])
         await control.place(where(told))
         await control.until(State.RUNNING)

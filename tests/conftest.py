@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import ports
 from tests.peers import PEERS, find
 
 ALL = os.environ.get("HANDFAST_TEST_ALL") == "1"
@@ -44,6 +45,11 @@ def _lacking(item: pytest.Item) -> str | None:
     if item.get_closest_marker("slow") and not ALL:
         return "slow"
     return None
+
+
+def pytest_runtest_teardown(nextitem: pytest.Item | None) -> None:
+    """Ports that were held for a test are others' after it."""
+    ports.release()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -176,7 +176,8 @@ def test_a_dropped_connection_is_made_anew(server: postgres.Server) -> None:
         store.note(Event("test.one", NOW, "x")).result()
         assert len(store.events()) == 1
         with psycopg.connect(server.url("postgres"), autocommit=True) as admin:
-            admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname LIKE 'ledger%'")
+            ended = "SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity WHERE datname LIKE 'ledger%'"
+            assert all(gone for (gone,) in admin.execute(ended))  # waited for: else the next read may be quicker
         assert len(store.events()) == 1
         store.note(Event("test.one", NOW, "x")).result()
         assert len(store.events()) == 2

@@ -7,7 +7,6 @@ does differently is a method that a test replaces.
 
 from __future__ import annotations
 
-import asyncio
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -39,6 +38,7 @@ from handfast.introducers.reintroduction import Returning
 from handfast.introducers.renewal import Renewing
 from handfast.newcomer.check import check_answer
 from handfast.newcomer.connection import parse_time
+from tests.ports import free_port
 
 
 def self_signed(key: ec.EllipticCurvePrivateKey) -> x509.Certificate:
@@ -188,11 +188,9 @@ class Agent:
         app.router.add_route("*", "/{path:.*}", self.handle)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", port or self.port, ssl_context=self.door(), reuse_address=True)
+        self.port = port or self.port or free_port()
+        site = web.TCPSite(runner, "127.0.0.1", self.port, ssl_context=self.door(), reuse_address=True)
         await site.start()
-        server = site._server
-        assert isinstance(server, asyncio.Server)
-        self.port = server.sockets[0].getsockname()[1]
         try:
             yield Address("127.0.0.1", self.port)
         finally:

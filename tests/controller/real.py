@@ -11,8 +11,8 @@ from typing import Any
 from handfast.agent.run import Ready, Weaker, run
 from handfast.core.instancedata import InstanceData
 from handfast.core.invitation import Address
+from tests.ports import free_port
 
-ANYWHERE = Address("127.0.0.1", 0)
 NOT_WEAKER = Weaker()
 
 
@@ -21,13 +21,14 @@ async def agent(
     data: InstanceData,
     state: Path,
     *,
-    listen: Address = ANYWHERE,
+    listen: Address | None = None,
     policy: Path | None = None,
     weaker: Weaker = NOT_WEAKER,
 ) -> AsyncIterator[Ready]:
     """Be the agent of an instance for the length of the block; what it has is in ``state``, for its next start."""
     ready: asyncio.Future[Ready] = asyncio.get_running_loop().create_future()
-    work = run(data, state=state, policy=policy, ready=ready.set_result, listen=listen, weaker=weaker)
+    there = listen or Address("127.0.0.1", free_port())  # its own, also while it is down
+    work = run(data, state=state, policy=policy, ready=ready.set_result, listen=there, weaker=weaker)
     running = asyncio.ensure_future(work)
     either: list[asyncio.Future[Any]] = [running, ready]
     try:

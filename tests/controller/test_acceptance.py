@@ -44,6 +44,7 @@ from tests.controller.real import agent, where
 from tests.controller.test_real_agents import DUE, LIFETIMES, serial
 from tests.core.test_instances import NEW
 from tests.interop.hosts import HANDFAST, Host, Process, local_host
+from tests.ports import free_port
 
 BOTH = InstanceSettings(on_second_key=SecondKey.BOTH)
 ANSWER = "/v1/introduction/answer"
@@ -288,9 +289,7 @@ async def test_a_relay_at_each_state(
             monkeypatch.setattr(Connection, "request", between.after(ANSWER, lead, of=in_between))
             control.clock.time += DUE
         elif when == "unreachable":
-            with socket.create_server(("127.0.0.1", 0)) as nobody:
-                free = Address("127.0.0.1", nobody.getsockname()[1])
-            cable.lead(free)
+            cable.lead(Address("127.0.0.1", free_port()))
             await control.until(State.UNREACHABLE)
         if when in {"running", "unreachable"}:
             cable.lead(there)

@@ -21,6 +21,7 @@ from handfast.registrar.instances import Wanted
 from handfast.wiring import Service
 from tests.controller.agents import Agent, Keys
 from tests.controller.control import DAY, Control
+from tests.ports import free_port
 
 
 async def test_an_instance_comes_to_run(control: Control) -> None:
@@ -47,8 +48,7 @@ async def test_an_instance_comes_to_run(control: Control) -> None:
 async def test_silence_is_what_a_machine_that_boots_looks_like(control: Control) -> None:
     """Nobody there, something that is no TLS, an agent at last: waiting, with its reason, and then it runs."""
     data = await control.add()
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        address = Address("127.0.0.1", taken.getsockname()[1])
+    address = Address("127.0.0.1", free_port())
     await control.place(address)
     await control.until(State.WAITING, why="does not answer")
 

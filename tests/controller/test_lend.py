@@ -64,6 +64,16 @@ async def lent(control: Control, instance: Instance) -> Connection:
     return made
 
 
+def impatient(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """Have who lends calls wait so long for one. Who asks him waits for his word as ever, which may come late."""
+    ordinary = Dialled.take
+
+    async def take(self: Dialled, name: str, *, patience: float) -> Waiting:
+        return await ordinary(self, name, patience=min(patience, seconds))
+
+    monkeypatch.setattr(Dialled, "take", take)
+
+
 async def test_whoever_watches_dies(house: Service, tmp_path: Path) -> None:
     """What a command has been lent stays its own to the end; who comes then is told that nobody takes its calls."""
     async with running(house, tmp_path) as (control, instance):
@@ -144,9 +154,10 @@ async def test_two_commands_at_once(house: Service, tmp_path: Path, monkeypatch:
     """One has the call, and the other is told so if that takes long; else it has it afterwards."""
     async with running(house, tmp_path) as (control, instance):
         first = await lent(control, instance)
-        monkeypatch.setattr(lend, "PATIENCE", 0.3)
-        with pytest.raises(Unreachable, match=r"'app1\.lan' has not called") as told:
-            await lent(control, instance)
+        with monkeypatch.context() as patch:
+            impatient(patch, 0.3)
+            with pytest.raises(Unreachable, match=r"'app1\.lan' has not called") as told:
+                await lent(control, instance)
         assert "another command may have its call" in told.value.hint
         monkeypatch.setattr(lend, "PATIENCE", 40.0)
         second = asyncio.ensure_future(lent(control, instance))
@@ -161,7 +172,7 @@ async def test_two_commands_at_once(house: Service, tmp_path: Path, monkeypatch:
 @pytest.mark.parametrize("asked", [b"../app1", b"\xff\0", b"x" * 400, b"nobody.lan"])
 async def test_who_asks_for_nobody(house: Service, asked: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """No name, or nobody's: there is nothing to lend, and the next one is answered all the same."""
-    monkeypatch.setattr(lend, "PATIENCE", 0.1)
+    impatient(monkeypatch, 0.1)
     async with taking(house) as control:
         place = control.service.data / DIRECTORY / lend.NAME
         await eventually(place.exists)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from datetime import datetime, timedelta
+from pathlib import Path
 
+import pytest
+
+from handfast.adapters import files
 from handfast.controller import status
 from handfast.core.instances import State
 from handfast.core.invitation import Address
 from tests.controller.agents import Agent
-from tests.controller.control import Control
+from tests.controller.control import PATIENCE, Control
 
 
 async def test_whoever_asks_is_told_how_they_are(control: Control) -> None:
@@ -48,6 +54,27 @@ async def test_when_it_has_last_proved_to_be_itself(control: Control) -> None:
     await control.until(State.UNREACHABLE)
     control.clock.time += timedelta(minutes=2)
     await control.until_true(lambda: contact() == last)
+
+
+async def test_what_is_being_written_at_the_end_is_withdrawn(control: Control, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread cannot be stopped: the watch ends after it, or what it writes would say that somebody watches."""
+    begun, go, written, real = threading.Event(), threading.Event(), threading.Event(), files.write_atomic
+
+    def slow(path: Path, content: bytes) -> None:
+        begun.set()
+        assert go.wait(PATIENCE)
+        real(path, content)
+        written.set()
+
+    monkeypatch.setattr(status, "write_atomic", slow)
+    await control.add()
+    assert await asyncio.to_thread(begun.wait, PATIENCE)
+    stopping = asyncio.ensure_future(control.stop())
+    await asyncio.wait({stopping}, timeout=0.2)  # it would end here, if it did not wait
+    go.set()
+    await stopping
+    assert await asyncio.to_thread(written.wait, PATIENCE)
+    assert not (control.service.data / "controller" / status.NAME).exists()
 
 
 async def test_a_status_that_is_old_or_damaged_says_nothing(control: Control) -> None:

@@ -106,7 +106,7 @@ class Client:
     """One TLS connection and HTTP over it; what the registrar presented is kept from the handshake."""
 
     def __init__(self, address: tuple[str, int], context: ssl.SSLContext) -> None:
-        raw = socket.create_connection(address, timeout=10)
+        raw = socket.create_connection(address, timeout=30)
         raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket = context.wrap_socket(raw)
         self.leaf = self.socket.getpeercert(binary_form=True) or b""

@@ -112,7 +112,7 @@ def test_signal_finishes_what_is_in_flight(tmp_path: Path, number: signal.Signal
         response = busy.http.getresponse()
         assert response.status == 200
         response.read()
-        assert registrar.wait(10) == 0
+        assert registrar.wait(30) == 0
         _, errors = registrar.communicate()
         assert "Traceback" not in errors
         assert all(json.loads(entry)["event"] for entry in errors.splitlines())
@@ -134,7 +134,7 @@ def test_log_has_no_secret_and_no_traceback(tmp_path: Path) -> None:
         with socket.create_connection(_address(place)) as raw:
             raw.sendall(canary)
         registrar.send_signal(signal.SIGTERM)
-        _, errors = registrar.communicate(timeout=10)
+        _, errors = registrar.communicate(timeout=30)
     assert canary.decode() not in errors
     assert "Traceback" not in errors
     assert [json.loads(line)["level"] for line in errors.splitlines()].count("error") == 0
@@ -180,8 +180,8 @@ def test_bad_configuration_keeps_the_old(tmp_path: Path) -> None:
 
 
 def wait(done: Callable[[], bool]) -> None:
-    """Wait for what happens in another thread; fail after five seconds."""
-    deadline = time.monotonic() + 5
+    """Wait for what happens in another thread; fail after half a minute."""
+    deadline = time.monotonic() + 30
     while not done():
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -315,7 +315,7 @@ def test_systemd_is_told(tmp_path: Path) -> None:
     path = tmp_path / "notify"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
         notify.bind(str(path))
-        notify.settimeout(10)
+        notify.settimeout(30)
         told: list[str] = []
         with process([*UP, str(tmp_path / "data")], NOTIFY_SOCKET=str(path), WATCHDOG_USEC="200000") as (registrar, _):
             until(notify, told, "READY=1")
@@ -326,7 +326,7 @@ def test_systemd_is_told(tmp_path: Path) -> None:
             until(notify, told, "READY=1")
             registrar.send_signal(signal.SIGTERM)
             until(notify, told, "STOPPING=1")
-            assert registrar.wait(10) == 0
+            assert registrar.wait(30) == 0
 
 
 def until(notify: socket.socket, told: list[str], line: str) -> None:

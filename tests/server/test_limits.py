@@ -24,27 +24,24 @@ from tests.server.running import Running, running
 
 INTRODUCE = "/v1/introductions/invitation"
 SOON = Limits(
-    head_timeout=0.3,
+    head_timeout=2.0,  # also a test's own, for what it has to say in time
     body_timeout=0.3,
-    handshake_timeout=0.3,
+    handshake_timeout=3.0,
     goodbye=0.2,
-    connections=12,
-    connections_per_source=8,
-    failures_burst=5,
-    failures=0.01,
 )
+DEFAULT = 9.0  # seconds: before the usual limits would end anything
 
 
 @pytest.fixture(scope="module")
 def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """A registrar whose limits a test reaches in less than a second."""
+    """A registrar whose limits a test reaches soon."""
     with running(tmp_path_factory.mktemp("impatient") / "data", limits=SOON) as started:
         yield started
 
 
 def end_of(connection: socket.socket) -> bytes:
-    """Return all that comes until the peer closes; fail if it does not within five seconds."""
-    connection.settimeout(5)
+    """Return all that comes until the peer closes; fail if it does not before the usual limits would."""
+    connection.settimeout(DEFAULT)
     received = b""
     while True:
         try:
@@ -59,9 +56,7 @@ def end_of(connection: socket.socket) -> bytes:
 def test_connection_without_a_handshake_is_closed(impatient: Running) -> None:
     """Who connects and says nothing is dropped when the handshake's time is over."""
     with socket.create_connection(impatient.address) as silent:
-        started = time.monotonic()
-        end_of(silent)
-        assert time.monotonic() - started < 2
+        assert end_of(silent) == b""
 
 
 @pytest.mark.parametrize("head", [b"", b"GET /v1/hello HTTP/1.1\r\nHost: x\r\nX-Slow: "])
@@ -78,7 +73,7 @@ def test_dripped_head_is_closed(impatient: Running) -> None:
         client.socket.sendall(b"GET /v1/hello HTTP/1.1\r\nX: ")
         started = time.monotonic()
         client.socket.settimeout(0.05)
-        while time.monotonic() - started < 3:
+        while time.monotonic() - started < DEFAULT:
             try:
                 client.socket.sendall(b"a")
                 if not client.socket.recv(1):
@@ -87,7 +82,7 @@ def test_dripped_head_is_closed(impatient: Running) -> None:
                 continue
             except (OSError, ssl.SSLError):
                 break
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < DEFAULT
 
 
 def test_slow_body_is_refused(impatient: Running) -> None:
@@ -141,38 +136,43 @@ def test_garbage_on_the_tls_port(impatient: Running, garbage: bytes, capfd: pyte
     assert "Traceback" not in "".join(capfd.readouterr())
 
 
-def test_too_many_connections_of_one_source(impatient: Running) -> None:
+def test_too_many_connections_of_one_source(tmp_path: Path) -> None:
     """Over the limit of one source a connection is closed before its handshake; a place that is left is given again."""
-    held = [socket.create_connection(impatient.address) for _ in range(SOON.connections_per_source)]
-    with socket.create_connection(impatient.address) as extra:
-        started = time.monotonic()
-        end_of(extra)
-        assert time.monotonic() - started < SOON.handshake_timeout
-    for connection in held:
-        connection.close()
-    deadline = time.monotonic() + 5
-    while True:
-        try:
-            with impatient.connect() as client:
-                assert b'refused_connections_total{limit="source"}' in client.call("GET", "/metrics")[1]
-                break
-        except (OSError, ssl.SSLError):
-            assert time.monotonic() < deadline
+    limits = Limits(connections=12, connections_per_source=8, handshake_timeout=3600.0)  # which ends nothing here
+    with running(tmp_path / "data", limits=limits) as registrar:
+        held = [socket.create_connection(registrar.address) for _ in range(limits.connections_per_source)]
+        with socket.create_connection(registrar.address) as extra:
+            assert end_of(extra) == b""
+        for connection in held:
+            connection.close()
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                with registrar.connect() as client:
+                    assert b'refused_connections_total{limit="source"}' in client.call("GET", "/metrics")[1]
+                    break
+            except (OSError, ssl.SSLError):
+                assert time.monotonic() < deadline
 
 
-def test_garbage_of_a_neighbor_stops_nobody(impatient: Running) -> None:
+def test_garbage_of_a_neighbor_stops_nobody(tmp_path: Path) -> None:
     """Rejected proofs are answered with 429 after some, and good evidence from the same address as always."""
-    with impatient.connect() as client, impatient.connect() as honest:
-        for _ in range(SOON.failures_burst):
+    limits = Limits(failures_burst=5, failures=0.01)
+    with (
+        running(tmp_path / "data", limits=limits) as registrar,
+        registrar.connect() as client,
+        registrar.connect() as honest,
+    ):
+        for _ in range(limits.failures_burst):
             assert client.call("POST", INTRODUCE, b"{}")[0] == 400
         for garbage in (b"{}", b"", os.urandom(100)):
             problem = client.problem("POST", INTRODUCE, garbage)
             assert (problem.status, problem.code) == (429, "too-much")
             assert int(client.headers["Retry-After"]) > 0
         assert client.problem("POST", "/v1/introductions/none", b"{}").status == 429
-        honest.join(impatient.invite("neighbor.lan"))
-        expired = impatient.invite("cancelled.lan")
-        impatient.service.administration.cancel(expired.key_id, reason="lost")
+        honest.join(registrar.invite("neighbor.lan"))
+        expired = registrar.invite("cancelled.lan")
+        registrar.service.administration.cancel(expired.key_id, reason="lost")
         body, _ = honest.evidence(expired, ec.generate_private_key(ec.SECP256R1()))
         assert honest.problem("POST", INTRODUCE, body).code == "invitation-cancelled"
         assert b"handfast_limited_total 4.0" in client.call("GET", "/metrics")[1]

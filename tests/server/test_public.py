@@ -26,7 +26,7 @@ def fetch(url: str | None) -> tuple[int, str, bytes]:
     """Get over plain HTTP."""
     assert url is not None
     place = urlsplit(url)
-    connection = http.client.HTTPConnection(place.netloc, timeout=5)
+    connection = http.client.HTTPConnection(place.netloc, timeout=30)
     try:
         connection.request("GET", place.path)
         response = connection.getresponse()

@@ -23,6 +23,7 @@ from handfast.sessions.party import Party
 from handfast.sessions.trust import Trust
 from tests.interop.cable import cable
 from tests.interop.hosts import HANDFAST, Host, Process, clock, scratch
+from tests.ports import free_port
 
 LISTEN = ("--listen", "127.0.0.1:0")
 pytestmark = pytest.mark.timeout(120)  # several starts of Python each, on a machine that may be busy
@@ -162,8 +163,7 @@ def test_the_same_line_again(owner: Owner, node: Host) -> None:
 
 def test_a_lost_answer(owner: Owner, node: Host) -> None:
     """Cut at any point, the same line goes on with the same key, and the ledger knows one credential."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     with cable(port) as laid:
         inviting = owner.invite("client", "--listen", f"127.0.0.1:{port}", "--address", f"127.0.0.1:{laid.port}")
         keys = set()

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
+from tests.ports import free_port
 from tests.sessions.conftest import Made
 
 Service = Callable[[socket.socket], None]
@@ -84,5 +85,4 @@ def half(accepted: socket.socket) -> None:
 
 def free_address() -> str:
     """An address where nobody listens yet."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return f"127.0.0.1:{probe.getsockname()[1]}"
+    return f"127.0.0.1:{free_port()}"

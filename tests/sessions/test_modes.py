@@ -17,6 +17,7 @@ from handfast.sessions import connect
 from handfast.sessions.connect import order
 from handfast.sessions.local import Endpoint
 from handfast.sessions.serve import phone_path
+from tests.ports import free_port
 from tests.sessions.conftest import Made
 from tests.sessions.test_local import NOBODY
 from tests.sessions.tunnels import (
@@ -25,7 +26,6 @@ from tests.sessions.tunnels import (
     ask,
     broken,
     counted,
-    free_port,
     listen,
     moved,
     nobody,

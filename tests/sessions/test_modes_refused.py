@@ -28,6 +28,7 @@ from handfast.sessions.engine import Limits, Link
 from handfast.sessions.hello import Answer
 from handfast.sessions.local import Endpoint
 from handfast.sessions.trust import Peer
+from tests.ports import free_port
 from tests.sessions.conftest import Made, now
 from tests.sessions.streams import engine, serving
 from tests.sessions.test_modes_attacks import answer, peer, reach, said
@@ -39,7 +40,6 @@ from tests.sessions.tunnels import (
     ask,
     broken,
     counted,
-    free_port,
     listen,
     nobody,
     open_,

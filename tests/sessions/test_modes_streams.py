@@ -12,6 +12,7 @@ import pytest
 from handfast.core.invitation import Address
 from handfast.sessions import connect, local
 from handfast.sessions.local import Endpoint
+from tests.ports import free_port
 from tests.sessions.conftest import Made
 from tests.sessions.tunnels import (
     Running,
@@ -19,7 +20,6 @@ from tests.sessions.tunnels import (
     ask,
     broken,
     counted,
-    free_port,
     open_,
     service,
     stage,

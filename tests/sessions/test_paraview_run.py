@@ -17,6 +17,7 @@ from handfast.errors import Fault, Refused, Unreachable
 from handfast.sessions import paraview_run
 from handfast.sessions.paraview import FORWARD, REVERSE
 from handfast.sessions.paraview_run import Client, Wanted
+from tests.ports import free_port
 from tests.sessions import paraview_standin, tunnels
 from tests.sessions.conftest import Made
 from tests.sessions.tunnels import HERE, Running, Stage, ask, listen, stage
@@ -62,7 +63,7 @@ async def server(at: Stage, ours: Made, pvserver: Path, *, native_reverse: bool 
 
 def client(at: Stage, ours: Made, to: Address, scheme: str = FORWARD, within: float | None = None) -> Running:
     """The client's side, for a ParaView that nobody has installed."""
-    meeting = HERE if scheme == FORWARD else Address("127.0.0.1", tunnels.free_port())
+    meeting = HERE if scheme == FORWARD else Address("127.0.0.1", free_port())
     who = Client(meeting, scheme, None, within=within)
     return at.start(lambda told: paraview_run.client(ours.file("client"), who, server=to, wait=None, told=told))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -235,12 +234,6 @@ async def broken(reader: asyncio.StreamReader) -> bool:
         except ConnectionResetError:
             return True
     return False
-
-
-def free_port() -> int:
-    """A port where nobody listened a moment ago."""
-    with socket.create_server(("127.0.0.1", 0)) as made:
-        return int(made.getsockname()[1])
 
 
 def moved(made: Made, who: str, directory: Path) -> Path:

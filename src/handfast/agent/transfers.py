@@ -15,12 +15,13 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, asynccontextmanager
-from typing import ParamSpec, Protocol, TypeVar
+from typing import Protocol, TypeVar
 from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 
 import aiohttp
 from yarl import URL
 
+from handfast.adapters.threads import finished
 from handfast.adapters.tls import public_client_context
 from handfast.agent.artifacts import Artifacts
 from handfast.core.agentjson import ArtifactAbout
@@ -34,7 +35,6 @@ HEAD = 30.0  # seconds until a server has said whether it has a file, or where e
 LONGEST = 6 * 3600.0  # seconds for a whole artifact
 REDIRECTS = 5
 _DIGEST = re.compile(r"(?:^|,)\s*sha-256=:([A-Za-z0-9+/]{43}=):", re.ASCII)  # RFC 9530, RFC 8941 §3.3.5
-P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -66,7 +66,7 @@ async def receive(
             while written:
                 await written.popleft()
         finally:  # of several failures that there may be, one is told; and nothing writes any more
-            await _finished(writer.shutdown, wait=True, cancel_futures=True)
+            await finished(writer.shutdown, wait=True, cancel_futures=True)
             await asyncio.gather(*written, return_exceptions=True)
     return ArtifactAbout(name, coming.size, coming.sha256)
 
@@ -211,22 +211,10 @@ async def _in_threads(manager: AbstractContextManager[T]) -> AsyncIterator[T]:
     """Enter and leave a block that waits for the disk in threads. It is left whatever happens, also if cancelled."""
     entered: list[T] = []
     try:
-        await _finished(lambda: entered.append(manager.__enter__()))
+        await finished(lambda: entered.append(manager.__enter__()))
         yield entered[0]
     except BaseException:
         if entered:
-            await _finished(manager.__exit__, *sys.exc_info())
+            await finished(manager.__exit__, *sys.exc_info())
         raise
-    await _finished(manager.__exit__, None, None, None)
-
-
-async def _finished(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Run something in a thread; if cancelled, end after it has: it uses a descriptor that we are about to close."""
-    running = asyncio.ensure_future(asyncio.to_thread(function, *args, **kwargs))
-    try:
-        return await asyncio.shield(running)
-    except asyncio.CancelledError:
-        await asyncio.wait({running})
-        if not running.cancelled():
-            running.exception()  # looked at, so that asyncio does not report it
-        raise
+    await finished(manager.__exit__, None, None, None)

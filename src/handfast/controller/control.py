@@ -17,6 +17,7 @@ import structlog
 
 from handfast.adapters import sockets
 from handfast.adapters.files import FileLock, private_directory
+from handfast.adapters.threads import finished
 from handfast.config.instances import SecondKey
 from handfast.controller import status
 from handfast.controller.calls import answered
@@ -172,9 +173,9 @@ class Controller:
             now, found = self._service().clock.now(), watch.instances
             if found != written or at is None or abs(now - at) >= status.REFRESH:
                 try:
-                    await asyncio.to_thread(
-                        status.publish, self._service().data, found, at=now, contacts=watch.contacts
-                    )
+                    data, contacts = self._service().data, watch.contacts
+                    # It would say so again after the end, where nobody waited for it.
+                    await finished(status.publish, data, found, at=now, contacts=contacts)
                     written, at = found, now
                 except Fault as error:
                     _log.error("cannot say how the instances are", reason=error.message)

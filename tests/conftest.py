@@ -47,9 +47,10 @@ def _lacking(item: pytest.Item) -> str | None:
     return None
 
 
-def pytest_runtest_teardown(nextitem: pytest.Item | None) -> None:
-    """Ports that were held for a test are others' after it."""
-    ports.release()
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Ports that were held for the tests of a file are others' after them."""
+    if nextitem is None or nextitem.path != item.path:
+        ports.release()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

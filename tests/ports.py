@@ -14,7 +14,7 @@ _held: list[socket.socket] = []
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """A port where nobody listens but who names it, until the end of the test."""
+    """A port of loopback where nobody listens but who names it, until the end of the tests of one file."""
     made = socket.socket()
     _held.append(made)
     made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

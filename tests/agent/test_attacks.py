@@ -221,6 +221,21 @@ def test_an_artifact_is_whole_or_not_there(met: Managed) -> None:
     place.unlink()
 
 
+def test_what_somebody_writes_into_the_stream(met: Managed) -> None:
+    """He is on the way, and ends the connection as TLS notices him; that is no failure of ours, with all its frames."""
+    before = tree(met.place)
+    for name, written in (("text", b"HTTP/1.1 200 OK\r\n" * 100), ("record", b"\x17\x03\x03\x00\x20" + bytes(32))):
+        talk, path = met.agent.talk(), f"/v1/services/web/artifacts/{name}"
+        talk.tls.sendall(f"PUT {path} HTTP/1.1\r\nHost: a\r\nContent-Length: 3000000\r\n\r\n".encode() + bytes(2**21))
+        os.write(talk.tls.fileno(), written)
+        (told,) = met.agent.process.told(f'"artifact":"{name}"')
+        assert '"code":"gone"' in told
+        talk.close()
+        assert met.agent.talk().ask("GET", path).status == 404
+    assert tree(met.place) == before
+    assert not [line for line in met.agent.process.lines if "Traceback" in line or '"unexpected"' in line]
+
+
 @pytest.mark.parametrize(
     "url",
     ["https://repo.example/a", "http://127.0.0.1/", "file:///etc/passwd", "https://[", "x", "", "https://repo.example:x/"],

@@ -24,8 +24,9 @@ from tests.agent.test_agent import Controlling
 from tests.agent.test_plain import ask as ask_plainly
 from tests.agent.test_plain import developed
 from tests.interop.hosts import Host
-from tests.interop.ssh_stage import Sshd, free_port
+from tests.interop.ssh_stage import Sshd
 from tests.ledger.material import ssh_key
+from tests.ports import free_port
 
 KEY = ssh_key(0x5D2C19513E38EFC1AB6B2B42C3F7A4E4D2FD3B1C7E5A98F16A4E7B3C2D1F0908)
 PATH = "/v1/look"

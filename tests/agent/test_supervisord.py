@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import sys
@@ -55,15 +56,25 @@ def service(name: str, configuration: Path) -> Supervisord:
     return Supervisord(name, str(configuration))
 
 
+async def said(log: Path, count: int) -> list[str]:
+    """Wait until so many processes have said their number: supervisord has started them before they say anything."""
+    async with asyncio.timeout(30):
+        while not log.exists() or log.read_text().count("\n") < count:  # noqa: ASYNC110, ASYNC240
+            await asyncio.sleep(0.01)
+    return log.read_text().split()  # noqa: ASYNC240
+
+
 async def test_a_program_from_start_to_stop(configuration: Path) -> None:
     """Each returns when it is so; a restart is another process."""
     web, log = service("web", configuration), configuration.with_name("web.log")
     assert await web.status() is State.STOPPED
     await web.start()
     assert await web.status() is State.STARTED
-    await web.restart()
-    await web.reload()
+    for count, act in enumerate((web.restart, web.reload), 1):
+        await said(log, count)
+        await act()
     assert await web.status() is State.STARTED
+    await said(log, 3)
     await web.stop()
     assert await web.status() is State.STOPPED
     assert len(set(log.read_text().split())) == 3
@@ -72,8 +83,9 @@ async def test_a_program_from_start_to_stop(configuration: Path) -> None:
 async def test_a_program_that_is_killed_is_seen(configuration: Path) -> None:
     """Its state is asked of supervisord each time, which starts it anew."""
     web, log = service("web", configuration), configuration.with_name("web.log")
+    before = len(log.read_text().split()) if log.exists() else 0
     await web.start()
-    os.kill(int(log.read_text().split()[-1]), signal.SIGKILL)
+    os.kill(int((await said(log, before + 1))[-1]), signal.SIGKILL)
     assert await web.status() in {State.STARTED, State.STARTING}
     await web.stop()
 

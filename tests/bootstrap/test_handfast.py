@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import fcntl
 import json
 import os
 import re
@@ -129,6 +130,8 @@ def test_a_killed_first_run_is_begun_again(checkout: Checkout, victim: str) -> N
     assert checkout.stamp.read_bytes() == b""
     if victim == "all of it":
         os.killpg(first.pid, signal.SIGKILL)
+        with open(f"{checkout.venv}.lock", "a") as gate:
+            fcntl.flock(gate, fcntl.LOCK_EX)  # until the last of them has died
         (checkout.home / "go").touch()
         assert "waiting" not in checkout.run().stderr
     else:

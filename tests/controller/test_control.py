@@ -74,7 +74,7 @@ async def test_expiry(control: Control) -> None:
         await control.until(State.TIMED_OUT, why="secret was over")
         assert agent.calls == []
     assert control.issued() == []
-    with pytest.raises(Refused, match="which is no failure"):
+    with pytest.raises(Refused, match=r"the secret of 'app1\.lan' is over"):
         await control.do(lambda them: them.release("app1.lan", reason="x"))
 
 

@@ -15,7 +15,7 @@ from aiohttp import web
 from handfast.controller import operate
 from handfast.controller.http import Connection
 from handfast.controller.identity import check_agent
-from handfast.controller.operate import measured
+from handfast.controller.operate import measured, opened
 from handfast.core.instances import Instance, State
 from handfast.core.invitation import Address
 from handfast.errors import HandfastError, Malformed, NotFound, Refused, Revoked, Unreachable, UntrustedPeer, UsageError
@@ -192,6 +192,31 @@ async def test_what_has_come_is_compared(control: Control, tmp_path: Path) -> No
                 await reached.deploy("web", "site.tar", measured(artifact), lambda _sent, _of: None)
         assert told.value.hint == "it is not what was sent: look at the machine"
         assert agent.heard[-1] == b"all of it"
+
+
+@pytest.mark.parametrize("by", [-2_000_000, -1, 1, 2_000_000])
+async def test_a_file_that_changes_while_it_is_sent(control: Control, tmp_path: Path, by: int) -> None:
+    """It is not the machine that does not answer; and nothing that nobody has measured is deployed."""
+    file = tmp_path / "site.tar"
+    file.write_bytes(b"x" * 3_000_000)
+    artifact = measured(file)
+    file.write_bytes(b"x" * (3_000_000 + by))
+    async with introduced(control) as (agent, _), (await operator(control)).agent("app1.lan") as reached:
+        with pytest.raises(Malformed, match=r"'.*/site\.tar' has changed while it was sent") as told:
+            await reached.deploy("web", "site.tar", artifact, lambda _sent, _of: None)
+        assert told.value.hint == "send it when it is complete"
+        assert not reached.connection.usable
+        assert max(map(len, agent.heard)) < 100_000
+
+
+async def test_whoever_does_not_exist_costs_nothing(control: Control) -> None:
+    """No credential is made, and no passphrase asked for, only to say so."""
+    await control.stop()
+    before = len(control.service.ledger.credentials())
+    for name in ("app9.lan", "../app9"):
+        with pytest.raises(HandfastError), opened(control.service.data, name, pytest.fail):
+            raise AssertionError("it was opened")
+    assert len(control.service.ledger.credentials()) == before
 
 
 async def test_a_machine_has_so_many_services(control: Control) -> None:

@@ -186,7 +186,7 @@ def test_a_release_needs_a_secret() -> None:
     assert released(caught, at=NOW).state is State.WAITING
     with pytest.raises(Refused, match="the secret of 'web1' is over"):
         released(caught, at=LATE)
-    with pytest.raises(Refused, match="'web1' is running, which is no failure"):
+    with pytest.raises(Refused, match="'web1' is neither quarantined nor failed"):
         released(at(State.RUNNING), at=NOW)
 
 

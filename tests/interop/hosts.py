@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,6 +89,13 @@ class Process:
                 raise AssertionError(f"it ended before it said {text!r}: {self}")
             if text in line:
                 return line
+
+    def told(self, text: str, count: int = 1) -> list[str]:
+        """Return all lines so far that contain ``text``, once there are ``count``, or in the end however many."""
+        end = time.monotonic() + PATIENCE  # what it has said by now comes through a pipe and a thread of ours
+        while len(found := [line for line in tuple(self.lines) if text in line]) < count and time.monotonic() < end:
+            time.sleep(0.01)
+        return found
 
     def wait(self) -> int:
         """Return its exit code, when it has ended and all that it said was read."""

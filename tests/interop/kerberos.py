@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.interop.hosts import Host, program
-from tests.interop.ssh_stage import free_port
+from tests.ports import free_port
 
 PEERS = ("krb5kdc", "kdb5_util", "kadmin.local")
 _USER, _SERVICE = "root@LAB", "host/localhost@LAB"

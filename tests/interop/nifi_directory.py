@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,12 +19,6 @@ TOKEN = "correct horse battery staple"
 LOCAL = "CN=localhost, OU=NIFI"
 STORE = "nifi-ca-keystore.jks"
 _IN = ("sh", "-c", 'umask 077 && mkdir -p "$0" && cd "$0" && exec "$@"')
-
-
-def free_port() -> int:
-    """A port that nobody listens on now; the kernel gives it to nobody else soon."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 @dataclass(frozen=True)

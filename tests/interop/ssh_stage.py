@@ -20,15 +20,9 @@ from handfast.core.hosts import How, Place
 from handfast.core.sshkeys import SshKey
 from handfast.ledger import open_sqlite
 from tests.interop.hosts import Done, Host, Process, program
+from tests.ports import free_port
 
 LEDGER = "ledger.sqlite3"
-
-
-def free_port() -> int:
-    """Return a port on loopback that nobody has at the moment."""
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def make_key(path: Path, kind: str = "ed25519") -> SshKey:

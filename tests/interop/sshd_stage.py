@@ -16,7 +16,7 @@ from handfast.newcomer import running_sshd
 from handfast.newcomer.sshd_files import Users
 from tests.core.sshmaterial import KINDS, keygen, signer
 from tests.interop.hosts import PATIENCE, Host, Process, program
-from tests.interop.ssh_stage import free_port
+from tests.ports import free_port
 
 CA, OTHER_CA, USER_CA = signer("ed25519"), signer("p256"), signer("p384")
 PIN, OTHER_PIN = b"\1" * 32, b"\2" * 32
@@ -88,7 +88,7 @@ class OwnSshd:
             self.process = None
 
     def certificate(self, kind: str = "ed25519", *, ca: Signer = CA, serial: int = 7) -> SshCertificate:
-        """A certificate for one of its keys, good for an hour."""
+        """A certificate for one of its keys, good for a day."""
         return certificate(self.keys[kind], ca=ca, serial=serial)
 
     def shown(self, kind: str = "ed25519") -> SshCertificate | None:
@@ -130,9 +130,9 @@ def certificate(
     serial: int = 7,
     kind: Kind = Kind.HOST,
     principals: tuple[str, ...] = ("127.0.0.1", "web1"),
-    ends: datetime = NOW + timedelta(hours=1),
+    ends: datetime = NOW + timedelta(days=1),
 ) -> SshCertificate:
-    """A certificate that is good for an hour."""
+    """A certificate that is good for a day: ``NOW`` is when the suite began."""
     leaf = SshLeaf(
         kind=kind,
         key=key,

@@ -10,7 +10,8 @@ from collections.abc import Callable
 import pytest
 
 from tests.interop.hosts import HANDFAST, Host
-from tests.interop.nifi_directory import STORE, TOKEN, Directory, free_port
+from tests.interop.nifi_directory import STORE, TOKEN, Directory
+from tests.ports import free_port
 
 # As the original writes it, but for the passwords.
 CONFIG = """{

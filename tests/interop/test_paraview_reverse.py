@@ -63,6 +63,7 @@ def test_reverse_connection(reverse: Calling) -> None:
         assert (seen["remote"], seen["points"]) == (True, POINTS)
     finally:
         waiting.process.stop()
+    assert len(reverse.server.process.told("pvserver: Accepting connection", 2)) == 2  # its client has left, it goes on
 
 
 def test_an_impostor_takes_no_call(reverse: Calling) -> None:

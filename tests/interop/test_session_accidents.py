@@ -26,6 +26,7 @@ from tests.interop.session_stage import (
     shout,
     started,
 )
+from tests.ports import free_port
 
 NO_DISK = ("prlimit", "--fsize=0", "--")  # every write to a file fails; pipes and sockets are not files
 
@@ -53,8 +54,7 @@ def file(session: Session, who: str) -> Path:
 
 def free() -> str:
     """An address where nobody listens."""
-    with socket.create_server(("127.0.0.1", 0)) as made:
-        return f"127.0.0.1:{made.getsockname()[1]}"
+    return f"127.0.0.1:{free_port()}"
 
 
 def broken(program: socket.socket) -> bool:

@@ -203,7 +203,7 @@ def test_a_revoked_friend_in_mid_transfer(world: World, web: str) -> None:
     client = connect(world.desk, world.client, f"{PLACE}:7506")
     friend = connect(world.desk, world.session.export("bob"), f"{PLACE}:7506")
     url = f"http://127.0.0.1:{friend.port}/result.bin"
-    curl = world.desk.start("curl", "-sS", "--limit-rate", "4M", "-w", "%{errormsg}", "-o", "partial", url)
+    curl = world.desk.start("curl", "-sS", "--limit-rate", "500K", "-w", "%{errormsg}", "-o", "partial", url)
     deadline = time.monotonic() + PATIENCE
     while not (world.desk.directory / "partial").exists():
         assert time.monotonic() < deadline, curl

@@ -32,14 +32,14 @@ NOTHING = Krl(1, NOW)
 
 
 def grant(kind: Kind, key: SshKey, principal: str) -> SshLeaf:
-    """What is sound for an hour."""
+    """What is sound for a day: the suite may take longer than an hour."""
     return SshLeaf(
         kind=kind,
         key=key,
         key_id=f"{kind} of the tests",
         principals=(principal,),
         valid_after=NOW - timedelta(minutes=5),
-        valid_before=NOW + timedelta(hours=1),
+        valid_before=NOW + timedelta(days=1),
         evidence="of the tests",
     )
 
@@ -50,8 +50,8 @@ def expired(sound: SshLeaf) -> SshLeaf:
 
 
 def later(sound: SshLeaf) -> SshLeaf:
-    """The same, but not before an hour from now."""
-    return replace(sound, valid_after=NOW + timedelta(hours=1), valid_before=NOW + timedelta(hours=2))
+    """The same, but not before tomorrow."""
+    return replace(sound, valid_after=NOW + timedelta(days=1), valid_before=NOW + timedelta(days=2))
 
 
 @dataclass(slots=True)

@@ -91,11 +91,11 @@ def test_a_renewal_is_a_look(fleet: Fleet) -> None:
     fleet.join(sshd, "db1")
     again = sshd.host.handfast("renew", "--ssh", "--out", "identity")
     assert "did not look" not in again.stderr
-    assert sum("hostkey/nonce" in line for line in fleet.registrar.process.lines) == 2
+    assert len(fleet.registrar.process.told("hostkey/nonce", 2)) == 2
     fleet.names.names()
     without = sshd.host.handfast("renew", "--ssh", "--out", "identity")
     assert f"the registrar did not look at this host again: 'db1.{ZONE}' does not lead to" in without.stderr
-    asked = [line for line in fleet.registrar.process.lines if '"route":"/v1/ssh/certificates/{method}"' in line]
+    asked = fleet.registrar.process.told('"route":"/v1/ssh/certificates/{method}"', 3)
     assert len(asked) == 3
     assert certificate(sshd).key == sshd.keys["ed25519"]
 

@@ -215,7 +215,7 @@ def test_the_end(site: Site) -> None:
     kept, site.sshd = site.sshd, late
     try:
         assert "Permission denied" in site.ssh("-i", str(out), code=255).stderr
-        assert any("Certificate invalid: expired" in line for line in late.process.lines)
+        assert late.process.told("Certificate invalid: expired")
     finally:
         site.sshd = kept
 
@@ -237,7 +237,7 @@ def test_a_certificate_that_was_taken_back(site: Site) -> None:
     kept, site.sshd = site.sshd, careful
     try:
         assert "Permission denied" in site.ssh(code=255).stderr
-        assert any("revoked by file" in line for line in careful.process.lines)
+        assert careful.process.told("revoked by file")
     finally:
         site.sshd = kept
 

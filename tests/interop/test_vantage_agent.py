@@ -158,7 +158,7 @@ def test_both_see_the_host(sides: Sides) -> None:
     """A host that is what it says from both sides gets its certificate; the agent was asked each time, and saw it."""
     before = sides.agent.looked
     join(sides.machine, sides.near, sides.sshd)
-    assert sides.agent.looked == before + 2
+    assert len(sides.agent.process.told("/v1/look", before + 2)) == before + 2
 
 
 def test_P28_in_the_middle_of_the_registrars_path(sides: Sides) -> None:
@@ -169,10 +169,11 @@ def test_P28_in_the_middle_of_the_registrars_path(sides: Sides) -> None:
 
 def test_P28_in_the_middle_of_the_agents_path(sides: Sides) -> None:
     """Who sits before the agent keeps the host from its certificate, and has none himself, as the registrar sees it."""
+    before = sides.agent.looked
     with in_the_middle(sides.far) as thief:
         refused(sides, f"{MACHINE} at port 22 shows none of the keys")
-        assert any(thief.key.fingerprint in line for line in sides.agent.process.lines), "in the agent's own log"
-        before = sides.agent.looked
+        assert sides.agent.process.told(thief.key.fingerprint), "in the agent's own log"
+        before = len(sides.agent.process.told("/v1/look", before + 1))
         told = join(sides.far, sides.near, thief, code=3).stderr
         assert f"did not show {thief.key.fingerprint}" in told
         assert sides.agent.looked == before, "it is asked only for what the registrar has seen"
@@ -200,7 +201,7 @@ def test_P28_an_agent_that_is_gone(sides: Sides) -> None:
     assert other.looked == 0
     sides.agent.start()
     join(sides.machine, sides.near, sides.sshd)
-    assert (sides.agent.looked, other.looked) == (2, 0)
+    assert (len(sides.agent.process.told("/v1/look", 2)), other.looked) == (2, 0)
 
 
 def test_P28_somebody_else_at_the_agents_place(sides: Sides) -> None:

@@ -193,11 +193,11 @@ def test_a_peer_that_never_speaks_ends_at_the_deadline(monkeypatch: pytest.Monke
     """It accepts and says nothing, not even a handshake."""
     monkeypatch.setattr(connection, "DEADLINE", 0.3)
     released = threading.Event()
-    with bare(lambda _peer: void(released.wait(10))) as address:
+    with bare(lambda _peer: void(released.wait(60))) as address:
         started = time.monotonic()
         with pytest.raises(Unreachable, match="too long") as caught:
             meet(address)
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < 25
         released.set()
     assert caught.value.hint
 
@@ -237,7 +237,7 @@ def test_a_registrar_that_drips_ends_at_the_deadline(fake: Fake, monkeypatch: py
     started = time.monotonic()
     with pytest.raises(Unreachable, match="took too long"):
         meet(fake.address)
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 25
 
 
 @pytest.mark.parametrize("said", [b"SSH-2.0-OpenSSH_9.2\r\n", b"HTTP/1.1 400 Bad Request\r\n\r\n", b""])
@@ -337,6 +337,17 @@ def test_an_unknown_code_from_a_failing_server_is_no_refusal() -> None:
     """Five hundred and something says nothing about us."""
     body = msgspec.json.encode(wire.Problem("no", 503, "of-the-future"))
     assert isinstance(problem(body, 503, str(ADDRESS)), Unreachable)
+
+
+def test_a_failure_says_what_helps() -> None:
+    """By the hint of whoever failed; else its log has it."""
+    told = wire.Problem("the registrar failed", 500, "fault", detail="the disk is full", hint="free some space")
+    for sent, hint in (
+        (told, "free some space"),
+        (msgspec.structs.replace(told, hint=""), "see its log, then run this again"),
+    ):
+        error = problem(msgspec.json.encode(sent), 500, str(ADDRESS))
+        assert (type(error), error.message, error.hint) == (Unreachable, "the registrar failed: the disk is full", hint)
 
 
 def test_times_have_an_offset() -> None:

@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from handfast.nifi import https
 from tests.nifi.fake_ca import DAY, HOST, Asked, FakeCa, Identity, http, ip, name, raw, tag
 from tests.nifi.node import FILES, Done, Node
+from tests.ports import free_port
 
 EC = ("-a", "EC", "-k", "256")  # a key of RSA takes its time, and nothing here depends on it
 PENDING = {".keystore.jks.pending"}
@@ -315,8 +316,7 @@ def test_a_connection_that_closes_after_the_request_is_not_repeated(ca: FakeCa, 
 
 def test_it_waits_for_a_ca_that_is_starting(node: Node) -> None:
     """Refused connections and proxies without a server behind them are tried again, and told once."""
-    with socket.create_server(("127.0.0.1", 0)) as place:
-        port = place.getsockname()[1]
+    port = free_port()
     cut = threading.Event()
 
     def proxy(connection: socket.socket) -> None:
@@ -344,8 +344,7 @@ def test_it_waits_for_a_ca_that_is_starting(node: Node) -> None:
 
 def test_it_does_not_wait_for_ever(node: Node) -> None:
     """After --wait the last reason is told; nothing was sent."""
-    with socket.create_server(("127.0.0.1", 0)) as place:
-        port = place.getsockname()[1]
+    port = free_port()
     done = node.client(port, *EC, "--wait", "1s")
     refused(node, done, f"cannot reach localhost:{port}: connection refused", "nothing was sent")
 

@@ -135,7 +135,7 @@ def test_release(them: Instances, house: House) -> None:
     free = them.release("app1.lan", reason="the switch was replaced")
     assert (free.state, free.address) == (State.WAITING, str(elsewhere))
     assert house.ledger.events(subject="app1.lan")[-1].fields["why"] == "the switch was replaced"
-    with pytest.raises(Refused, match="which is no failure"):
+    with pytest.raises(Refused, match=r"'app1\.lan' is neither quarantined nor failed"):
         them.release("app1.lan", reason="again")
     quarantined(them, house)
     house.clock.time += 2 * HOUR

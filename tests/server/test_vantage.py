@@ -13,8 +13,8 @@ from handfast.core.roles import Role
 from handfast.core.vantage import SeenAnswer
 from handfast.server.limits import Limits
 from handfast.server.vantage import ROLES
-from tests.interop.ssh_stage import free_port
 from tests.ledger.material import ssh_key
+from tests.ports import free_port
 from tests.server.running import Client, Running, running
 
 

@@ -55,10 +55,10 @@ def look_at(
     return Look(names, addresses, keys, ports or tuple(each.port for each in served))
 
 
-def from_here(resolve: Resolve, *, patience: float = 20.0) -> LocalLooker:
+def from_here(resolve: Resolve, *, patience: float = 20.0, resolving: float = 20.0) -> LocalLooker:
     """What looks at loopback."""
     return LocalLooker(
-        guard=GUARD, scanner=Scanner(Limits(patience=patience)), resolve=resolve, resolving=0.2, patience=patience
+        guard=GUARD, scanner=Scanner(Limits(patience=patience)), resolve=resolve, resolving=resolving, patience=patience
     )
 
 
@@ -126,7 +126,7 @@ async def test_names_nobody_answers_for() -> None:
         (seen,) = await from_here(Names()).look(look_at(served, names=(NAME,)))
         assert seen.led == (Led(NAME, (), f"no address of {NAME!r} was found"),)
         many = tuple(f"h{number}.example" for number in range(MAX_NAMES))
-        (seen,) = await from_here(nobody).look(look_at(served, names=many))
+        (seen,) = await from_here(nobody, resolving=0.2).look(look_at(served, names=many))
     assert seen.led == tuple(Led(name, (), "no answer in time") for name in many)
     assert [each.keys for each in seen.answered] == [(ED,)]
 

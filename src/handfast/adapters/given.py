@@ -46,6 +46,6 @@ def opened(path: Path) -> Iterator[io.BufferedReader]:
     if not stat.S_ISREG(kind):
         os.close(descriptor)
         what = "a directory" if stat.S_ISDIR(kind) else "no regular file"
-        raise UsageError(f"{str(path)!r} is {what}", hint="give one file, such as an archive")
+        raise UsageError(f"{str(path)!r} is {what}", hint="give one file")
     with os.fdopen(descriptor, "rb") as file:
         yield file

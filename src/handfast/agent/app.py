@@ -7,6 +7,7 @@ against accidents, and against a controller that was taken over: it must not get
 
 from __future__ import annotations
 
+import ssl
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import nullcontext
@@ -127,7 +128,7 @@ async def _answer(state: State, answers: Answers, request: web.Request, handler:
         code, reason, response = error.code, error.message, answers.refused(error)
     except web.HTTPException as error:
         code, response = problems.code_of(error), answers.broken(error)
-    except ConnectionError:
+    except (ConnectionError, ssl.SSLError):  # SSLError: somebody on the way has written into the stream
         code, response = "gone", web.Response(status=400)  # nobody will read it; raised, aiohttp would log a traceback
     except Exception:  # noqa: BLE001  a bug must answer 500 and be logged, not close the connection
         code, response = Fault.code, answers.unexpected()

@@ -23,8 +23,6 @@ from handfast.core.loopback import is_loopback
 from handfast.core.secret import Secret
 from handfast.errors import NotAuthorized
 
-MIN_PASSWORD = 12  # characters
-
 
 @dataclass(frozen=True, slots=True)
 class Plain:

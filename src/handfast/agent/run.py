@@ -25,9 +25,10 @@ from handfast.agent.agent import Agent
 from handfast.agent.app import application, runner
 from handfast.agent.doors import Doors
 from handfast.agent.machine import check_machine
-from handfast.agent.plain import MIN_PASSWORD, Plain
+from handfast.agent.plain import Plain
 from handfast.agent.policy import Policy
 from handfast.agent.state import State
+from handfast.core.agentjson import check_password
 from handfast.core.instancedata import InstanceData
 from handfast.core.invitation import Address
 from handfast.core.loopback import on_loopback
@@ -60,9 +61,9 @@ class Weaker:
                 raise UsageError("an agent that dials speaks TLS", hint="--plain with --listen 127.0.0.1:7575")
             on_loopback(listens, what="an agent without TLS")
             password = self.plain.password
-            if password is not None and len(password.reveal()) < MIN_PASSWORD:
-                raise UsageError(f"a password of under {MIN_PASSWORD} characters", hint="openssl rand -hex 16")
-            who = "its own user" if self.plain.password is None else "whoever knows the password"
+            if password is not None:
+                check_password(password)
+            who = "its own user" if password is None else "whoever knows the password"
             _log.warning(f"no TLS: on this machine {who} may do all that the policy allows", at=str(listens))
         if self.legacy:
             _log.warning("a key may be delivered to this agent, by its controller: its maker has it as well")
@@ -149,7 +150,7 @@ async def _run(
     if notifier.watchdog is not None:
         tasks.append(asyncio.create_task(notifier.watch(notifier.watchdog)))
     try:
-        ready(Ready(agent.stage.value, agent.face.spki, where, dials))
+        ready(Ready(state.stage, agent.face.spki, where, dials))
         notifier.tell("READY=1", f"STATUS={agent.stage}, at {where or dials}")
         while await asked.get() == signal.SIGHUP:
             _reload(state, source, notifier)

@@ -75,6 +75,11 @@ class State:
     _transfers: int = 0
     _turns: dict[str, Turn] = field(default_factory=dict)  # also of what the policy has no more: it may come back
 
+    @property
+    def stage(self) -> str:
+        """How far it has come; without TLS there is nowhere to come to."""
+        return self.agent.stage.value if self.plain is None else "plain"
+
     def adopt(self, policy: Policy) -> None:
         """Have another policy from the next request on. What is under way goes on by the one that it began with."""
         self._turns |= {name: Turn() for name in policy.services.keys() - self._turns.keys()}

@@ -81,7 +81,7 @@ async def view(state: State) -> AgentView:
     states = await asyncio.gather(*map(_state, services))
     return AgentView(
         running=True,
-        stage=agent.stage.value,
+        stage=state.stage,
         instance=data.instance,
         instance_id=data.instance_id,
         key=fingerprint(agent.face.spki),

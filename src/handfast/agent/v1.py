@@ -46,13 +46,13 @@ async def about(call: Call) -> web.Response:
     agent, data = call.state.agent, call.state.data
     answer = About(
         version=handfast.__version__,
-        stage=agent.stage.value,
+        stage=call.state.stage,
         instance=data.instance,
         instance_id=data.instance_id,
         spki=agent.face.spki.hex(),
     )
     if call.caller is None:
-        answer = msgspec.structs.replace(answer, stage="plain", services=sorted(call.state.services))
+        answer = msgspec.structs.replace(answer, services=sorted(call.state.services))
     elif (held := agent.held) is not None:
         answer = msgspec.structs.replace(
             answer,

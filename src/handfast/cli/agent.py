@@ -172,7 +172,7 @@ def _show(view: AgentView) -> None:
         "controller": f"{view.controller}, {ago(seen, SystemClock().now())} ago" if seen else "",
         "services": ", ".join(f"{each.name} {each.state or 'unknown'}" for each in view.services),
     }
-    if view.running and not seen:
+    if view.running and not seen and view.stage != "plain":  # where nobody proves to be one
         lines["controller"] = "has not called since this agent was started"
     for key, text in lines.items():
         if text:

@@ -20,6 +20,7 @@ from handfast.errors import UsageError
 
 if TYPE_CHECKING:
     from handfast.core.instances import Instance
+    from handfast.core.secret import Secret
     from handfast.registrar.instances import Instances
 
 INSTANCE_COMMANDS = {
@@ -127,7 +128,7 @@ def add_command(
         needs_key=require != "secret",
         mode=Mode(mode),
     )
-    password = None if password_file is None else config.secret_from("password", file=password_file)
+    password = None if password_file is None else _password(password_file)
     made, instance = instances.add(wanted)
     if password is not None:
         from handfast.controller.passwords import keep_password
@@ -137,11 +138,21 @@ def add_command(
     _say_what_follows(instance, data)
 
 
+def _password(file: Path) -> Secret | None:
+    from handfast.core.agentjson import check_password
+
+    password = config.secret_from("password", file=file)
+    if password is not None:
+        check_password(password)
+    return password
+
+
 def _say_what_follows(instance: Instance, data: Path) -> None:
-    ui.warn(
-        f"this is a secret until {instance.deadline:%Y-%m-%d %H:%M}Z: whoever reads it may pose as {instance.name}"
-        " until that is introduced, and raise an alarm afterwards"
-    )
+    if instance.mode is not Mode.PLAIN:  # where nothing is proved by it
+        ui.warn(
+            f"this is a secret until {instance.deadline:%Y-%m-%d %H:%M}Z: whoever reads it may pose as {instance.name}"
+            " until that is introduced, and raise an alarm afterwards"
+        )
     if instance.address is None and not instance.dials:
         ui.say(f"when it is launched: handfast instance place {instance.name} HOST:7575 --data {data}")
     if instance.needs_key:
@@ -255,12 +266,13 @@ def release_command(name: str, reason: str, data: Path, as_json: bool) -> None:
 def remove_command(name: str, reason: str, data: Path, as_json: bool) -> None:
     """Forget NAME: its secret, its credentials and its SSH certificates are good for nothing from now on."""
     from handfast.controller.passwords import forget
-    from handfast.core.instance_views import instance_view
     from handfast.wiring import open_instances
 
-    gone = open_instances(data).remove(name, reason=reason)
+    instances = open_instances(data)
+    (was,) = views_of(data, instances, [instances.one(name)], at=instances.administration.clock.now())
+    gone = instances.remove(name, reason=reason)
     forget(data, gone.name)
     if as_json:
-        ui.emit_json(instance_view(gone, watched=False))
+        ui.emit_json(was)
     else:
         ui.say(f"{gone.name}: forgotten; what it held is revoked")

@@ -74,7 +74,7 @@ def word(what: str, *, lists: str) -> Parsed:
 SERVICE = click.argument("service", type=word("a service", lists="services NAME"))
 
 
-def _asked(data: Path, passphrase: Path | None, work: Callable[[Operator], Awaitable[T]]) -> T:
+def _asked(data: Path, passphrase: Path | None, name: str, work: Callable[[Operator], Awaitable[T]]) -> T:
     import uvloop
 
     from handfast.controller.operate import opened
@@ -85,7 +85,7 @@ def _asked(data: Path, passphrase: Path | None, work: Callable[[Operator], Await
     async def main(operator: Operator) -> T:
         return await work(operator)
 
-    with opened(data, ask) as operator:
+    with opened(data, name, ask) as operator:
         return uvloop.run(main(operator))
 
 
@@ -96,7 +96,7 @@ def with_agent(data: Path, passphrase: Path | None, name: str, work: Callable[[R
         async with operator.agent(name) as agent:
             return await work(agent)
 
-    return _asked(data, passphrase, main)
+    return _asked(data, passphrase, name, main)
 
 
 @click.command("services")
@@ -215,7 +215,7 @@ def logs_command(
             async for piece in pieces:
                 _lines(piece, as_json=as_json)
 
-    _asked(data, passphrase_file, following)
+    _asked(data, passphrase_file, name, following)
 
 
 def _lines(added: LogAdded, *, as_json: bool) -> None:

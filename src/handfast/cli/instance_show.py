@@ -50,6 +50,7 @@ def show(view: InstanceView) -> None:
     since = "" if view.since is None else f" since {view.since}"
     ui.emit(f"{view.name}: {view.state}{since}{f': {view.reason}' if view.reason else ''}")
     unknown = "to be confirmed" if view.needs_key else "as it proves with its secret"
+    secret = view.serial is None and view.mode != Mode.PLAIN.value  # where nothing is proved by it
     lines = [
         ("id", view.instance_id),
         ("where", where(view)),
@@ -61,7 +62,7 @@ def show(view: InstanceView) -> None:
         ("", view.seen_words),
         ("credential", ", until ".join(filter(None, (view.serial, view.until)))),
         ("contact", view.contact),
-        ("secret", f"{view.invitation}, until {view.secret_until}" if view.serial is None else None),
+        ("secret", f"{view.invitation}, until {view.secret_until}" if secret else None),
         ("failures", f"{view.rollbacks} credentials that it did not answer with" if view.rollbacks else None),
     ]
     for key, text in lines:

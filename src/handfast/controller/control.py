@@ -155,7 +155,7 @@ class Controller:
 
     async def _renewed(self) -> None:
         # In a thread: it waits for the ledger, and for another process that makes one at this moment.
-        self._credential = await asyncio.to_thread(own, self._service())
+        self._credential = await finished(own, self._service())
 
     async def _keep_credential(self) -> None:
         while True:

@@ -295,6 +295,7 @@ def _unreachable(name: str, error: BaseException) -> HandfastError:
         return error
     if isinstance(error, TimeoutError):
         return Unreachable(f"{name} does not answer: it took too long")
-    text = getattr(error, "reason", None) or getattr(error, "strerror", None) or str(error) or type(error).__name__
+    reason = (getattr(error, "reason", None) or "").replace("_", " ").lower()  # OpenSSL's: WRONG_VERSION_NUMBER
+    text = reason or getattr(error, "strerror", None) or str(error) or type(error).__name__
     words = "".join(filter(str.isprintable, str(text)))[:200]
     return Unreachable(f"{name} does not answer: {words[:1].lower()}{words[1:]}")

@@ -120,7 +120,7 @@ class Remote:
         with given.opened(artifact.path) as file:
             answer = await self.connection.upload(
                 path,
-                _pieces(file),
+                _pieces(file, artifact),
                 artifact.size,
                 headers=[("repr-digest", f"sha-256=:{digest}:")],
                 progress=lambda sent: progress(sent, artifact.size),
@@ -273,16 +273,20 @@ class Operator:
 
 
 @contextmanager
-def opened(data: Path, passphrase: Callable[[], Secret | None]) -> Iterator[Operator]:
+def opened(data: Path, name: str, passphrase: Callable[[], Secret | None]) -> Iterator[Operator]:
     """
-    Open a registrar's directory for an operator. ``passphrase`` is asked for if the controller needs a new credential.
+    Open a registrar's directory for an operator of an instance.
 
-    :raises NotFound: no registrar was ever started on this directory. :raises Unsafe: others can read it.
+    ``passphrase`` is asked for if the controller needs a new credential; not for an instance that does not exist.
+
+    :raises NotFound: no registrar was ever started on this directory, or there is no such instance.
+    :raises Unsafe: others can read it.
     :raises Refused: the authority cannot certify a controller. :raises Fault: the disk, or the ledger.
     """
     require_data(data)
     authority, clock = PublicAuthority.read(data / AUTHORITY), SystemClock()
     with open_ledger(data) as ledger:
+        existing(ledger.instance(machine_name(name)), name)
         credential = held_fresh(data, authority.trust_domain, ledger, clock.now())
         if credential is None:
             service = open_service(data, Overrides(), passphrase=passphrase())
@@ -307,6 +311,13 @@ def measured(path: Path, sha256: str | None = None) -> Artifact:
     return Artifact(path, size, digest)
 
 
-async def _pieces(file: io.BufferedReader) -> AsyncIterator[bytes]:
-    while piece := await asyncio.to_thread(file.read, _PIECE):
-        yield piece
+async def _pieces(file: io.BufferedReader, artifact: Artifact) -> AsyncIterator[bytes]:
+    """Give what is in a file. :raises Malformed: not as much as when it was measured. :raises Fault: the disk."""
+    left = artifact.size
+    with files.faults("read", artifact.path):
+        while left >= 0 and (piece := await asyncio.to_thread(file.read, _PIECE)):
+            left -= len(piece)
+            if left >= 0:
+                yield piece
+    if left:
+        raise Malformed(f"{str(artifact.path)!r} has changed while it was sent", hint="send it when it is complete")

@@ -13,8 +13,12 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from handfast.core.secret import Secret
+from handfast.errors import UsageError
+
 GREETING = "HANDFAST-AGENT/1"  # begins the line of an agent that dials; its name follows
 USER = "handfast"  # of Basic, over HTTP without TLS
+MIN_PASSWORD = 12  # bytes of its password
 MAX_CONFIGURATION = 4 * 1024 * 1024  # bytes of a request that configures a service
 MAX_CONTENT = 1024 * 1024  # bytes of one file of it
 MAX_FILES = 64  # of one service
@@ -23,6 +27,12 @@ MAX_SERVICES = 1000  # of one machine: each is asked for how it is
 MAX_URL = 4096  # characters
 
 Sha256 = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]  # hexadecimal
+
+
+def check_password(password: Secret) -> None:
+    """Check the password of an agent without TLS. :raises UsageError: too short for what can be tried all day."""
+    if len(password.reveal()) < MIN_PASSWORD:
+        raise UsageError(f"a password of under {MIN_PASSWORD} characters", hint="openssl rand -hex 16")
 
 
 class About(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -292,8 +292,9 @@ def released(instance: Instance, *, at: datetime) -> Instance:
 
     :raises Refused: it has not failed, or its secret is over, so that only adding it anew helps.
     """
-    if instance.state not in {State.QUARANTINED, State.VERIFY_FAILED}:
-        raise Refused(f"{instance.name!r} is {instance.state.value}, which is no failure", hint="nothing is left to do")
+    if instance.state not in {State.QUARANTINED, State.VERIFY_FAILED, State.TIMED_OUT}:
+        # Not its state: whether it answers at this moment the ledger does not know.
+        raise Refused(f"{instance.name!r} is neither quarantined nor failed", hint="nothing is left to do")
     if instance.serial is None and at >= instance.deadline:
         raise Refused(f"the secret of {instance.name!r} is over", hint="remove it, and add it anew")
     state = State.UNREACHABLE if instance.serial is not None else State.WAITING

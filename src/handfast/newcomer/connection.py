@@ -250,7 +250,7 @@ def problem(answer: bytes, status: int, where: str, *, who: str = "the registrar
     message = "; ".join(content.reasons) or content.detail or content.title
     kind = _by_code().get(content.code, Refused if status < 500 else Unreachable)
     if issubclass(kind, errors.Fault):
-        return Unreachable(f"{who} failed: {message}", hint="see its log, then run this again")
+        return Unreachable(f"{who} failed: {message}", hint=content.hint or "see its log, then run this again")
     if kind is errors.PolicyRefused:
         return errors.PolicyRefused(tuple(content.reasons) or (message,), hint=content.hint)
     if kind is errors.TooMuch:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from handfast import ledger
+from handfast.adapters import files
 from handfast.adapters.files import private_directory, write_atomic
 from handfast.authority.authority import PublicAuthority
 from handfast.core import sshkeys
@@ -65,7 +66,9 @@ def require_data(data: Path) -> None:
     :raises NotFound: it is none.
     :raises Unsafe: others can read or write it.
     """
-    if not (data / AUTHORITY).is_dir():
+    with files.faults("read", data):  # on the way to it somebody may keep us out
+        there = (data / AUTHORITY).is_dir()
+    if not there:
         raise NotFound(f"no registrar in {str(data)!r}", hint=f"start one: handfast up --data {data}")
     private_directory(data)
 

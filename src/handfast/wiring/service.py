@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from handfast import introducers
+from handfast.adapters import files
 from handfast.adapters.clock import SystemClock
 from handfast.adapters.files import FileLock, private_directory
 from handfast.adapters.revocation_lists import RevocationLists
@@ -211,7 +212,9 @@ def make_authority(data: Path, *, passphrase: Secret | None) -> bool:
 
     :raises ConfigError: the configuration is wrong. :raises Unsafe: others can read the directory. :raises Fault:
     """
-    if (data / AUTHORITY).exists():
+    with files.faults("read", data):
+        there = (data / AUTHORITY).exists()
+    if there:
         return False
     private_directory(data)
     with FileLock(data / LOCK, patience=_PATIENCE):

@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
 
 from handfast.agent import plain
 from handfast.agent.plain import Plain
 from handfast.agent.run import Weaker
-from handfast.cli.agent import status_command
+from handfast.cli.main import run as command_line
 from handfast.core.invitation import Address
 from handfast.core.secret import Secret
 from handfast.errors import UsageError
@@ -98,14 +97,16 @@ async def test_P53_a_web_page_gets_nothing(tmp_path: Path, headers: dict[str, st
         assert (await ask(where, "GET", "/v1/services/web", **headers))[0] == 403  # as of an image, or a link
 
 
-async def test_what_it_says_of_itself(tmp_path: Path) -> None:
+async def test_what_it_says_of_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Everywhere the same: it has no stage of an introduction, and whether a controller has called nobody knows."""
     async with developed(tmp_path) as where:
         status, told = await ask(where, "GET", "/v1/agent")
         assert (status, json.loads(told)["stage"]) == (200, "plain")
-        shown = await asyncio.to_thread(CliRunner().invoke, status_command, ["--state", str(tmp_path / "state")])
-    assert shown.output.startswith(f"web1: plain, listens at {where}\n")
-    assert "controller" not in shown.output
+        capsys.readouterr()
+        assert await asyncio.to_thread(command_line, ["agent", "status", "--state", str(tmp_path / "state")]) == 0
+        shown = capsys.readouterr().out
+    assert f"web1: plain, listens at {where}\n" in shown
+    assert "  controller" not in shown
 
 
 @pytest.mark.parametrize("site", ["none", "same-origin"])

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.bootstrap.test_new_machine import Machine, unpacked
-from tests.interop.hosts import Host, Process, program
+from tests.interop.hosts import Host, Process
+from tests.interop.nspawn import booting
 
 PACKAGES = "cloud-init openssh-server curl systemd dbus python3-venv"
 OVER = "the first boot is over"
@@ -69,13 +70,14 @@ class Cloud:
         (seed / "user-data").write_text(user_data)
         (seed / "meta-data").write_text(f"instance-id: i-{name}\nlocal-hostname: {name}\n")
         (seed / "vendor-data").write_text(_VENDOR.format(key=authorized.read_text().strip(), over=OVER))
-        flags = ("--volatile=overlay", "--register=no", "--keep-unit", "--console=read-only")
         # Not by `ip netns exec`: it takes the namespace by its path, and needs this machine's mounts.
-        command = (
-            program("systemd-nspawn"), "--boot", *flags, "--directory", str(self.image.root),
+        command = booting(
+            "--volatile=overlay",
+            "--directory",
+            self.image.root,
             f"--network-namespace-path=/run/netns/{self.host.namespace}",
             f"--bind-ro={seed}:/var/lib/cloud/seed/nocloud",
-        )  # fmt: skip
+        )
         process = Process(command, cwd=self.host.directory, env=self.host.environment())
         try:
             until(process, OVER)

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from tests.bootstrap.test_new_machine import Machine
 from tests.interop.cloud_machine import OVER, image, until
-from tests.interop.hosts import Host, Process, program
+from tests.interop.hosts import Host, Process
+from tests.interop.nspawn import booting
 
 POLICY = """\
 [service.nginx]
@@ -94,10 +95,7 @@ class Launched:
     def boot(self) -> None:
         """Turn it on."""
         assert self._host.namespace is not None
-        command = (
-            program("systemd-nspawn"), "--boot", "--register=no", "--keep-unit", "--console=read-only",
-            "--directory", str(self.root), f"--network-namespace-path=/run/netns/{self._host.namespace}",
-        )  # fmt: skip
+        command = booting("--directory", self.root, f"--network-namespace-path=/run/netns/{self._host.namespace}")
         self.process = Process(command, cwd=self._host.directory, env=self._host.environment())
 
     def booted(self) -> None:

@@ -17,7 +17,8 @@ from handfast.agent.services.base import State
 from handfast.agent.services.systemd import Systemd
 from handfast.errors import Fault, Refused
 from tests.interop.cloud_machine import image, until
-from tests.interop.hosts import Host, Process, program
+from tests.interop.hosts import Host, Process
+from tests.interop.nspawn import booting
 
 pytestmark = [
     pytest.mark.root,
@@ -64,8 +65,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Booted]:
     for name, text in UNITS.items():
         (made.root / f"etc/systemd/system/{name}.service").write_text(f"[Service]\n{text}\n")
     host = Host(folder / "host")
-    flags = ("--boot", "--register=no", "--keep-unit", "--private-network", "--console=read-only")
-    process = host.start(program("systemd-nspawn"), *flags, "--directory", made.root)
+    process = host.start(*booting("--private-network", "--directory", made.root))
     try:
         until(process, "Reached target")
         yield Booted(made.root, _entrance(folder, _init(process)))

@@ -12,6 +12,7 @@ from tests.bootstrap import test_new_machine
 from tests.bootstrap.test_new_machine import Machine
 from tests.docs.markdown import ROOT, blocks
 from tests.interop.hosts import Host, Registrar, program
+from tests.interop.nspawn import booting
 
 machine = test_new_machine.machine  # the fixture
 _UNITS = Path("etc/systemd/system")
@@ -94,9 +95,7 @@ def test_a_booted_machine(machine: Machine) -> None:
         (machine.root / _UNITS / name).write_text(text)
     (machine.root / _UNITS / "story.service").write_text(_STORY)
 
-    # No systemd has to run out here: the machine is neither registered with one nor given a scope by it.
-    options = ["--boot", "--private-network", "--register=no", "--keep-unit", "--console=read-only"]
-    boot = [program("systemd-nspawn"), "--directory", str(machine.root), *options, "systemd.wants=story.service"]
+    boot = booting("--directory", machine.root, "--private-network", "systemd.wants=story.service")
     booted = subprocess.run(
         boot, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=200, check=False
     )

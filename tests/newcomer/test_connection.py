@@ -197,7 +197,7 @@ def test_a_peer_that_never_speaks_ends_at_the_deadline(monkeypatch: pytest.Monke
         started = time.monotonic()
         with pytest.raises(Unreachable, match="too long") as caught:
             meet(address)
-        assert time.monotonic() - started < 25
+        assert time.monotonic() - started < 5
         released.set()
     assert caught.value.hint
 
@@ -237,7 +237,7 @@ def test_a_registrar_that_drips_ends_at_the_deadline(fake: Fake, monkeypatch: py
     started = time.monotonic()
     with pytest.raises(Unreachable, match="took too long"):
         meet(fake.address)
-    assert time.monotonic() - started < 25
+    assert time.monotonic() - started < 5
 
 
 @pytest.mark.parametrize("said", [b"SSH-2.0-OpenSSH_9.2\r\n", b"HTTP/1.1 400 Bad Request\r\n\r\n", b""])

@@ -59,6 +59,12 @@ def open_ledger(data: Path) -> SqlLedger:
     return ledger.open_sqlite(data / LEDGER)
 
 
+def has_authority(data: Path) -> bool:
+    """Return whether a registrar was ever started on this directory. :raises Fault: we may not look, or no name."""
+    with files.faults("read", data):
+        return (data / AUTHORITY).is_dir()
+
+
 def require_data(data: Path) -> None:
     """
     Check that ``data`` is a registrar's directory and private.
@@ -66,9 +72,7 @@ def require_data(data: Path) -> None:
     :raises NotFound: it is none.
     :raises Unsafe: others can read or write it.
     """
-    with files.faults("read", data):  # on the way to it somebody may keep us out
-        there = (data / AUTHORITY).is_dir()
-    if not there:
+    if not has_authority(data):
         raise NotFound(f"no registrar in {str(data)!r}", hint=f"start one: handfast up --data {data}")
     private_directory(data)
 

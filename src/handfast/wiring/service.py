@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from handfast import introducers
-from handfast.adapters import files
 from handfast.adapters.clock import SystemClock
 from handfast.adapters.files import FileLock, private_directory
 from handfast.adapters.revocation_lists import RevocationLists
@@ -41,7 +40,7 @@ from handfast.ssh.scan import Scanner
 from handfast.wiring import nifi as foreign_listener
 from handfast.wiring import vantage
 from handfast.wiring import x5c as foreign_authorities
-from handfast.wiring.directory import AUTHORITY, CONFIG, LOCK, announced, context_of, open_ledger
+from handfast.wiring.directory import AUTHORITY, CONFIG, LOCK, announced, context_of, has_authority, open_ledger
 from handfast.wiring.nifi import Given, NifiService
 
 if TYPE_CHECKING:
@@ -212,9 +211,7 @@ def make_authority(data: Path, *, passphrase: Secret | None) -> bool:
 
     :raises ConfigError: the configuration is wrong. :raises Unsafe: others can read the directory. :raises Fault:
     """
-    with files.faults("read", data):
-        there = (data / AUTHORITY).exists()
-    if there:
+    if has_authority(data):
         return False
     private_directory(data)
     with FileLock(data / LOCK, patience=_PATIENCE):

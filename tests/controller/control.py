@@ -101,7 +101,8 @@ class Control:
                 while not so():
                     self.changed.clear()
                     with suppress(TimeoutError):
-                        await asyncio.wait_for(self.changed.wait(), 0.1)
+                        async with asyncio.timeout(0.1):
+                            await self.changed.wait()
         except TimeoutError:
             raise AssertionError([(each.name, each.state.value, each.reason) for each in self.told]) from None
         return self.last(name)

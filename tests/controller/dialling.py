@@ -105,7 +105,8 @@ async def calling(
             with contextlib.suppress(OSError):
                 made = await greeted(where, name, source)
                 try:
-                    await asyncio.wait_for(readable(made.fileno()), 5)
+                    async with asyncio.timeout(5):
+                        await readable(made.fileno())
                 except BaseException:
                     made.close()
                     raise

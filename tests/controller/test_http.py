@@ -257,6 +257,24 @@ async def test_what_is_announced_as_too_much_is_not_read() -> None:
         assert not connection.usable
 
 
+@pytest.mark.parametrize("turns", range(6))
+async def test_who_is_cancelled_ends(turns: int) -> None:
+    """Even where the answer has come a few turns of the loop before."""
+    ours, theirs = socket.socketpair()
+    reader, writer = await asyncio.open_connection(sock=ours)
+    async with http.Stream(reader, writer, "web1") as stream:
+        with theirs:
+            theirs.setblocking(False)
+            asking = asyncio.ensure_future(stream.request("GET", "/"))
+            await asyncio.get_running_loop().sock_recv(theirs, 4096)
+            reader.feed_data(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            heard = asking.cancel()  # else it was over
+            await asyncio.wait({asking})
+            assert asking.cancelled() is heard
+
+
 async def test_an_agent_that_stops_reading_ends_an_upload(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody waits for it without end."""
     monkeypatch.setattr(http, "SEND", 0.2)

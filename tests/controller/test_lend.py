@@ -128,7 +128,8 @@ async def test_a_command_is_killed(house: Service, tmp_path: Path) -> None:
         )
         try:
             assert command.stdout is not None
-            assert await asyncio.wait_for(command.stdout.readline(), 40) == b"lent\n"
+            async with asyncio.timeout(40):
+                assert await command.stdout.readline() == b"lent\n"
         finally:
             command.kill()
             await command.wait()

@@ -47,7 +47,8 @@ async def stranger(where: Address, kind: str, directory: Path, ends: list[Ended]
             with contextlib.suppress(OSError):
                 made = await greeted(where, "app1.lan", "127.0.0.9")
                 try:
-                    await asyncio.wait_for(readable(made.fileno()), 5)
+                    async with asyncio.timeout(5):
+                        await readable(made.fileno())
                 except BaseException:
                     made.close()
                     raise

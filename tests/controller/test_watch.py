@@ -363,6 +363,22 @@ async def test_its_state_begins_when_it_is_seen(monkeypatch: pytest.MonkeyPatch)
         assert [each.since for each in watched.instances] == [NOW, NEW.deadline]
 
 
+@pytest.mark.parametrize("turns", range(5))
+async def test_it_ends_when_told_to(turns: int) -> None:
+    """Even where an instance calls a few turns of the loop before, and wakes who watches it."""
+    story = story_of((named("web1"), [Unreachable("x")]))
+    watched = Watch(lambda: cast(Meetings, story), story, story.dial, tell=story.tell)
+    task = asyncio.ensure_future(watched.run())
+    await story.until(lambda: "waiting" in story.states())  # and sleeps for a second
+    watched.woken("web1")
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait({task}, timeout=PATIENCE)
+    assert task.cancelled()
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
 async def asked(story: Story, name: str, times: int) -> None:
     """Wait until an instance was met so many times more."""
     ordinary, count = story.meet, 0

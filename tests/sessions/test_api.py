@@ -230,7 +230,8 @@ async def test_a_cancellation_leaves_nothing(ours: Made) -> None:
             began = asyncio.Event()
             task = asyncio.create_task(use(where))
             with pytest.raises(TimeoutError) if where is silent else nullcontext():
-                await asyncio.wait_for(began.wait(), wait)
+                async with asyncio.timeout(wait):
+                    await began.wait()
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task

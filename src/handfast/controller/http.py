@@ -150,7 +150,8 @@ class Stream:
                     await self._send(h11.Data(data=piece))
                 else:
                     await self._send(h11.EndOfMessage())
-            return await asyncio.wait_for(answering, patience)
+            async with asyncio.timeout(patience):
+                return await answering
         except (OSError, h11.ProtocolError, EOFError) as error:  # a TimeoutError is an OSError
             self.close()
             raise _unreachable(self.name, error) from None

@@ -134,7 +134,8 @@ class Watch:
                 await self._once(watched)
             pause = self._pause(watched)
             with suppress(TimeoutError):
-                await asyncio.wait_for(watched.wake.wait(), pause)
+                async with asyncio.timeout(pause):
+                    await watched.wake.wait()
             watched.wake.clear()
 
     def _pause(self, watched: Watched) -> float | None:

@@ -180,7 +180,8 @@ async def _drain(state: State, servers: list[web.Server]) -> None:
                 connection.force_close()
     if state.busy:
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(state.rested.wait(), state.limits.drain)
+            async with asyncio.timeout(state.limits.drain):
+                await state.rested.wait()
 
 
 async def _reload(state: State, listen: Address | None, notifier: systemd.Notifier) -> None:

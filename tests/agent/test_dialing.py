@@ -28,7 +28,7 @@ def called(agent: Running, listening: socket.socket) -> Iterator[Talk]:
     with accepted:
         line = b""
         while not line.endswith(b"\n"):
-            line += accepted.recv(1)
+            line += accepted.recv(1) or pytest.fail("it said no more")
         assert line == b"HANDFAST-AGENT/1 web1\n"
         with closing(Talk(agent.context().wrap_socket(accepted))) as talk:
             yield talk

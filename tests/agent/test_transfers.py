@@ -36,7 +36,8 @@ class Server:
         self._context.load_cert_chain(pem)
         self._listening = socket.create_server(("127.0.0.1", 0))
         self.place = f"https://{Address('localhost', self._listening.getsockname()[1])}/releases/"
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._thread = threading.Thread(target=self._accept, daemon=True)
+        self._thread.start()
 
     def url(self, what: str, serve: Serve) -> str:
         """Return a URL, and what is answered there."""
@@ -45,7 +46,10 @@ class Server:
 
     def close(self) -> None:
         """Be gone."""
+        with suppress(OSError):
+            self._listening.shutdown(socket.SHUT_RDWR)  # who waits in accept would wait on
         self._listening.close()
+        self._thread.join(PATIENCE)
 
     def _accept(self) -> None:
         with suppress(OSError):
@@ -56,7 +60,9 @@ class Server:
         with suppress(OSError), self._context.wrap_socket(connected, server_side=True) as tls:
             head = b""
             while b"\r\n\r\n" not in head:
-                head += tls.recv(4096)
+                if not (piece := tls.recv(4096)):
+                    return
+                head += piece
             what = head.split()[1].decode().rpartition("/")[2].partition("?")[0]
             try:
                 self.serve[what](tls)

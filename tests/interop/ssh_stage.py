@@ -102,6 +102,8 @@ class HeldUp:
                 packet_type = 0
                 while packet_type != self._NEWKEYS:
                     head = said.read(6)  # length, padding's length, type; until then nothing is encrypted
+                    if len(head) < 6:  # it has left
+                        return
                     packet_type = head[5]
                     packet = head + said.read(int.from_bytes(head[:4], "big") - 2)
                     if packet_type == self._NEWKEYS:

@@ -119,7 +119,9 @@ def test_a_look_is_a_few_lines_of_our_log(
     addresses = [f"127.0.0.{number}" for number in range(1, 17)]
     with holding(registrar, Role.AGENT) as client:
         body = asking(ports=[port], addresses=addresses, names=["no.such.invalid"])
-        assert client.call("POST", vantage.PATH, body)[0] == 200
-    (line,) = (each for each in capsys.readouterr().out.splitlines() if " looked " in each)
+        status, answer = client.call("POST", vantage.PATH, body)
+    logged = capsys.readouterr().out
+    assert status == 200, (answer, logged)
+    (line,) = (each for each in logged.splitlines() if " looked " in each)
     assert "more=1 " in line
     assert "127.0.0.16" not in line

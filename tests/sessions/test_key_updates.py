@@ -47,7 +47,7 @@ class Talk:
         """Wait until the service has it."""
         got = b""
         while not got.endswith(text):
-            got += await asyncio.get_running_loop().sock_recv(self.far, 100)
+            got += await asyncio.get_running_loop().sock_recv(self.far, 100) or pytest.fail("it ended")
 
 
 @contextlib.asynccontextmanager

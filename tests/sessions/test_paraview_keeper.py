@@ -186,6 +186,29 @@ async def test_its_end_ends_pvserver() -> None:
     await gone(pid)
 
 
+@pytest.mark.parametrize("turns", range(4))
+async def test_who_is_cancelled_while_it_ends(turns: int) -> None:
+    """Is cancelled, however far the end is; nothing is left, and pvserver ends."""
+    over, pids, places = asyncio.Event(), list[int](), list[Path]()
+
+    async def use() -> None:
+        async with running(standin()) as (server, _, heard):
+            pids.append(await heard.pid())
+            assert server.endpoint.path is not None
+            places.append(server.endpoint.path)
+            over.set()
+
+    using = asyncio.ensure_future(use())
+    await over.wait()
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    assert using.cancel()
+    await asyncio.wait({using})
+    assert using.cancelled()
+    await gone(pids[0])
+    assert not exists(places[0].parent)
+
+
 async def test_a_killed_keeper_is_a_fault_and_leaves_nothing() -> None:
     """kill -9 of the keeper: the kernel ends pvserver, and whoever waits for the end is told."""
     async with running(standin()) as (server, _, heard):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import subprocess
 import sys
 import tempfile
@@ -15,6 +14,7 @@ from typing import Self
 import msgspec
 
 from handfast.adapters.process import child_environment
+from handfast.adapters.threads import to_its_end
 from handfast.errors import Fault
 from handfast.sessions.local import Endpoint
 from handfast.sessions.paraview import Plan
@@ -90,7 +90,7 @@ class PvServer:
             if not self._ready.is_set():
                 raise Fault(f"pvserver was not ready within {_START:.0f} seconds", hint="start it by hand to see why")
         except BaseException:
-            await self._end()
+            await to_its_end(self._end())
             raise
         finally:
             ready.cancel()
@@ -99,13 +99,12 @@ class PvServer:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        await self._end()
+        await to_its_end(self._end())  # else the keeper is nobody's child, and the directory stays
 
     async def _end(self) -> None:
-        if self._life is not None:  # first: what is said of an end that we asked for would mislead
-            self._life.cancel()
-            with contextlib.suppress(Fault, asyncio.CancelledError):
-                await self._life
+        if self._life is not None:
+            self._life.cancel()  # first: what is said of an end that we asked for would mislead
+            await asyncio.gather(self._life, return_exceptions=True)
         if self._process is not None:
             if self._process.stdin is not None:
                 self._process.stdin.close()  # its lifeline

@@ -40,6 +40,8 @@ from handfast.newcomer.check import check_answer
 from handfast.newcomer.connection import parse_time
 from tests.ports import free_port
 
+MAX_BODY = 16 * 1024 * 1024  # bytes; aiohttp's own MiB would refuse an upload in the middle, or not, as time has it
+
 
 def self_signed(key: ec.EllipticCurvePrivateKey) -> x509.Certificate:
     """A certificate that shows a key and says nothing else."""
@@ -184,7 +186,7 @@ class Agent:
     @asynccontextmanager
     async def listening(self, port: int = 0) -> AsyncIterator[Address]:
         """Serve; the port stays the agent's own, for it to come back to."""
-        app = web.Application()
+        app = web.Application(client_max_size=MAX_BODY)
         app.router.add_route("*", "/{path:.*}", self.handle)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await runner.setup()

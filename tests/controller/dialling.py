@@ -22,7 +22,7 @@ from handfast.core.instancedata import InstanceData
 from handfast.core.invitation import Address
 from handfast.registrar.instances import Wanted
 from handfast.wiring import Service
-from tests.controller.agents import Agent
+from tests.controller.agents import MAX_BODY, Agent
 from tests.controller.control import DAY, PATIENCE, Control, controlling
 
 
@@ -94,7 +94,7 @@ async def calling(
     agent: Agent, where: Address, name: str = "app1.lan", *, source: str = "127.0.0.1"
 ) -> AsyncIterator[None]:
     """A small agent, honest or not, that calls again and again under a name, from an address of this machine."""
-    app = web.Application()
+    app = web.Application(client_max_size=MAX_BODY)
     app.router.add_route("*", "/{path:.*}", agent.handle)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
     await runner.setup()

@@ -26,6 +26,7 @@ from typing import Any
 
 import handfast
 from tests.peers import PEERS, find
+from tests.ports import free_port
 
 HANDFAST = (sys.executable, "-m", "handfast")
 PATIENCE = 30.0  # seconds for anything; a hang is a failure, and none of this takes a tenth of it
@@ -204,8 +205,10 @@ class Host:
 class Registrar:
     """``handfast up`` on a host, and what its operator types there."""
 
-    def __init__(self, host: Host, listen: str = "127.0.0.1:0", *flags: str, data: str = "registrar") -> None:
+    def __init__(self, host: Host, listen: str = "", *flags: str, data: str = "registrar") -> None:
         self.host, self.data = host, host.directory / data
+        if not listen:  # of this machine: other tests want ports at the same time, also while it is down
+            listen, flags = _loopback(), (*flags, "--crl-listen", _loopback())
         self._flags = flags
         self.up(listen)
 
@@ -253,6 +256,10 @@ class Registrar:
     def revoke(self, what: str, reason: str = "keyCompromise") -> None:
         """Take back a machine's credentials, or one serial."""
         self.host.handfast("revoke", what, "--data", self.data, "--reason", reason)
+
+
+def _loopback() -> str:
+    return f"127.0.0.1:{free_port()}"
 
 
 def serial(out: Path) -> str:

@@ -66,7 +66,7 @@ class NifiRegistrar(Registrar):
 def ours(here: Host) -> NifiRegistrar:
     """A registrar on loopback; the shared token is good for the names of one domain."""
     config = "[nifi]\nallow_dn = ['CN=*.nifi.lan, OU=NIFI']\nallow_san = ['*.lan', '10.0.0.0/24', 'fd00::/64']\n"
-    return NifiRegistrar(here, "127.0.0.1:0", "127.0.0.1:0", config=config)
+    return NifiRegistrar(here, "", "127.0.0.1:0", config=config)
 
 
 def client(here: Host, version: str = "1.28.1") -> Toolkit:

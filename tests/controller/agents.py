@@ -39,8 +39,7 @@ from handfast.introducers.renewal import Renewing
 from handfast.newcomer.check import check_answer
 from handfast.newcomer.connection import parse_time
 from tests.ports import free_port
-
-MAX_BODY = 16 * 1024 * 1024  # bytes; aiohttp's own MiB would refuse an upload in the middle, or not, as time has it
+from tests.standin import answering
 
 
 def self_signed(key: ec.EllipticCurvePrivateKey) -> x509.Certificate:
@@ -186,17 +185,9 @@ class Agent:
     @asynccontextmanager
     async def listening(self, port: int = 0) -> AsyncIterator[Address]:
         """Serve; the port stays the agent's own, for it to come back to."""
-        app = web.Application(client_max_size=MAX_BODY)
-        app.router.add_route("*", "/{path:.*}", self.handle)
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
-        await runner.setup()
         self.port = port or self.port or free_port()
-        site = web.TCPSite(runner, "127.0.0.1", self.port, ssl_context=self.door(), reuse_address=True)
-        await site.start()
-        try:
+        async with answering(self.handle, self.door(), port=self.port):
             yield Address("127.0.0.1", self.port)
-        finally:
-            await runner.cleanup()
 
 
 def proved(request: web.Request) -> x509.Certificate:

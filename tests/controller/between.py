@@ -17,6 +17,7 @@ from handfast.controller.http import Answer, Connection
 from handfast.core.invitation import Address
 from handfast.newcomer.keystore import Keystore
 from tests.controller.agents import Keys, self_signed
+from tests.standin import talking
 
 
 class Cable:
@@ -35,11 +36,8 @@ class Cable:
     @asynccontextmanager
     async def listening(self) -> AsyncIterator[Address]:
         """Be in the way."""
-        server = await asyncio.start_server(self._pass, "127.0.0.1", 0)
-        try:
-            yield Address("127.0.0.1", server.sockets[0].getsockname()[1])
-        finally:
-            server.close()
+        async with talking(self._pass) as port:
+            yield Address("127.0.0.1", port)
 
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError):

@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from aiohttp import web
 
 from handfast.adapters.callers import readable
 from handfast.agent import run as runs
@@ -22,8 +21,9 @@ from handfast.core.instancedata import InstanceData
 from handfast.core.invitation import Address
 from handfast.registrar.instances import Wanted
 from handfast.wiring import Service
-from tests.controller.agents import MAX_BODY, Agent
+from tests.controller.agents import Agent
 from tests.controller.control import DAY, PATIENCE, Control, controlling
+from tests.standin import http
 
 
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,12 +94,8 @@ async def calling(
     agent: Agent, where: Address, name: str = "app1.lan", *, source: str = "127.0.0.1"
 ) -> AsyncIterator[None]:
     """A small agent, honest or not, that calls again and again under a name, from an address of this machine."""
-    app = web.Application(client_max_size=MAX_BODY)
-    app.router.add_route("*", "/{path:.*}", agent.handle)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
-    await runner.setup()
 
-    async def call() -> None:
+    async def call(server: Callable[[], asyncio.Protocol]) -> None:
         loop = asyncio.get_running_loop()
         while True:
             with contextlib.suppress(OSError):
@@ -110,19 +106,18 @@ async def calling(
                 except BaseException:
                     made.close()
                     raise
-                assert runner.server is not None
-                transport, _ = await loop.connect_accepted_socket(runner.server, made, ssl=agent.door())
+                transport, _ = await loop.connect_accepted_socket(server, made, ssl=agent.door())
                 while not transport.is_closing():  # noqa: ASYNC110  the protocol is aiohttp's
                     await asyncio.sleep(0.02)
             await asyncio.sleep(0.02)
 
-    task = asyncio.ensure_future(call())
-    try:
-        yield
-    finally:
-        task.cancel()
-        await asyncio.wait({task})
-        await runner.cleanup()
+    async with http(agent.handle) as server:
+        task = asyncio.ensure_future(call(server))
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.wait({task})
 
 
 def dialled(control: Control) -> Address:

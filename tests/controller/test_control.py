@@ -22,6 +22,7 @@ from handfast.wiring import Service
 from tests.controller.agents import Agent, Keys
 from tests.controller.control import DAY, Control
 from tests.ports import free_port
+from tests.standin import talking
 
 
 async def test_an_instance_comes_to_run(control: Control) -> None:
@@ -56,10 +57,8 @@ async def test_silence_is_what_a_machine_that_boots_looks_like(control: Control)
         writer.write(b"SSH-2.0-x\r\n")
         writer.close()
 
-    server = await asyncio.start_server(greets, address.host, address.port)
-    await control.until_true(lambda: len(control.told) > 1)
-    server.close()
-    await server.wait_closed()
+    async with talking(greets, port=address.port):
+        await control.until_true(lambda: len(control.told) > 1)
     async with Agent(data).listening(address.port):
         await control.until(State.RUNNING)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 import msgspec
@@ -24,10 +24,10 @@ from handfast.core.roles import Role
 from handfast.errors import Malformed, NotFound, TooMuch, Unreachable
 from tests.authority.helpers import Pki, grant, new_key
 from tests.ports import free_port
+from tests.standin import Handler, answering, talking
 
 PKI, OTHER = Pki.make(), Pki.make()
 AGENT_KEY, OUR_KEY = new_key(), new_key()
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Said(msgspec.Struct):
@@ -46,22 +46,16 @@ def ours(pki: Pki = PKI) -> ssl.SSLContext:
     return controller_context(chain(pki, Role.CONTROLLER, OUR_KEY), OUR_KEY)
 
 
+def agents() -> ssl.SSLContext:
+    """Return an agent's context."""
+    return agent_context(chain(PKI, Role.AGENT, AGENT_KEY), AGENT_KEY, PKI.root, clock=False)
+
+
 @asynccontextmanager
 async def serving(handler: Handler) -> AsyncIterator[Address]:
     """Serve every request with the handler, as an agent does."""
-    app = web.Application()
-    app.router.add_route("*", "/{path:.*}", handler)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
-    await runner.setup()
-    context = agent_context(chain(PKI, Role.AGENT, AGENT_KEY), AGENT_KEY, PKI.root, clock=False)
-    site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context)
-    await site.start()
-    server = site._server
-    assert isinstance(server, asyncio.Server)
-    try:
-        yield Address("127.0.0.1", server.sockets[0].getsockname()[1])
-    finally:
-        await runner.cleanup()
+    async with answering(handler, agents()) as port:
+        yield Address("127.0.0.1", port)
 
 
 async def word(request: web.Request) -> web.Response:
@@ -185,9 +179,8 @@ async def test_nobody_there_is_said() -> None:
         writer.close()
         left.set()
 
-    server = await asyncio.start_server(greets, "127.0.0.1", 0)
-    async with server:
-        address = Address("127.0.0.1", server.sockets[0].getsockname()[1])
+    async with talking(greets) as port:
+        address = Address("127.0.0.1", port)
         with pytest.raises(Unreachable, match=r"does not answer: [a-z ]+$"):  # in words, though OpenSSL has WORDS_SO
             await Connection.dial(address, ours())
         await left.wait()
@@ -204,7 +197,6 @@ async def test_an_agent_takes_no_stranger() -> None:
 @asynccontextmanager
 async def saying(piece: bytes, *, forever: bool = False) -> AsyncIterator[Address]:
     """Say something to each request over TLS, once or without end."""
-    context = agent_context(chain(PKI, Role.AGENT, AGENT_KEY), AGENT_KEY, PKI.root, clock=False)
     heard = asyncio.Event()
 
     async def say(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -219,9 +211,8 @@ async def saying(piece: bytes, *, forever: bool = False) -> AsyncIterator[Addres
         writer.transport.abort()
         heard.set()
 
-    server = await asyncio.start_server(say, "127.0.0.1", 0, ssl=context)
-    async with server:
-        yield Address("127.0.0.1", server.sockets[0].getsockname()[1])
+    async with talking(say, context=agents()) as port:
+        yield Address("127.0.0.1", port)
         await heard.wait()  # hung up on
 
 
@@ -290,10 +281,8 @@ async def test_an_agent_that_stops_reading_ends_an_upload(monkeypatch: pytest.Mo
         await over.wait()
         writer.transport.abort()
 
-    context = agent_context(chain(PKI, Role.AGENT, AGENT_KEY), AGENT_KEY, PKI.root, clock=False)
-    server = await asyncio.start_server(deaf, "127.0.0.1", 0, ssl=context)
-    async with server:
-        address = Address("127.0.0.1", server.sockets[0].getsockname()[1])
+    async with talking(deaf, context=agents()) as port:
+        address = Address("127.0.0.1", port)
         async with await Connection.dial(address, ours()) as connection:
             with pytest.raises(Unreachable, match="it took too long"):
                 await connection.upload("/x", endless(), 10 * 2**30)

@@ -33,6 +33,7 @@ from tests.sessions.streams import ANSWER, dial, engine, serving
 from tests.sessions.test_modes_attacks import reach, said
 from tests.sessions.test_modes_revoked import breaks, flows, looked, programs, transferring
 from tests.sessions.tunnels import SOON, Stage, ask, listen, moved, open_, service, stage
+from tests.standin import talking
 
 __all__ = ["programs"]
 
@@ -319,8 +320,8 @@ async def taking(count: int) -> AsyncIterator[tuple[Endpoint, asyncio.Event, asy
             ended.set_result(error)
         writer.close()
 
-    async with await asyncio.start_server(take, "127.0.0.1", 0) as server:
-        yield Endpoint(Address(*server.sockets[0].getsockname())), called, ended
+    async with talking(take) as port:
+        yield Endpoint(Address("127.0.0.1", port)), called, ended
 
 
 async def test_attack_a_client_that_ends_in_mid_stream_leaves_no_whole_one(own: Made, at: Stage) -> None:

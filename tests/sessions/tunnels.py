@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from handfast.sessions.engine import Limits
 from handfast.sessions.local import Endpoint
 from handfast.sessions.run import Told
 from tests.sessions.conftest import Made
+from tests.standin import Conversation, talking
 
 HERE = Address("127.0.0.1", 0)
 DOOR = Endpoint(HERE)
@@ -134,7 +135,6 @@ class Service:
 
     def __init__(self) -> None:
         self.accepted = 0
-        self.writers: list[asyncio.StreamWriter] = []
 
     async def shout(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Send everything back, louder, and end after the other side has."""
@@ -155,12 +155,11 @@ class Service:
             writer.write(bytes(1 << 16))
             await writer.drain()
 
-    def handler(self, kind: str) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]:
+    def handler(self, kind: str) -> Conversation:
         """Serve one connection, whatever breaks."""
 
         async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             self.accepted += 1
-            self.writers.append(writer)
             with contextlib.suppress(OSError):
                 await getattr(self, kind)(reader, writer)
                 if writer.can_write_eof():
@@ -183,19 +182,8 @@ async def counted(
 ) -> AsyncIterator[tuple[Endpoint, Service]]:
     """A service and its counter."""
     made = Service()
-    if path is not None:
-        server: asyncio.Server = await asyncio.start_unix_server(made.handler(kind), path)
-        where = Endpoint(path=path)
-    else:
-        server = await asyncio.start_server(made.handler(kind), host, 0)
-        where = Endpoint(Address(host, server.sockets[0].getsockname()[1]))
-    try:
-        yield where, made
-    finally:
-        server.close()
-        for writer in made.writers:
-            writer.transport.abort()
-        await asyncio.sleep(0)
+    async with talking(made.handler(kind), host, path=path) as port:
+        yield Endpoint(Address(host, port)) if path is None else Endpoint(path=path), made
 
 
 async def open_(door: tuple[str, int]) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

@@ -19,6 +19,7 @@ from handfast.ssh.look import LocalLooker, Resolver, looker
 from handfast.ssh.scan import Limits, Scanned, Scanner
 from tests.ssh.fake import CERTIFIED, KEYS, FakeServer, certificate, public
 from tests.ssh.test_scan import GUARD, LOOPBACK, Served, drip, fake, serving, silent
+from tests.standin import talking
 
 ED = public(KEYS["ssh-ed25519"])
 RSA = public(KEYS["rsa-sha2-512"])
@@ -147,8 +148,7 @@ async def test_all_that_a_look_may_have_at_once() -> None:
         ports = tuple(each.port for each in places)
         for address in addresses[1:]:
             for port in ports:
-                listening = await asyncio.start_server(_shown, address, port)
-                await stack.enter_async_context(listening)
+                await stack.enter_async_context(talking(_shown, address, port))
         look = Look((), tuple(map(ipaddress.ip_address, addresses)), (ED,), ports)
         (seen,) = await from_here(Names()).look(look)
     assert len(seen.answered) == MAX_ADDRESSES * MAX_PORTS

@@ -6,8 +6,9 @@ import asyncio
 import os
 import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -187,11 +188,30 @@ async def test_who_asks_for_nobody(house: Service, asked: bytes, monkeypatch: py
 
 
 async def test_a_call_that_comes_as_who_lends_it_ends() -> None:
-    """It is nobody's then, and is closed."""
-    loop = asyncio.get_running_loop()
+    """In whichever moment around that in which it comes: it is the borrower's by then, or nobody's, and is closed."""
+    assert await cancelled(in_between)
+    outcomes = [await cancelled(partial(after, turns=turns)) for turns in range(12)]
+    assert outcomes[0] is True
+    assert outcomes[-1] is False
+    assert outcomes == sorted(outcomes, reverse=True)
+
+
+async def in_between(_task: asyncio.Task[None]) -> None:
+    """As soon as it is taken for who asked: he has not got it."""
+
+
+async def after(task: asyncio.Task[None], turns: int) -> None:
+    """So many turns of the loop after it has come."""
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    task.cancel()
+
+
+async def cancelled(cancel: Callable[[asyncio.Task[None]], Awaitable[None]]) -> bool:
+    """Have a call come to who lends it, and cancel him then; whether he was, and not done before."""
     asked, asks = socket.socketpair()
     agent, connected = socket.socketpair()
-    taken: asyncio.Future[Waiting] = loop.create_future()
+    taken: asyncio.Future[Waiting] = asyncio.get_running_loop().create_future()
     waiting = asyncio.Event()
 
     class Calls:
@@ -202,8 +222,8 @@ async def test_a_call_that_comes_as_who_lends_it_ends() -> None:
             return await taken
 
         def had_its_turn(self, _call: Waiting) -> None:
-            """The moment between: he has the call, and who asked for it has not."""
-            task.cancel()
+            if cancel is in_between:
+                task.cancel()
 
     with asked, asks, agent:
         for each in (asked, asks):
@@ -212,6 +232,7 @@ async def test_a_call_that_comes_as_who_lends_it_ends() -> None:
         asks.send(b"app1.lan")
         await waiting.wait()
         taken.set_result(Waiting(connected, "app1.lan", "127.0.0.1", 0))
+        await cancel(task)
         await asyncio.wait({task})
-        assert task.cancelled()
         assert connected.fileno() == -1
+        return task.cancelled()

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from handfast.adapters import files, sockets
 from handfast.adapters.callers import callers, readable
+from handfast.adapters.threads import to_its_end
 from handfast.controller.credential import DIRECTORY
 from handfast.controller.listen import Dialled, Waiting
 from handfast.core.names import machine_name
@@ -58,22 +59,25 @@ async def _lent(accepted: socket.socket, dialled: Dialled) -> None:
             taking = asyncio.ensure_future(_taken(dialled, asked.decode("ascii", "replace")))
             gone = asyncio.ensure_future(readable(accepted.fileno()))
             try:
-                await asyncio.wait({taking, gone}, return_when=asyncio.FIRST_COMPLETED)
+                try:
+                    await asyncio.wait({taking, gone}, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    for each in (taking, gone):
+                        each.cancel()
+                    await to_its_end(asyncio.wait({taking, gone}))
             except BaseException:
-                taking.add_done_callback(_hung_up)  # perhaps it has come in this very moment, and is nobody's
+                _hang_up(taking)  # perhaps it has come in this very moment, and is nobody's
                 raise
-            finally:
-                for each in (taking, gone):
-                    each.cancel()
-                found, _ = await asyncio.gather(taking, gone, return_exceptions=True)
-        if found is None:
+        if taking.cancelled():
+            return
+        if (found := taking.result()) is None:
             await loop.sock_sendall(accepted, _NONE)
-        elif not isinstance(found, BaseException):
+        else:
             with found.connected:
                 socket.send_fds(accepted, [_TAKEN], [found.connected.fileno()])
 
 
-def _hung_up(taking: asyncio.Task[Waiting | None]) -> None:
+def _hang_up(taking: asyncio.Task[Waiting | None]) -> None:
     if not taking.cancelled() and taking.exception() is None and (call := taking.result()) is not None:
         call.connected.close()
 

@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+import structlog
 
 from tests import ports
 from tests.peers import PEERS, find
@@ -54,7 +55,8 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip before any fixture is built."""
+    """Skip before any fixture is built; and where a test logs to is not what another has left behind."""
+    structlog.reset_defaults()
     if reason := _lacking(item):
         pytest.skip(reason)
 

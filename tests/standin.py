@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -106,5 +106,6 @@ async def http(handler: Handler) -> AsyncIterator[Callable[[], asyncio.Protocol]
 
 async def _hung_up(transports: list[Any]) -> None:
     for each in transports:
-        each.abort()
+        with suppress(AttributeError):  # Python 3.11.2 over TLS: it was closed twice, and has ended
+            each.abort()
     await asyncio.sleep(0)  # the turn in which they end
